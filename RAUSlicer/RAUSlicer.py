@@ -1,0 +1,139 @@
+"""The module as 3D Slicer sees it: registration, wiring, the script interface and the self test."""
+
+import time
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+from RAUSlicerLib.errors import RAUSlicerError
+from RAUSlicerLib.ui.panel import Panel
+from RAUSlicerLib.ui.run import Inputs, Listener, RunController, worker_client
+
+
+class RAUSlicer(ScriptedLoadableModule):
+    """Registers the module."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("RAUSlicer")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["RAUSlicer contributors"]
+        self.parent.helpText = _(
+            "Finds the structures of an annotated reference case in a new case and writes them as draft segments. "
+            "Research use only, not a medical device."
+        )
+        self.parent.helpText += self.getDefaultModuleDocumentationLink()
+        self.parent.acknowledgementText = _("Built on SAM2, SimpleITK, PyTorch and 3D Slicer; the README lists licences and papers.")
+
+
+class RAUSlicerWidget(ScriptedLoadableModuleWidget):
+    """Loads the panel and passes on what the application says."""
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        self.logic = RAUSlicerLogic()
+        widget = slicer.util.loadUI(self.resourcePath("UI/RAUSlicer.ui"))
+        self.layout.addWidget(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.panel = Panel(widget, self.logic.controller, self.logic.getParameterNode)
+
+    def enter(self):
+        self.panel.enter()
+
+    def exit(self):
+        self.panel.exit()
+
+    def cleanup(self):
+        self.panel.cleanup()
+        self.logic.controller.stop()
+
+
+class RAUSlicerLogic(ScriptedLoadableModuleLogic):
+    """Runs transfers, for the panel and for scripts."""
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.controller = RunController(worker_client)
+
+    def transfer(self, referenceVolumeNode, referenceSegmentationNode, targetVolumeNode, structures=None, **options):
+        """Find a reference's structures in a target and return the segmentation node with them, None where nothing was found.
+
+        Waits for the result while the application stays alive. ``structures`` are names, None for all. ``options`` are fields of
+        ``RAUSlicerLib.ui.run.Inputs``: ``localizer``, ``model``, ``device``, ``output_node``.
+
+        Raises:
+            RAUSlicerLib.errors.RAUSlicerError: the run ended without a result; problem, explanation and solution say why.
+        """
+        outcome = _Outcome()
+        self.controller.start(Inputs(referenceVolumeNode, referenceSegmentationNode, targetVolumeNode, structures, **options), outcome)
+        return outcome.wait()
+
+
+class _Outcome(Listener):
+    """Waits for a run while the application stays alive."""
+
+    def __init__(self):
+        self._done = False
+        self._node = None
+        self._failure = None
+
+    def finished(self, node, transfer):
+        self._done, self._node = True, node
+
+    def failed(self, problem, explanation, solution):
+        self._done, self._failure = True, (problem, explanation, solution)
+
+    def wait(self):
+        while not self._done:
+            # The controller's timer delivers the outcome.
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        if self._failure is not None:
+            raise RAUSlicerError(*self._failure)
+        return self._node
+
+
+class RAUSlicerTest(ScriptedLoadableModuleTest):
+    """Runs a transfer on two small synthetic volumes, in the application."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_copy_of_a_cube()
+
+    def test_copy_of_a_cube(self):
+        """The simplest localizer moves a cube from one volume to the same place in another."""
+        import numpy as np
+
+        self.delayDisplay("Making two volumes and a segmentation")
+        array = np.zeros((24, 24, 24), np.int16)
+        array[6:18, 6:18, 6:18] = 100
+        reference = slicer.util.addVolumeFromArray(array, name="Reference")
+        target = slicer.util.addVolumeFromArray(array + 5, name="Target")
+        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Reference segmentation")
+        segmentation.CreateDefaultDisplayNodes()
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+        segmentation.GetSegmentation().AddEmptySegment("cube", "Cube")
+        slicer.util.updateSegmentBinaryLabelmapFromArray((array > 0).astype(np.uint8), segmentation, "cube", reference)
+
+        self.delayDisplay("Transferring")
+        logic = RAUSlicerLogic()
+        node = logic.transfer(reference, segmentation, target, localizer="copy")
+        logic.controller.stop()
+
+        self.assertIsNotNone(node)
+        self.assertEqual(node.GetSegmentation().GetNthSegment(0).GetName(), "Cube")
+        result = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), target)
+        overlap = 2 * np.sum((result > 0) & (array > 0)) / (np.sum(result > 0) + np.sum(array > 0))
+        self.assertGreater(overlap, 0.9)
+        self.delayDisplay("Test passed")

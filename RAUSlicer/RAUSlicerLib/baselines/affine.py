@@ -1,0 +1,19 @@
+"""The peer that registers the reference to the target by an affine transform."""
+
+from __future__ import annotations
+
+import SimpleITK as sitk
+
+from ..imaging.segmentation import Reference
+from ..progress import CancelToken, ProgressCallback
+from .registration import register
+from .warping import WarpingPropagator
+
+
+class AffinePropagator(WarpingPropagator):
+    """Carries the reference's masks through an affine registration."""
+
+    name = "affine"
+
+    def find_transform(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> sitk.Transform:
+        return register(target, reference.volume, deformable=False, progress=progress, cancel=cancel)

@@ -1,0 +1,207 @@
+"""The command line ``rauslicer``: reads arguments, runs one command, turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import RAUSlicerError, ResourceError
+
+NOTICE = "Research use only. Not a medical device."
+CANCELLED = 130
+
+# Rooms are imported by the command that needs them: torch alone takes seconds, and --help must not.
+_EXIT_CODES = f"""exit codes:
+  0    done
+  1    unexpected error
+  2    wrong usage of the command line
+  3    an input can't be used
+  4    an output can't be written
+  5    a model is missing or damaged
+  6    the machine lacks something (memory, GPU, package)
+  {CANCELLED}  cancelled; Ctrl-C keeps and writes what is finished, a second Ctrl-C ends at once
+
+{NOTICE}"""
+
+_SHORTAGE = ResourceError(
+    "The machine has too little memory for this run.",
+    "The volumes or the model need more than is free.",
+    "Close other programs, crop the volumes, transfer fewer structures at a time, or run on the CPU (--device cpu).",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except RAUSlicerError as error:
+        return _report(error, options.debug)
+    except KeyboardInterrupt:
+        print("Cancelled.", file=sys.stderr)
+        return CANCELLED
+    except Exception as error:
+        if _is_shortage(error):
+            return _report(_SHORTAGE, options.debug)
+        if options.debug:
+            traceback.print_exc()
+        print(f"Unexpected error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("This is a fault of RAUSlicer. Run the command again with --debug and report what it prints.", file=sys.stderr)
+        return 1
+    return code
+
+
+def _is_shortage(error: Exception) -> bool:
+    # torch and ITK say only by the words of a RuntimeError that there was no memory left.
+    words = ("out of memory", "allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
+
+
+def _report(error: RAUSlicerError, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"Error: {error.problem}\n  {error.explanation}\n  {error.solution}", file=sys.stderr)
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rauslicer",
+        description="Carries the structures of an annotated reference to a new image.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rauslicer {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show where in the code an error arose")
+    run = argparse.ArgumentParser(add_help=False, parents=[common])
+    run.add_argument("--model", default="embedded", help="name or folder of the model (default: %(default)s)")
+    run.add_argument(
+        "--localizer", choices=("vlm", "registration"), default="vlm", help="what looks for the structures (default: %(default)s)"
+    )
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_transfer(commands, run)
+    _add_models(commands, common)
+    _add_benchmark(commands, common)
+    _add_demo(commands, run)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction, name: str, description: str, parent: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description,
+        description=description[0].upper() + description[1:] + ".",
+        epilog=_EXIT_CODES,
+        parents=[parent],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    command = _add_command(commands, "transfer", "segment a target from one or several annotated references", parent)
+    required = command.add_argument_group("required")
+    required.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="REF",
+        help="annotated image: a file or a DICOM folder; repeatable",
+    )
+    required.add_argument(
+        "--reference-segmentation",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="SEG",
+        help="its segmentation: .seg.nrrd, label map or DICOM SEG; one for each --reference, in the same order",
+    )
+    required.add_argument("--target", type=Path, required=True, help="image to be segmented")
+    required.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="result: .seg.nrrd, a label map with the reference's label values (.nii.gz, .nii, .nrrd, .mha), or DICOM SEG (.dcm)",
+    )
+    command.add_argument("--structures", metavar="NAMES", help='names separated by commas, for example "liver,spleen" (default: all)')
+    command.add_argument("--pictures", type=Path, metavar="DIR", help="write a contact sheet and a 3D picture into this folder")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of every structure as JSON")
+    command.add_argument("--force", action="store_true", help="overwrite existing files")
+
+    def run(options: argparse.Namespace) -> int:
+        if len(options.reference) != len(options.reference_segmentation):
+            counts = f"{len(options.reference)} --reference but {len(options.reference_segmentation)} --reference-segmentation"
+            command.error(f"{counts}: give one for each")
+        from .cli_transfer import run_transfer
+
+        return run_transfer(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_models(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    command = _add_command(commands, "models", "list, verify, add or remove models", parent)
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="show the models and their licences", parents=[parent])
+    verify = actions.add_parser("verify", help="compare a model's files with their checksums", parents=[parent])
+    verify.add_argument("name", nargs="*", help="models to verify (default: all)")
+    add = actions.add_parser("add", help="copy a model folder into the user's models", parents=[parent])
+    add.add_argument("folder", type=Path, help="folder with one checkpoint folder for each part of the model")
+    add.add_argument("--name", help="name of the model (default: the folder's)")
+    remove = actions.add_parser("remove", help="delete a model that was added", parents=[parent])
+    remove.add_argument("name")
+
+    def run(options: argparse.Namespace) -> int:
+        from .cli_models import run_models
+
+        return run_models(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_benchmark(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    command = _add_command(commands, "benchmark", "compare methods on labelled volumes", parent)
+    command.add_argument("--data", type=Path, default=Path("../shared/data"), help="data folder with splits.json (default: %(default)s)")
+    command.add_argument("--split", default="val", help="split whose cases are the targets (default: %(default)s)")
+    command.add_argument("--domains", help="names of data sets, separated by commas (default: all that have the split)")
+    command.add_argument("--methods", help="separated by commas (default: all): copy, affine, demons, sam2-memory, rauslicer")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of each data set")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write scores, table and plots")
+
+    def run(options: argparse.Namespace) -> int:
+        from .cli_benchmark import run_benchmark_command
+
+        return run_benchmark_command(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_demo(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    command = _add_command(commands, "demo", "run the main job on the sample data that comes with RAUSlicer", parent)
+    command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="where to write (default: %(default)s)")
+
+    def run(options: argparse.Namespace) -> int:
+        from .cli_progress import cancel_on_interrupt, show_progress
+        from .demo import run_demo
+
+        with cancel_on_interrupt() as cancel, show_progress() as progress:
+            done = run_demo(
+                options.output, progress, localizer=options.localizer, model=options.model, device=options.device, cancel=cancel
+            )
+        return CANCELLED if done.transfer.cancelled else 0
+
+    command.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Volumes, segmentations, geometry, slicing, intensity, files and DICOM."""

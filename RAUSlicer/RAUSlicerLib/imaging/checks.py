@@ -1,0 +1,276 @@
+"""Judges input once, at the boundary: what is refused, what is repaired with a warning, what is taken as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from .dicom import MODALITY_KEY
+from .grids import resample_labels, same_grid, same_lattice, with_grid_of
+from .labelmap import label_counts
+from .segmentation import Segmentation, Structure
+
+__all__ = ["align_segmentation", "check_names", "check_volume", "distinct_names", "modality_mismatch", "same_grid", "same_volume"]
+
+Role = Literal["reference", "target"]
+
+_SPACING_MM = (1e-3, 100.0)
+_LARGEST_EXTENT_MM = 5000.0
+_SMALLEST_2D = 32
+_NOTICEABLE_LOSS = 0.01
+# Air is -1000 HU; clipped CT still holds fat and lung below -100. MR intensities and radiographs are not negative by so much.
+_CT_BELOW_HU = -100.0
+
+_SCALARS = (
+    sitk.sitkUInt8,
+    sitk.sitkInt8,
+    sitk.sitkUInt16,
+    sitk.sitkInt16,
+    sitk.sitkUInt32,
+    sitk.sitkInt32,
+    sitk.sitkUInt64,
+    sitk.sitkInt64,
+    sitk.sitkFloat32,
+    sitk.sitkFloat64,
+)
+
+
+def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
+    """Refuse a volume that can't be worked with; repair single undefined voxels.
+
+    Args:
+        image: As read from a file or scene.
+        role: "reference" or "target", for the messages.
+
+    Returns:
+        The volume, with undefined voxels replaced by its smallest value, and sentences for the user.
+
+    Raises:
+        InputError: not a scalar 3D image, empty, constant, undefined throughout, one voxel thick and small, or of absurd geometry.
+    """
+    _check_form(image, role)
+    _check_geometry(image, role)
+    warnings = _check_thickness(image, role)
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        undefined = int(array.size - np.count_nonzero(finite))
+        if undefined == array.size:
+            raise _refused(role, "has no defined voxel: all are NaN or infinite.", "It was probably damaged by a computation.", _OTHER_FILE)
+        if undefined:
+            image = _fill(image, array, finite)
+            array = sitk.GetArrayViewFromImage(image)
+            warnings.append(f"{undefined} voxels of the {role} are NaN or infinite and were set to its smallest value, {array.min():g}.")
+    if array.min() == array.max():
+        raise _refused(role, f"is constant: every voxel is {array.min():g}.", "There is no anatomy to see in it.", _OTHER_FILE)
+    return image, warnings
+
+
+def align_segmentation(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segmentation, list[str]]:
+    """Bring a segmentation onto its volume's grid.
+
+    On the same grid, up to rounding, the labels stay as they are and the geometry becomes the volume's exactly. On another grid every voxel
+    of the volume takes the label of the nearest voxel. Structures without any voxel in the volume are left out, with a warning.
+
+    Args:
+        segmentation: On any grid.
+        volume: The image that was segmented.
+
+    Returns:
+        The segmentation on the grid of ``volume``, and sentences for the user.
+
+    Raises:
+        InputError: no structure has a voxel, or none has one inside the volume.
+    """
+    before = _volumes_mm3(segmentation)
+    if not any(before):
+        raise InputError(
+            f"The segmentation is empty: none of its {len(segmentation.structures)} structures has a voxel.",
+            "There is nothing to look for in another image.",
+            "Draw or load the structures first, or choose another segmentation.",
+        )
+    warnings = _named("no voxels and can't be used", [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3])
+    if all(same_grid(layer, volume) for layer in segmentation.layers):
+        aligned = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
+        return _only(aligned, [mm3 > 0 for mm3 in before]), warnings
+    aligned = segmentation.map_layers(resample_labels(layer, volume) for layer in segmentation.layers)
+    after = _volumes_mm3(aligned)
+    if not any(after):
+        raise InputError(
+            "The segmentation lies elsewhere: none of its structures has a voxel inside the volume.",
+            f"It starts at {_millimetres(segmentation.labelmap)}, the volume at {_millimetres(volume)} (LPS).",
+            "Check that image and segmentation belong together and lost no transform or orientation when they were saved.",
+        )
+    if not all(same_lattice(layer, volume) for layer in segmentation.layers):
+        warnings.append("The segmentation is on another grid than its volume and was resampled; borders may be off by half a voxel.")
+    inside = _volumes_mm3(segmentation.map_layers(_cropped(layer, volume) for layer in segmentation.layers))
+    rows = list(zip(segmentation.structures, before, inside, after, strict=True))
+    warnings += _named("no voxels on the volume's grid and can't be used", [s for s, old, _, new in rows if old and not new])
+    cut = [s for s, old, within, new in rows if new and within < (1 - _NOTICEABLE_LOSS) * old]
+    warnings += _named("been cut by the volume's border", cut)
+    return _only(aligned, [mm3 > 0 for mm3 in after]), warnings
+
+
+def check_names(segmentation: Segmentation) -> tuple[Segmentation, list[str]]:
+    """Give nameless structures the name "label N"; say which names are shared. Other names stay as they are, in any script."""
+    nameless = [structure for structure in segmentation.structures if not structure.name.strip()]
+    structures = tuple(replace(s, name=f"label {s.label}") if not s.name.strip() else s for s in segmentation.structures)
+    warnings = []
+    if nameless:
+        warnings.append(f"{len(nameless)} structures without a name are called {', '.join(repr(f'label {s.label}') for s in nameless)}.")
+    shared = [name for name, count in Counter(s.name.strip().casefold() for s in structures).items() if count > 1]
+    for key in shared:
+        same = [name for name, s in zip(distinct_names(structures), structures, strict=True) if s.name.strip().casefold() == key]
+        warnings.append(f"{len(same)} structures share a name; in tables they are called {', '.join(repr(name) for name in same)}.")
+    return replace(segmentation, structures=structures), warnings
+
+
+def distinct_names(structures: tuple[Structure, ...]) -> tuple[str, ...]:
+    """A name for each structure that no other has, in order: shared names are followed by the label value, then by a count.
+
+    >>> distinct_names((Structure(1, "Kidney"), Structure(2, "Kidney"), Structure(3, "Liver")))
+    ('Kidney (label 1)', 'Kidney (label 2)', 'Liver')
+    """
+    counts = Counter(structure.name.strip().casefold() for structure in structures)
+    names: list[str] = []
+    for structure in structures:
+        unique = counts[structure.name.strip().casefold()] == 1
+        base = structure.name if unique else f"{structure.name} (label {structure.label})"
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base} #{number}"
+        names.append(name)
+    return tuple(names)
+
+
+def same_volume(a: sitk.Image, b: sitk.Image) -> bool:
+    """Whether two volumes have the same voxels on the same grid."""
+    return same_grid(a, b) and np.array_equal(sitk.GetArrayViewFromImage(a), sitk.GetArrayViewFromImage(b))
+
+
+def modality_mismatch(reference: sitk.Image, target: sitk.Image) -> str | None:
+    """A warning where one volume is CT and the other is not, None otherwise.
+
+    DICOM says which it is; for other files negative intensities tell CT in Hounsfield units from MR.
+    """
+    reference_ct, target_ct = _is_ct(reference), _is_ct(target)
+    if reference_ct == target_ct:
+        return None
+    kinds = {True: "CT (Hounsfield units)", False: "another modality"}
+    return (
+        f"The reference looks like {kinds[reference_ct]}, the target like {kinds[target_ct]}: "
+        "structures may look too different to be found, so check the result with care."
+    )
+
+
+_OTHER_FILE = "Choose another image, or export this one again."
+
+
+def _refused(role: Role, problem: str, explanation: str, solution: str) -> InputError:
+    return InputError(f"The {role} volume {problem}", explanation, solution)
+
+
+def _check_form(image: sitk.Image, role: Role) -> None:
+    shown = " x ".join(str(n) for n in image.GetSize())
+    if image.GetDimension() != 3:
+        raise _refused(
+            role, f"has {image.GetDimension()} dimensions ({shown}) instead of 3.", "One volume is needed.", "Choose one of its volumes."
+        )
+    if image.GetPixelID() not in _SCALARS:
+        raise _refused(
+            role,
+            f"has voxels of the type {image.GetPixelIDTypeAsString()}.",
+            "One real intensity a voxel is needed; colour, vector and complex images can't be used.",
+            "Save one component, or the magnitude, as an image of its own.",
+        )
+    if 0 in image.GetSize():
+        raise _refused(role, f"is empty: it has {shown} voxels.", "There is nothing to see in it.", _OTHER_FILE)
+
+
+def _check_geometry(image: sitk.Image, role: Role) -> None:
+    smallest, largest = _SPACING_MM
+    spacing = image.GetSpacing()
+    shown = " x ".join(f"{s:g}" for s in spacing)
+    if not all(smallest <= s <= largest for s in spacing):
+        raise _refused(
+            role,
+            f"has voxels of {shown} mm.",
+            f"Sizes in medical images lie between {smallest:g} and {largest:g} mm; the header is wrong or in another unit.",
+            "Correct the spacing, for example in the Volumes module of 3D Slicer, and save the image again.",
+        )
+    extents = [n * s for n, s in zip(image.GetSize(), spacing, strict=True)]
+    if max(extents) > _LARGEST_EXTENT_MM:
+        raise _refused(
+            role,
+            f"is {' x '.join(f'{e:g}' for e in extents)} mm large.",
+            "No patient is several metres long; the spacing in the header is wrong or in another unit.",
+            "Correct the spacing, for example in the Volumes module of 3D Slicer, and save the image again.",
+        )
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all() or not np.allclose(direction.T @ direction, np.eye(3), atol=1e-2):
+        raise _refused(
+            role,
+            "has axes that are undefined or not at right angles.",
+            f"Its direction matrix is {np.round(direction, 3).tolist()}; voxels must be boxes.",
+            "Resample it to a regular grid, for example in the Resample modules of 3D Slicer.",
+        )
+
+
+def _check_thickness(image: sitk.Image, role: Role) -> list[str]:
+    size = sorted(image.GetSize())
+    if size[0] > 1:
+        return []
+    shown = " x ".join(str(n) for n in image.GetSize())
+    if size[1] < _SMALLEST_2D:
+        raise _refused(
+            role,
+            f"is one voxel thick and small: {shown} voxels.",
+            f"A single slice is taken as a 2D image, but needs at least {_SMALLEST_2D} pixels each way.",
+            "Choose the whole volume.",
+        )
+    return [f"The {role} is one voxel thick ({shown} voxels) and is taken as a 2D image."]
+
+
+def _fill(image: sitk.Image, array: np.ndarray, finite: np.ndarray) -> sitk.Image:
+    filled = sitk.GetImageFromArray(np.where(finite, array, array[finite].min()))
+    filled.CopyInformation(image)
+    return filled
+
+
+def _volumes_mm3(segmentation: Segmentation) -> list[float]:
+    counts = [label_counts(layer) for layer in segmentation.layers]
+    voxels = [float(np.prod(layer.GetSpacing())) for layer in segmentation.layers]
+    return [counts[s.layer].get(s.label, 0) * voxels[s.layer] for s in segmentation.structures]
+
+
+def _cropped(labelmap: sitk.Image, volume: sitk.Image) -> sitk.Image:
+    """The label map on its own grid, without what lies outside the volume."""
+    covered = sitk.Image(volume.GetSize(), sitk.sitkUInt8) + 1
+    return sitk.Mask(labelmap, resample_labels(with_grid_of(covered, volume), labelmap))
+
+
+def _only(segmentation: Segmentation, kept: list[bool]) -> Segmentation:
+    return replace(segmentation, structures=tuple(s for s, keep in zip(segmentation.structures, kept, strict=True) if keep))
+
+
+def _named(fate: str, structures: list[Structure]) -> list[str]:
+    if not structures:
+        return []
+    return [f"{', '.join(repr(s.name) for s in structures)} {'has' if len(structures) == 1 else 'have'} {fate}."]
+
+
+def _millimetres(image: sitk.Image) -> str:
+    return "(" + ", ".join(f"{c:.0f}" for c in image.GetOrigin()) + ") mm"
+
+
+def _is_ct(image: sitk.Image) -> bool:
+    if image.HasMetaDataKey(MODALITY_KEY):
+        return bool(image.GetMetaData(MODALITY_KEY) == "CT")
+    array = sitk.GetArrayViewFromImage(image)
+    return bool(array.min() < _CT_BELOW_HU and np.median(array[array < 0]) < _CT_BELOW_HU)

@@ -1,0 +1,226 @@
+"""The one door for files: volumes and segmentations in, segmentations out, in every format the project knows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ..errors import InputError, OutputError
+from . import slicer_seg_nrrd
+from .dicom import is_dicom, read_dicom_file, read_dicom_folder
+from .dicom_seg import is_dicom_seg, read_dicom_seg, require_source_series, write_dicom_seg
+from .grids import same_grid, with_grid_of
+from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, unreadable
+from .labelmap import merge_layers, read_names, segmentation_of
+from .radiograph import read_mask, read_picture
+from .segmentation import Segmentation
+
+LABELMAP_OUTPUTS = (".nii.gz", ".nii", ".nrrd", ".mha")
+OUTPUT_SUFFIXES = (".seg.nrrd", *LABELMAP_OUTPUTS, ".dcm")
+
+
+def read_volume(path: str | Path) -> sitk.Image:
+    """Read a volume: NIfTI, NRRD, MetaImage, a folder of DICOM slices, a DICOM file, or a radiograph in PNG or JPEG.
+
+    Args:
+        path: An image file, or the folder of a DICOM series.
+
+    Returns:
+        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept.
+
+    Raises:
+        InputError: the path is missing, unreadable, damaged, truncated, or not one scalar volume.
+    """
+    path = Path(path)
+    require_exists(path, "volume")
+    if path.is_dir():
+        return read_dicom_folder(path)
+    if has_suffix(path, PICTURE_SUFFIXES):
+        return read_picture(path)
+    if has_suffix(path, VOLUME_SUFFIXES):
+        image = read_image(path)
+        if slicer_seg_nrrd.has_segments(image):
+            raise InputError(
+                f"The file {str(path)!r} is a segmentation, not an image.",
+                "An image with intensities is needed here.",
+                "Give the image that was segmented; the segmentation goes where a segmentation is asked for.",
+            )
+        volume = as_volume(image, path)
+        for key in volume.GetMetaDataKeys():
+            volume.EraseMetaData(key)
+        return volume
+    if _is_dicom(path):
+        return read_dicom_file(path)
+    raise InputError(
+        f"The file {str(path)!r} is in no format that can be read.",
+        f"Images may be a DICOM file or folder, or end in {', '.join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))}.",
+        "Load it in 3D Slicer and save it as .nrrd or .nii.gz.",
+    )
+
+
+def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Segmentation:
+    """Read a segmentation: .seg.nrrd, a label map in NIfTI, NRRD or MetaImage, DICOM SEG, or a PNG mask of a radiograph.
+
+    Args:
+        path: The file. A ``labels.json`` of the form {value: name} beside a label map names its structures.
+        volume: The image that was segmented. A PNG mask takes its geometry from it; the other formats bring their own.
+
+    Raises:
+        InputError: the path is missing, unreadable, damaged, truncated, or holds no labels.
+    """
+    path = Path(path)
+    require_exists(path, "segmentation")
+    if path.is_dir():
+        raise InputError(
+            f"The segmentation {str(path)!r} is a folder.",
+            "A segmentation is one file.",
+            "Give a .seg.nrrd, a label map or a DICOM segmentation file.",
+        )
+    names = read_names(path.parent)
+    if has_suffix(path, (".png",)):
+        return segmentation_of(read_mask(path, volume), path, names)
+    if has_suffix(path, VOLUME_SUFFIXES):
+        image = read_image(path)
+        if slicer_seg_nrrd.has_segments(image):
+            return slicer_seg_nrrd.parse(image, path)
+        return segmentation_of(as_volume(image, path), path, names)
+    if not has_suffix(path, PICTURE_SUFFIXES) and _is_dicom(path):
+        if is_dicom_seg(path):
+            return read_dicom_seg(path)
+        raise InputError(
+            f"The DICOM file {str(path)!r} is not a segmentation.",
+            "Of DICOM, only Segmentation objects (SEG) hold label maps; structure sets (RTSTRUCT) hold contours.",
+            "Load it in 3D Slicer and save the segmentation as .seg.nrrd.",
+        )
+    raise InputError(
+        f"The segmentation {str(path)!r} is in no format that can be read.",
+        f"Segmentations may be DICOM SEG, or end in {', '.join(('.seg.nrrd', *VOLUME_SUFFIXES, '.png'))}.",
+        "Load it in 3D Slicer and save it as .seg.nrrd.",
+    )
+
+
+def check_output(path: str | Path, force: bool = False, *, volume_path: str | Path | None = None) -> None:
+    """Make sure that a result can be written, before hours of work are spent on it.
+
+    Args:
+        path: Where the segmentation is to be written; its ending is the format.
+        force: Whether an existing file may be replaced.
+        volume_path: The target's file or folder; needed for DICOM SEG, and never overwritten.
+
+    Raises:
+        OutputError: unknown ending, existing file without ``force``, missing or unwritable folder, DICOM SEG of a target that is no DICOM.
+    """
+    path = Path(path)
+    if not has_suffix(path, OUTPUT_SUFFIXES):
+        raise OutputError(
+            f"The output {str(path)!r} is in no format that can be written.",
+            f"Segmentations are written to names that end in {', '.join(OUTPUT_SUFFIXES)}.",
+            "Choose .seg.nrrd, which keeps names, colors and overlapping structures.",
+        )
+    try:
+        _require_free(path, force, volume_path)
+        # Asking for permissions says nothing on network disks and in containers; trying does.
+        with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if has_suffix(path, (".dcm",)):
+        require_source_series(volume_path, path)
+
+
+def write_segmentation(
+    segmentation: Segmentation,
+    path: str | Path,
+    volume: sitk.Image,
+    *,
+    volume_path: str | Path | None = None,
+    force: bool = False,
+) -> None:
+    """Write a segmentation on the grid of the volume it belongs to; the file appears complete or not at all.
+
+    Args:
+        segmentation: On the grid of ``volume``.
+        path: ``.seg.nrrd`` keeps everything; ``.nii.gz``, ``.nii``, ``.nrrd`` and ``.mha`` keep label values; ``.dcm`` is DICOM SEG.
+        volume: The segmented image, whose origin, spacing and direction are written as they are.
+        volume_path: Where ``volume`` was read from: the source images that a DICOM SEG must name.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: see ``check_output``; overlapping structures in a label map; a segmentation on another grid; a full disk.
+    """
+    path = Path(path)
+    check_output(path, force, volume_path=volume_path)
+    if not all(same_grid(layer, volume) for layer in segmentation.layers):
+        raise OutputError(
+            f"The segmentation can't be written to {str(path)!r}: it is not on the grid of its volume.",
+            f"It has {segmentation.labelmap.GetSize()} voxels, the volume {volume.GetSize()}, or they lie elsewhere.",
+            "Resample the segmentation to the volume first.",
+        )
+    segmentation = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent) as folder:
+            # A name of its own keeps characters of the user's file name away from libraries that can't take them.
+            part = Path(folder) / ("result" + next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,))))
+            _write(segmentation, part, path, volume, volume_path)
+            _require_free(path, force, volume_path)
+            os.replace(part, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except RuntimeError as error:
+        raise OutputError(
+            f"The segmentation can't be written to {str(path)!r}.",
+            "The image library could not write it; the disk may be full.",
+            "Free some space or choose another folder.",
+        ) from error
+
+
+def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, volume_path: str | Path | None) -> None:
+    if has_suffix(part, (".seg.nrrd",)):
+        slicer_seg_nrrd.write(segmentation, part)
+    elif has_suffix(part, (".dcm",)):
+        write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
+    else:
+        sitk.WriteImage(merge_layers(segmentation, path), str(part), useCompression=True)
+
+
+def _require_free(path: Path, force: bool, volume_path: str | Path | None) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"The output folder {str(path.parent)!r} does not exist.",
+            "Folders are not created, so that a slip of the pen does not scatter results.",
+            "Create the folder, or choose another one.",
+        )
+    if path.is_dir():
+        raise OutputError(f"The output {str(path)!r} is a folder.", "A segmentation is written to one file.", "Give the name of a file.")
+    if not path.exists():
+        return
+    if volume_path is not None and os.path.samefile(path, volume_path):
+        raise OutputError(
+            f"The output {str(path)!r} is the image to be segmented.",
+            "Writing the result would destroy the input.",
+            "Choose another output name.",
+        )
+    if not force:
+        raise OutputError(
+            f"The output {str(path)!r} exists already.",
+            "Existing files are not overwritten unless asked for.",
+            "Choose another name, or allow overwriting (--force).",
+        )
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The output {str(path)!r} can't be written.",
+        f"The operating system says: {error.strerror or error}.",
+        "Choose a folder you may write to, with enough free space.",
+    )
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError as error:
+        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error

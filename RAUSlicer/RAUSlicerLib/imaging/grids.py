@@ -1,0 +1,58 @@
+"""Voxel grids: whether two images lie on the same one, and how to bring a label map from one to another."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+# File formats round positions (NIfTI keeps single precision, DICOM decimal strings). A twentieth of a voxel is far above such rounding
+# and far below anything that would move a label to its neighbour.
+_TOLERANCE_VOXELS = 0.05
+
+
+def index_to_world(image: sitk.Image) -> np.ndarray:
+    """Affine matrix, shape (4, 4), from voxel index (x, y, z) to patient space (LPS, mm)."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return affine
+
+
+def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
+    """Whether two 3D images have the same size and the same voxel positions, up to the rounding of file formats."""
+    if a.GetSize() != b.GetSize():
+        return False
+    corners = _corner_indices(a)
+    distances = np.linalg.norm((index_to_world(a) - index_to_world(b)) @ corners, axis=0)
+    return bool(distances.max() <= _TOLERANCE_VOXELS * min(*a.GetSpacing(), *b.GetSpacing()))
+
+
+def same_lattice(a: sitk.Image, b: sitk.Image) -> bool:
+    """Whether every voxel centre of ``a`` coincides with a voxel centre of ``b``, were ``b`` continued beyond its borders.
+
+    True for a cropped, padded or flipped copy of a grid: bringing labels from one to the other then loses nothing but what lies outside.
+    """
+    a_to_b = np.linalg.inv(index_to_world(b)) @ index_to_world(a)
+    nearest = np.rint(a_to_b)
+    permutes_axes = np.array_equal(np.abs(nearest[:3, :3]).sum(axis=0), np.ones(3)) and np.array_equal(
+        np.abs(nearest[:3, :3]).sum(axis=1), np.ones(3)
+    )
+    return bool(permutes_axes and np.abs((a_to_b - nearest) @ _corner_indices(a)).max() <= _TOLERANCE_VOXELS)
+
+
+def with_grid_of(image: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    """The same voxels with exactly the origin, spacing and direction of ``grid``, which must have the same size."""
+    copy = sitk.Image(image)
+    copy.CopyInformation(grid)
+    return copy
+
+
+def resample_labels(labelmap: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    """The label map on another grid: every voxel takes the label of the nearest voxel, 0 outside."""
+    return sitk.Resample(labelmap, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, labelmap.GetPixelID())
+
+
+def _corner_indices(image: sitk.Image) -> np.ndarray:
+    """Homogeneous indices of the eight corner voxels, shape (4, 8)."""
+    last = np.asarray(image.GetSize()) - 1
+    return np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], dtype=float).T

@@ -1,0 +1,82 @@
+"""The one gate that every input passes: from paths, or from images in memory, to checked references and target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from .errors import InputError
+from .imaging.checks import align_segmentation, check_names, check_volume, modality_mismatch, same_volume
+from .imaging.files import read_segmentation, read_volume
+from .imaging.segmentation import Reference, Segmentation
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from. ``warnings`` are sentences for the user."""
+
+    references: tuple[Reference, ...]
+    target: sitk.Image
+    warnings: tuple[str, ...]
+
+
+def load_inputs(references: Sequence[tuple[Path, Path]], target: Path) -> Inputs:
+    """Read and check references, pairs of a volume's path and its segmentation's, and the target.
+
+    Raises:
+        InputError: a file is missing, unreadable or unusable.
+    """
+    pairs = []
+    for volume_path, segmentation_path in references:
+        volume = read_volume(volume_path)
+        pairs.append((volume, read_segmentation(segmentation_path, volume)))
+    return check_inputs(pairs, read_volume(target))
+
+
+def check_inputs(references: Sequence[tuple[sitk.Image, Segmentation]], target: sitk.Image) -> Inputs:
+    """Check references and target that are in memory, and bring each segmentation onto its volume's grid.
+
+    Raises:
+        InputError: there is no reference, or one of the images or segmentations can't be used.
+    """
+    if not references:
+        raise InputError(
+            "There is no reference.", "Structures are carried over from an annotated reference.", "Give a reference and its segmentation."
+        )
+    target, warnings = check_volume(target, "target")
+    checked = []
+    for number, (volume, segmentation) in enumerate(references, start=1):
+        volume, of_volume = check_volume(volume, "reference")
+        segmentation, of_segmentation = align_segmentation(segmentation, volume)
+        segmentation, of_names = check_names(segmentation)
+        found = [*of_volume, *of_segmentation, *of_names]
+        mismatch = modality_mismatch(volume, target)
+        if mismatch:
+            found.append(mismatch)
+        if same_volume(volume, target):
+            found.append("The target is the reference itself: the result only shows that the reference's structures come back.")
+        warnings += found if len(references) == 1 else [f"Reference {number}: {sentence}" for sentence in found]
+        checked.append(Reference(volume, segmentation))
+    return Inputs(tuple(checked), target, tuple(dict.fromkeys(warnings)))
+
+
+def split_names(text: str, references: Sequence[Reference]) -> list[str]:
+    """Structure names from a comma-separated list; a comma may be part of a name that a reference has.
+
+    The names are not checked here: ``Segmentation.select`` does that.
+    """
+    known = {structure.name.strip().casefold() for reference in references for structure in reference.segmentation.structures}
+    pieces = text.split(",")
+    names: list[str] = []
+    while pieces:
+        # The longest run of pieces that is a known name, else one piece as it is.
+        for length in range(len(pieces), 0, -1):
+            name = ",".join(pieces[:length]).strip()
+            if name.casefold() in known or length == 1:
+                names.append(name)
+                del pieces[:length]
+                break
+    return names

@@ -1,0 +1,1 @@
+"""Where is it: matching, the vision-language model, registration, joint assignment."""

@@ -1,0 +1,1 @@
+"""Dense correspondence between reference and target, in 3D."""

@@ -1,0 +1,223 @@
+"""The vision-language localizer: reads matched slices, answers presence and box of every structure, and makes the answers agree in 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch.nn import functional as F
+
+from ...imaging.segmentation import Reference, Structure
+from ...imaging.slicing import bring
+from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
+from ...results import Localization, SoftMask
+from ...vision import MatchedReference, MatchedSlices, Vision
+from ..assignment import assign
+from .network import Answers, Evidence, RauVlm, boxes_of, matched_boxes
+
+STAGE = "localization"
+# A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
+_PIXELS = 8
+_HEAT = 0.15
+# Slices whose presence answer is below this hold no box.
+_PRESENT = 0.35
+
+
+@dataclass
+class _Asked:
+    """What was answered of one structure: presence (slice -> probability), box in pixels and ``<Seg>`` state a slice."""
+
+    presence: dict[int, float] = field(default_factory=dict)
+    boxes: dict[int, np.ndarray] = field(default_factory=dict)
+    queries: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class VlmLocalizer:
+    """Presence and boxes by the vision-language model, from the evidence of dense matching."""
+
+    name = "vlm"
+
+    def __init__(self, vlm: RauVlm, vision: Vision) -> None:
+        self._vlm = vlm.to(vision.device).eval()
+        self._vision = vision
+
+    def locate(
+        self,
+        references: Sequence[Reference],
+        target: sitk.Image,
+        structures: Sequence[Structure],
+        progress: ProgressCallback,
+        cancel: CancelToken,
+    ) -> list[Localization]:
+        """See ``protocols.Localizer``. Several references answer each for themselves; their answers are averaged."""
+        slices = self._vision.look(references, target, part(progress, 0.0, 0.7), cancel)
+        if slices is None:
+            return []
+        priors: dict[Structure, list[np.ndarray]] = {structure: [] for structure in structures}
+        asked: dict[Structure, list[_Asked]] = {structure: [] for structure in structures}
+        for number, reference in enumerate(slices.references):
+            carried = reference.match.carry(structures)
+            heats = {structure: _on_slices(mask, slices.grid) for structure, mask in carried.items()}
+            for structure in structures:
+                priors[structure].append(heats[structure])
+            share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
+            answered = self._ask(slices, reference, structures, heats, part(progress, *share), cancel)
+            if cancel.cancelled:
+                return []
+            for structure, answer in answered.items():
+                asked[structure].append(answer)
+        merged = {structure: _merge(asked[structure]) for structure in structures}
+        means = {structure: np.mean(priors[structure], axis=0) for structure in structures}
+        return _jointly(structures, merged, means, slices.grid)
+
+    def _ask(
+        self,
+        slices: MatchedSlices,
+        reference: MatchedReference,
+        structures: Sequence[Structure],
+        heats: dict[Structure, np.ndarray],
+        progress: ProgressCallback,
+        cancel: CancelToken,
+    ) -> dict[Structure, _Asked]:
+        answers = {structure: _Asked() for structure in structures}
+        assert slices.features is not None and reference.features is not None
+        size, cells = slices.images.shape[-1], slices.features.low.shape[-1]
+        masks = {structure: reference.masks(structure) for structure in structures}
+        drawn = {structure: masks[structure].sum((1, 2)) >= _PIXELS for structure in structures}
+        hot = {structure: heats[structure].max((1, 2)) >= _HEAT for structure in structures}
+        for level in range(len(slices)):
+            if cancel.cancelled:
+                break
+            here = [structure for structure in structures if drawn[structure][level] or hot[structure][level]]
+            if here:
+                region = torch.from_numpy(np.stack([masks[structure][level] for structure in here]))
+                heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
+                answer = self._answer(slices, reference, level, region, heat, cells)
+                presence = answer.presence.sigmoid().cpu().numpy()
+                boxes, queries = (answer.boxes.clamp(0, 1) * size).cpu().numpy(), answer.queries.cpu().numpy()
+                for index, structure in enumerate(here):
+                    answers[structure].presence[level] = float(presence[index])
+                    answers[structure].boxes[level] = boxes[index]
+                    answers[structure].queries[level] = queries[index]
+            progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
+        return answers
+
+    def _answer(
+        self, slices: MatchedSlices, reference: MatchedReference, level: int, region: torch.Tensor, heat: torch.Tensor, cells: int
+    ) -> Answers:
+        assert slices.features is not None and reference.features is not None
+        drawn = boxes_of(region)
+        matched = matched_boxes(F.avg_pool2d(heat[:, None], 2)[:, 0], drawn)
+        device = self._vision.device
+        evidence = Evidence(
+            F.adaptive_avg_pool2d(region.float(), cells).to(device),
+            F.adaptive_avg_pool2d(heat, cells).to(device),
+            drawn.to(device),
+            matched.to(device),
+        )
+        with torch.inference_mode():
+            return self._vlm(reference.features.low[level : level + 1], slices.features.low[level : level + 1], evidence)
+
+
+def _on_slices(mask: SoftMask, grid: sitk.Image) -> np.ndarray:
+    """A prior on the slice grid, float16 (N, S, S)."""
+    return bring(mask.image(), grid, sitk.Transform()).astype(np.float16)
+
+
+def _merge(asked: Sequence[_Asked]) -> _Asked:
+    """The mean of several references' answers; a reference that was not asked on a slice says "not there"."""
+    if len(asked) == 1:
+        return asked[0]
+    out = _Asked()
+    for level in sorted({level for one in asked for level in one.presence}):
+        says = [one for one in asked if level in one.presence]
+        weight = np.array([one.presence[level] + 1e-3 for one in says])
+        out.presence[level] = float(sum(one.presence[level] for one in says) / len(asked))
+        out.boxes[level] = np.average([one.boxes[level] for one in says], axis=0, weights=weight)
+        out.queries[level] = np.average([one.queries[level] for one in says], axis=0, weights=weight)
+    return out
+
+
+def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], priors: dict[Structure, np.ndarray], grid: sitk.Image) -> list[Localization]:
+    """Boxes that agree over the slices of a structure and between structures."""
+    ranges = {structure: _contiguous(asked[structure], priors[structure]) for structure in structures}
+    presence = np.array([_present(asked[structure]) for structure in structures])
+    holders = [structure for structure in structures if ranges[structure]]
+    evidence = np.zeros((len(structures), len(holders)))
+    for row, structure in enumerate(structures):
+        prior = priors[structure]
+        mass = float(prior.sum(dtype=np.float64))
+        if mass <= 0:
+            continue
+        for column, holder in enumerate(holders):
+            evidence[row, column] = _held(prior, asked[holder], ranges[holder]) / mass
+    chosen = assign(evidence, presence) if holders else [None] * len(structures)
+    out = []
+    for structure, box, probability in zip(structures, chosen, presence, strict=True):
+        prior = priors[structure]
+        soft = _crop(prior, grid)
+        if box is None:
+            out.append(Localization(structure, min(float(probability), 0.5) if holders else float(probability), None, prior=soft))
+            continue
+        holder = holders[box]
+        levels = ranges[holder]
+        boxes = {level: tuple(float(v) for v in asked[holder].boxes[level]) for level in levels}
+        queries = {level: asked[structure].queries[level] for level in levels if level in asked[structure].queries}
+        out.append(Localization(structure, float(probability), _box_mm(boxes, grid), boxes, soft, queries))  # type: ignore[arg-type]
+    return out
+
+
+def _present(asked: _Asked) -> float:
+    """Presence in the volume: the mean of the three surest slices, so that one slice's error doesn't decide."""
+    best = sorted(asked.presence.values(), reverse=True)[:3]
+    return float(np.mean(best)) if best else 0.0
+
+
+def _contiguous(asked: _Asked, prior: np.ndarray) -> list[int]:
+    """The run of present slices that holds most of the prior; gaps of one slice are bridged."""
+    levels = sorted(level for level, probability in asked.presence.items() if probability >= _PRESENT)
+    runs: list[list[int]] = []
+    for level in levels:
+        if runs and level - runs[-1][-1] <= 2:
+            runs[-1].extend(range(runs[-1][-1] + 1, level + 1))
+        else:
+            runs.append([level])
+    if not runs:
+        return []
+    best = max(runs, key=lambda run: float(prior[run].sum(dtype=np.float64)) + 1e-3 * len(run))
+    return [level for level in best if level in asked.boxes]
+
+
+def _held(prior: np.ndarray, asked: _Asked, levels: Sequence[int]) -> float:
+    """The prior's mass inside another structure's boxes."""
+    total = 0.0
+    size = prior.shape[-1]
+    for level in levels:
+        left, top, right, bottom = np.clip(np.round(asked.boxes[level]), 0, size).astype(int)
+        total += float(prior[level, top:bottom, left:right].sum(dtype=np.float64))
+    return total
+
+
+def _crop(prior: np.ndarray, grid: sitk.Image) -> SoftMask:
+    keep = np.argwhere(prior > 0.02)
+    if len(keep) == 0:
+        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
+    low, high = keep.min(0), keep.max(0) + 1
+    values = prior[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
+    return SoftMask(values, (int(low[0]), int(low[1]), int(low[2])), grid)
+
+
+def _box_mm(boxes: dict, grid: sitk.Image) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Axis-aligned box (LPS, mm) around slice boxes given in pixels."""
+    levels = sorted(boxes)
+    sides = np.array(list(boxes.values()))
+    low = (*sides[:, :2].min(0), levels[0])
+    high = (*sides[:, 2:].max(0), levels[-1] + 1)
+    # Pixel edges lie half a pixel before their centres.
+    corners = [[(low, high)[(n >> axis) & 1][axis] - 0.5 for axis in range(3)] for n in range(8)]
+    points = np.array([grid.TransformContinuousIndexToPhysicalPoint([float(c) for c in corner]) for corner in corners])
+    first, last = points.min(0), points.max(0)
+    return (float(first[0]), float(first[1]), float(first[2])), (float(last[0]), float(last[1]), float(last[2]))

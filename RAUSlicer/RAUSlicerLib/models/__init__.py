@@ -1,0 +1,1 @@
+"""Checkpoints: find, verify, load, place on a device."""

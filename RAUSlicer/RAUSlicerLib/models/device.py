@@ -1,0 +1,43 @@
+"""Chooses the device that models run on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from ..errors import InputError, ResourceError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: the name is none of these.
+        ResourceError: ``cuda`` is asked for and torch can't use a GPU here.
+    """
+    if name not in DEVICES:
+        raise InputError(
+            f"There is no device named {name!r}.", "Models run on a CPU or on an NVIDIA GPU.", f"Choose one of {', '.join(DEVICES)}."
+        )
+    if name == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ResourceError(
+            "The device 'cuda' is not available.",
+            "This torch finds no NVIDIA GPU." if torch.version.cuda else f"This torch ({torch.__version__}) was built without CUDA.",
+            "Choose 'cpu' or 'auto', or install the NVIDIA driver and a CUDA build of torch.",
+        )
+    return torch.device("cuda" if available else "cpu")
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device) -> Iterator[None]:
+    """Compute in bfloat16 where the hardware does so fast: on GPUs, and on CPUs with AVX-512 BF16 or AMX. Elsewhere in float32."""
+    fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        yield

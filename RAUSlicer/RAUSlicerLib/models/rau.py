@@ -1,0 +1,74 @@
+"""Opens a model: the matching network, the vision-language model and SAM2 of one model folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..localization.matching.network import MatchingConfig, MatchingNet
+from ..localization.vlm.network import RauVlm, VlmConfig
+from ..segmentation.confidence import Calibration
+from ..segmentation.sam2 import MemorySegmenter, Sam2Config
+from .checkpoint import load_config, load_tensors
+from .store import ModelFolder, resolve
+
+_BUILDERS = {
+    "rau_matching": lambda config: MatchingNet(MatchingConfig.from_dict(config)),
+    "rau_vlm": lambda config: RauVlm(VlmConfig.from_dict(config)),
+    "rau_sam2": lambda config: MemorySegmenter(Sam2Config.from_dict(config)),
+}
+
+
+@dataclass(frozen=True)
+class RauModel:
+    """A model's three networks and how its confidences are calibrated."""
+
+    name: str
+    matching: MatchingNet
+    vlm: RauVlm
+    segmenter: MemorySegmenter
+    calibration: Calibration
+
+
+def load_model(name: str) -> RauModel:
+    """Open a model by name or folder, its checksums verified.
+
+    Raises:
+        ModelError: there is none of that name, or a part is missing, damaged or doesn't fit its configuration.
+    """
+    folder = resolve(name)
+    matching, vlm, segmenter = (load_part(folder, part) for part in ("matching", "vlm", "sam2"))
+    calibration = Calibration(**load_config(folder.part("matching")).get("calibration", {}))
+    return RauModel(folder.name, matching, vlm, segmenter, calibration)  # type: ignore[arg-type]
+
+
+def load_part(folder: ModelFolder, part: str) -> nn.Module:
+    """Build one network from its configuration and fill it.
+
+    Raises:
+        ModelError: the configuration is of an unknown kind, or the tensors don't fit it.
+    """
+    path = folder.part(part)
+    config = load_config(path)
+    kind = config.get("model_type")
+    if kind not in _BUILDERS:
+        raise ModelError(
+            f"The checkpoint {str(path)!r} is of the kind {kind!r}.",
+            f"Known kinds are {', '.join(_BUILDERS)}.",
+            "Choose another model, or update RAUSlicer.",
+        )
+    tensors = load_tensors(path)
+    with torch.random.fork_rng(devices=[]):
+        network = _BUILDERS[kind](config)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"The tensors of {str(path)!r} don't fit its configuration.",
+            f"{str(error).splitlines()[-1].strip()}",
+            "Install the model again, or get the checkpoint and its config.json from the same release.",
+        ) from error
+    return network.eval()

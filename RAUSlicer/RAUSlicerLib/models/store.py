@@ -1,0 +1,179 @@
+"""Finds, lists, verifies, adds and removes models: the embedded one and those in the user's folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, ModelError, OutputError
+from ..resources import resource_path
+from .manifest import Manifest, is_checkpoint, replace_folder, verify_checkpoint
+
+EMBEDDED = "embedded"
+FOLDER_VARIABLE = "RAUSLICER_MODELS"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model: a folder with one checkpoint folder a part, for example ``matching``, ``vlm`` and ``sam2``."""
+
+    name: str
+    path: Path
+    embedded: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(sorted(folder.name for folder in self.path.iterdir() if folder.is_dir() and is_checkpoint(folder)))
+
+    def part(self, name: str) -> Path:
+        """The checkpoint folder of one part.
+
+        Raises:
+            ModelError: the model has no such part.
+        """
+        folder = self.path / name
+        if not folder.is_dir():
+            raise ModelError(
+                f"The model {self.name!r} has no part {name!r}.",
+                f"Its folder {str(self.path)!r} holds: {', '.join(self.parts) or 'no checkpoint at all'}.",
+                "Choose another model, or install this one again.",
+            )
+        return folder
+
+    def verify(self) -> dict[str, Manifest]:
+        """Compare every file of every part with its checksum.
+
+        Raises:
+            ModelError: a part is damaged, or there is none.
+        """
+        if not self.parts:
+            raise ModelError(
+                f"The model {self.name!r} is empty.",
+                f"Its folder {str(self.path)!r} holds no checkpoint folder.",
+                "Give a folder whose subfolders are checkpoints (config.json, model.safetensors, README.md, checksums.json).",
+            )
+        return {name: verify_checkpoint(self.part(name)) for name in self.parts}
+
+
+def user_folder() -> Path:
+    """Where added models live: ``RAUSLICER_MODELS``, or the platform's folder for a user's data."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "rauslicer" / "models"
+
+
+def list_models() -> list[ModelFolder]:
+    """The embedded models, then the user's, by name."""
+    shipped = [ModelFolder(folder.name, folder, embedded=True) for folder in _model_folders(resource_path("Models"))]
+    return shipped + [ModelFolder(folder.name, folder) for folder in _model_folders(user_folder())]
+
+
+def resolve(name: str) -> ModelFolder:
+    """The model of that name, or the one in the folder that ``name`` is the path of.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    models = {model.name: model for model in reversed(list_models())}
+    if name in models:
+        return models[name]
+    path = Path(name).expanduser()
+    if len(path.parts) > 1 and path.is_dir():
+        return ModelFolder(path.name, path)
+    raise ModelError(
+        f"There is no model named {name!r}.",
+        f"Known models: {', '.join(sorted(models)) or 'none'} (added ones lie in {str(user_folder())!r}).",
+        "Choose one of these, give the path of a model folder, or add one with `rauslicer models add FOLDER`.",
+    )
+
+
+def add(source: Path, name: str | None = None) -> ModelFolder:
+    """Verify a model folder and copy it, whole or not at all, into the user's folder.
+
+    Raises:
+        InputError: the name is no plain file name.
+        ModelError: the source is damaged, holds pickles, or the name is taken.
+        OutputError: the user's folder can't be written.
+    """
+    if not source.is_dir():
+        raise ModelError(
+            f"The model folder {str(source)!r} does not exist.", "Nothing can be added from it.", "Give the path of a model folder."
+        )
+    name = name or source.resolve().name
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} can't be a model's name.",
+            "Names are folder names: letters, digits, '.', '_' and '-', at most 64 of them.",
+            "Choose a name with --name.",
+        )
+    if any(model.name == name for model in list_models()):
+        raise ModelError(
+            f"A model named {name!r} is there already.",
+            "It is not overwritten.",
+            f"Remove it first with `rauslicer models remove {name}`, or choose another name with --name.",
+        )
+    # Whatever is no checkpoint, and so has no checksums, stays behind.
+    original = ModelFolder(name, source)
+    original.verify()
+    home = user_folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".adding-", dir=home) as scratch:
+            made = Path(scratch) / name
+            for part in original.parts:
+                shutil.copytree(original.part(part), made / part)
+            ModelFolder(name, made).verify()
+            replace_folder(made, home / name)
+    except OSError as error:
+        raise OutputError(
+            f"The model can't be copied to {str(home / name)!r}.",
+            f"The system says: {error.strerror or error}.",
+            f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
+        ) from error
+    return ModelFolder(name, home / name)
+
+
+def remove(name: str) -> ModelFolder:
+    """Delete a model from the user's folder; the embedded ones stay.
+
+    Raises:
+        ModelError: there is no such model, or it is an embedded one.
+        OutputError: it can't be deleted.
+    """
+    model = next((model for model in list_models() if model.name == name), None)
+    if model is None or model.embedded:
+        raise ModelError(
+            f"The model {name!r} can't be removed.",
+            "There is no model of that name." if model is None else "It is part of RAUSlicer.",
+            "`rauslicer models list` shows the models you have added.",
+        )
+    try:
+        shutil.rmtree(model.path)
+    except OSError as error:
+        raise OutputError(
+            f"The model folder {str(model.path)!r} can't be deleted.",
+            f"The system says: {error.strerror or error}.",
+            "Check the permissions of the folder.",
+        ) from error
+    return model
+
+
+def _model_folders(home: Path) -> list[Path]:
+    if not home.is_dir():
+        return []
+    found = [folder for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    return sorted(folder for folder in found if any(is_checkpoint(part) for part in folder.iterdir() if part.is_dir()))

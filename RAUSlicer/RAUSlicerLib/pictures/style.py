@@ -1,0 +1,83 @@
+"""Colours, legend and file writing that all pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..errors import OutputError
+from ..imaging.palette import label_color
+from ..imaging.segmentation import Structure
+
+BACKGROUND = "#0d1117"
+TEXT = "#e6edf3"
+MUTED = "#9aa7b4"
+NOTICE = "Research use only. Not a medical device."
+
+Color = tuple[float, float, float]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty dark figure, sizes in inches.
+
+    Made without pyplot: pyplot keeps every figure alive and may open a window inside a host application.
+    """
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write the figure as PNG.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    try:
+        figure.savefig(path, dpi=dpi, facecolor=BACKGROUND, format="png")
+    except OSError as error:
+        raise OutputError(
+            f"The picture {str(path)!r} could not be written.",
+            f"The system says: {error.strerror or error}.",
+            "Choose an existing folder that you may write to.",
+        ) from error
+
+
+def structure_color(structure: Structure) -> Color:
+    """The structure's own colour, or the palette's for one that has none."""
+    return structure.color if structure.color is not None else label_color(structure.label)
+
+
+def write_title(figure: Figure, title: str, subtitle: str) -> None:
+    """Title at the top left, the research notice at the top right; both stand at fixed distances from the edge, in inches."""
+    width, height = figure.get_size_inches()
+    left, right = 0.22 / width, 1 - 0.22 / width
+    figure.text(left, 1 - 0.20 / height, title, color=TEXT, fontsize=15, fontweight="bold", va="top")
+    figure.text(left, 1 - 0.50 / height, subtitle, color=MUTED, fontsize=10, va="top", parse_math=False)
+    figure.text(right, 1 - 0.22 / height, NOTICE, color="#f0b429", fontsize=10, ha="right", va="top")
+
+
+def legend_height(entries: int, columns: int) -> float:
+    """Inches that ``write_legend`` needs for so many entries."""
+    rows = -(-entries // columns)
+    return 0.30 + 0.24 * rows
+
+
+def write_legend(figure: Figure, entries: Sequence[tuple[Structure, str]], columns: int, note: str) -> None:
+    """Swatches with labels in columns at the bottom of the figure, and a note below them."""
+    width, height = figure.get_size_inches()
+    rows = -(-len(entries) // columns)
+    cell = (width - 0.44) / columns
+    for index, (structure, label) in enumerate(entries):
+        column, row = divmod(index, rows)
+        x = 0.22 + column * cell
+        y = legend_height(len(entries), columns) - 0.14 - 0.24 * row
+        swatch = Rectangle((x / width, (y - 0.06) / height), 0.13 / width, 0.13 / height, facecolor=structure_color(structure))
+        swatch.set_transform(figure.transFigure)
+        figure.add_artist(swatch)
+        figure.text((x + 0.20) / width, y / height, label, color=TEXT, fontsize=8.5, va="center", parse_math=False)
+    figure.text(0.22 / width, 0.13 / height, note, color=MUTED, fontsize=8.5, va="center")

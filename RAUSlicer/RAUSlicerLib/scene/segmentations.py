@@ -1,0 +1,88 @@
+"""Segmentation nodes to segmentations on a volume's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+
+from ..errors import InputError
+from ..imaging.segmentation import Segmentation, Structure
+from .geometry import array_of, empty_oriented_image, smallest_label_type, transform_between
+from .volumes import volume_from_node
+
+_BINARY = "Binary labelmap"
+
+
+def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
+    """A copy of every segment, hidden ones too, on the volume's grid.
+
+    Names, colours, terminology entries and ids are kept; segments that share one of Slicer's layers share a label map here. Where the
+    two nodes are under different transforms, the segments are moved to where they are seen on the volume (nearest neighbour).
+
+    Raises:
+        InputError: there is no segmentation node, it has no segments, or its surfaces can't be made voxels of.
+    """
+    if segmentation_node is None:
+        raise InputError("No reference segmentation is chosen.", "Its segments are what is transferred.", "Choose one in the panel.")
+    if segmentation_node.GetSegmentation().GetNumberOfSegments() == 0:
+        raise InputError(
+            f"The segmentation {segmentation_node.GetName()!r} has no segments.",
+            "There is nothing to transfer.",
+            "Draw or load at least one segment, or choose another segmentation.",
+        )
+    grid = volume_from_node(volume_node)
+    segmentation = _with_label_maps(segmentation_node, grid)
+    transform = transform_between(segmentation_node, volume_node)
+    layers, structures = [], {}
+    for index in range(segmentation.GetNumberOfLayers(_BINARY)):
+        ids = segmentation.GetSegmentIDsForLayer(index, _BINARY)
+        labels = [segmentation.GetSegment(id_).GetLabelValue() for id_ in ids]
+        layers.append(_resampled(segmentation.GetLayerDataObject(index, _BINARY), grid, transform, max(labels)))
+        structures.update({id_: _structure(segmentation.GetSegment(id_), id_, index) for id_ in ids})
+    ordered = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
+    return Segmentation(layers[0], tuple(structures[id_] for id_ in ordered), tuple(layers[1:]))
+
+
+def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
+    segmentation = node.GetSegmentation()
+    if segmentation.ContainsRepresentation(_BINARY):
+        return segmentation
+    # Surfaces and contours are turned into voxels on a copy: the user's node stays as it is.
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    if not copy.GetConversionParameter(parameter):
+        copy.SetConversionParameter(parameter, slicer.vtkSegmentationConverter.SerializeImageGeometry(empty_oriented_image(grid)))
+    if not copy.CreateRepresentation(_BINARY):
+        raise InputError(
+            f"The segments of {node.GetName()!r} can't be turned into voxels.",
+            f"They are stored as {segmentation.GetSourceRepresentationName()!r}.",
+            "Open the Segmentations module, create the binary labelmap representation there, and try again.",
+        )
+    return copy
+
+
+def _resampled(layer, grid: sitk.Image, transform: vtk.vtkGeneralTransform | None, highest: int) -> sitk.Image:
+    voxels = np.zeros(grid.GetSize()[::-1], dtype=smallest_label_type(highest))
+    if not layer.IsEmpty():
+        resampled = slicer.vtkOrientedImageData()
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+            layer, empty_oriented_image(grid), resampled, False, False, transform, 0
+        )
+        voxels[:] = array_of(resampled)
+    image = sitk.GetImageFromArray(voxels)
+    image.CopyInformation(grid)
+    return image
+
+
+def _structure(segment, id_: str, layer: int) -> Structure:
+    return Structure(
+        label=segment.GetLabelValue(),
+        name=segment.GetName(),
+        color=tuple(segment.GetColor()),
+        terminology=segment.GetTerminology() or None,
+        layer=layer,
+        id=id_,
+    )

@@ -1,0 +1,1 @@
+"""Which voxels: SAM2 with the reference in its memory, resolution, confidence."""

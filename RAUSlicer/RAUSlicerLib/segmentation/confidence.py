@@ -1,0 +1,58 @@
+"""How far a structure can be trusted, without any annotation of the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..results import SoftMask, Status
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a structure, each 0 to 1.
+
+    ``back``: Dice of the result carried back onto the reference with the reference's annotation. ``presence``: the localizer's answer.
+    ``sharpness``: how decided its probabilities are. ``support``: share of coarse matches that agree between the volumes. ``size``: how
+    near its volume is to the reference's.
+    """
+
+    back: float
+    presence: float
+    sharpness: float
+    support: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs."""
+
+    intercept: float = -3.2
+    weights: Mapping[str, float] = field(default_factory=lambda: {"back": 3.0, "presence": 1.2, "sharpness": 1.0, "support": 0.8, "size": 0.6})
+    low: float = 0.5
+    absent: float = 0.2
+
+    def confidence(self, evidence: Evidence) -> float:
+        """Expected Dice, 0 to 1."""
+        return 1 / (1 + math.exp(-(self.intercept + sum(weight * getattr(evidence, key) for key, weight in self.weights.items()))))
+
+    def status(self, confidence: float, voxels: int) -> Status:
+        if voxels == 0 or confidence < self.absent:
+            return Status.NOT_FOUND
+        return Status.FOUND if confidence >= self.low else Status.LOW_CONFIDENCE
+
+
+def sharpness(mask: SoftMask) -> float:
+    """Mean of |2p - 1| over voxels that are likelier inside than not; 0 for an empty mask."""
+    inside = mask.values[mask.values > 0.5]
+    return float((2 * inside - 1).mean()) if inside.size else 0.0
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Dice of two boolean arrays, 0 where both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 0.0

@@ -1,0 +1,226 @@
+"""SAM2 with the reference in its memory: each structure is followed both ways from the slice where it is surest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..imaging.segmentation import Reference, Structure
+from ..imaging.slicing import bring
+from ..models.device import autocast
+from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
+from ..results import Localization, SoftMask
+from ..vision import MatchedReference, MatchedSlices, Vision
+from .sam2 import plain_attention
+
+STAGE = "segmentation"
+# The reference's slice of a structure may lie this many slices from the target's: two patients' organs never end at the same level.
+_NEAREST = 3
+_PIXELS = 8
+_OBJECTS = 12
+_EMPTY = 0.02
+# Two slices in a row without a voxel end a structure.
+_PATIENCE = 2
+
+
+class Sam2Propagator:
+    """Masks from SAM2's memory of matched reference slices, starting at the localizer's prior where it has one.
+
+    With ``use_prior`` and ``use_prompts`` off it is the peer "SAM2 with the reference in its memory and nothing else".
+    """
+
+    name = "sam2"
+
+    def __init__(self, vision: Vision, *, use_prior: bool = True, use_prompts: bool = True) -> None:
+        self._vision = vision
+        self._use_prior = use_prior
+        self._use_prompts = use_prompts
+
+    def segment(
+        self,
+        references: Sequence[Reference],
+        target: sitk.Image,
+        localizations: Sequence[Localization],
+        edits: Mapping[Structure, Mapping[int, np.ndarray]],
+        progress: ProgressCallback,
+        cancel: CancelToken,
+    ) -> dict[Structure, SoftMask]:
+        """See ``protocols.Propagator``; ``edits`` are slices of the shared slice grid. An edited slice comes back as it was painted."""
+        slices = self._vision.look(references, target, part(progress, 0.0, 0.1), cancel)
+        if slices is None:
+            return {}
+        out: dict[Structure, SoftMask] = {}
+        # A structure is finished before the next group starts, so that a cancel keeps whole structures.
+        groups = [localizations[n : n + _OBJECTS] for n in range(0, len(localizations), _OBJECTS)]
+        for number, group in enumerate(groups):
+            tracks = [_Track(slices, localization, edits.get(localization.structure, {}), self._use_prior) for localization in group]
+            for step in range(len(slices)):
+                if cancel.cancelled:
+                    return out
+                for direction in (-1, 1) if step else (1,):
+                    self._advance(slices, tracks, step * direction)
+                fraction = (number + (step + 1) / len(slices)) / len(groups)
+                progress(ProgressEvent(STAGE, 0.1 + 0.9 * fraction))
+            for track in tracks:
+                out[track.structure] = track.soft_mask()
+                progress(ProgressEvent(STAGE, 0.1 + 0.9 * (number + 1) / len(groups), track.structure.name))
+        return out
+
+    def _advance(self, slices: MatchedSlices, tracks: Sequence[_Track], offset: int) -> None:
+        """One slice further for every track that has not ended on that side; tracks on the same slice form a batch."""
+        wanted: dict[int, list[_Track]] = {}
+        for track in tracks:
+            level = track.start + offset
+            if track.goes_on(offset) and 0 <= level < len(slices):
+                wanted.setdefault(level, []).append(track)
+        for level, here in wanted.items():
+            seen = [track for track in here if track.memory_levels(level)]
+            for track in here:
+                if track not in seen:
+                    track.keep(level, track.prior_logits(level), offset)
+            if seen:
+                for track, logits in zip(seen, self._decode(slices, seen, level), strict=True):
+                    track.keep(level, logits, offset)
+
+    def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
+        segmenter, device = self._vision.segmenter, self._vision.device
+        size = segmenter.config.image_size
+        assert slices.features is not None
+        with torch.inference_mode(), autocast(device), plain_attention():
+            memory = torch.stack([self._memory(slices, track, level) for track in tracks])
+            mine = slices.features.take(torch.full((len(tracks),), level, device=device))
+            attended = segmenter.attend(mine, memory)
+            prior = None
+            if self._use_prior:
+                full = torch.from_numpy(np.stack([track.prior_logits(level) for track in tracks])).to(device)
+                share = F.avg_pool2d(full.sigmoid()[:, None], size // (4 * slices.features.low.shape[-1]))
+                prior = torch.logit(share.clamp(0.02, 0.98))
+            boxes, query = (self._prompts(tracks, level, size) if self._use_prompts else (None, None))
+            low, score = segmenter.decode(attended, mine, prior, boxes, query, memory)
+        if self._use_prior and segmenter.config.residual:
+            assert prior is not None
+            # The prior is sharper than the decoder's grid: only the decoder's change is upsampled.
+            logits = full.float() + segmenter.upsampled((low - prior[:, 0]).clamp(-12, 12))
+        else:
+            logits = segmenter.upsampled(low)
+            logits = torch.where((score > 0)[:, None, None], logits, logits.clamp(max=-4.0))
+        return logits.clamp(-15, 15).cpu().numpy()
+
+    def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> Tensor:
+        """(M, C, h, w): one matched slice a reference, and the nearest edited slice where there is one."""
+        slots = [self._conditioning(slices.references[number], track, number, at) for number, at in track.memory_levels(level)]
+        edited = track.nearest_edit(level)
+        if edited is not None:
+            assert slices.features is not None
+            slots[-1 if len(slots) > 1 else 0] = self._memorize(slices.features, edited, track.edits[edited])
+        return torch.stack(slots)
+
+    def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> Tensor:
+        key = (number, level)
+        if key not in track.cache:
+            assert reference.features is not None
+            track.cache[key] = self._memorize(reference.features, level, track.masks[number][level])
+        return track.cache[key]
+
+    def _memorize(self, features, level: int, mask: np.ndarray) -> Tensor:  # type: ignore[no-untyped-def]
+        device = self._vision.device
+        at = torch.tensor([level], device=device)
+        return self._vision.segmenter.memorize(features.take(at), torch.from_numpy(mask.astype(np.float32))[None, None].to(device))[0]
+
+    def _prompts(self, tracks: Sequence[_Track], level: int, size: int) -> tuple[Tensor | None, Tensor | None]:
+        """Boxes and ``<Seg>`` queries, if every track has them here: the decoder takes one kind of prompt a batch."""
+        device = self._vision.device
+        boxes = [track.localization.slice_boxes.get(level) for track in tracks]
+        queries = [track.localization.queries.get(level) for track in tracks]
+        box = torch.tensor([b for b in boxes if b is not None], device=device).float() if all(b is not None for b in boxes) else None
+        query = torch.from_numpy(np.stack([q for q in queries if q is not None])).to(device) if all(q is not None for q in queries) else None
+        return box, query
+
+
+class _Track:
+    """One structure on its way through the slices."""
+
+    def __init__(self, slices: MatchedSlices, localization: Localization, edits: Mapping[int, np.ndarray], use_prior: bool) -> None:
+        self.structure, self.localization, self.edits = localization.structure, localization, edits
+        size = slices.images.shape[-1]
+        self._grid = slices.grid
+        self._prior = _prior(localization, slices.grid) if use_prior else np.zeros((len(slices), size, size), np.float16)
+        self.masks = [reference.masks(localization.structure) for reference in slices.references]
+        self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
+        self.cache: dict[tuple[int, int], Tensor] = {}
+        self._kept: dict[int, np.ndarray] = {}
+        self._silent = {-1: 0, 1: 0}
+        self._limits = self._range(len(slices))
+        self.start = self._surest()
+
+    def _range(self, count: int) -> tuple[int, int]:
+        """Slices that can hold the structure: where it was located, the prior or an edit says so, or a reference has it."""
+        levels = [*self.localization.slice_boxes, *self.edits, *np.flatnonzero(self._prior.max((1, 2)) > 0.3).tolist()]
+        if not levels:
+            levels = [int(level) for drawn in self._drawn for level in drawn]
+        return (max(min(levels) - 1, 0), min(max(levels) + 1, count - 1)) if levels else (0, -1)
+
+    def _surest(self) -> int:
+        first, last = self._limits
+        mass = self._prior.sum((1, 2), dtype=np.float64)
+        if mass.max() <= 0:
+            mass = np.sum([mask.sum((1, 2)) for mask in self.masks], axis=0).astype(np.float64)
+        return first + int(np.argmax(mass[first : last + 1])) if last >= first else 0
+
+    def goes_on(self, offset: int) -> bool:
+        first, last = self._limits
+        if not first <= self.start + offset <= last:
+            return False
+        return offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE
+
+    def memory_levels(self, level: int) -> list[tuple[int, int]]:
+        """(reference, its slice nearest to this level that shows the structure), for every reference that has one."""
+        out = []
+        for number, drawn in enumerate(self._drawn):
+            if len(drawn):
+                nearest = int(drawn[np.argmin(np.abs(drawn - level))])
+                if abs(nearest - level) <= _NEAREST:
+                    out.append((number, nearest))
+        return out
+
+    def nearest_edit(self, level: int) -> int | None:
+        return min(self.edits, key=lambda edited: abs(edited - level)) if self.edits else None
+
+    def prior_logits(self, level: int) -> np.ndarray:
+        share = np.clip(self._prior[level].astype(np.float32), 0.003, 0.997)
+        return np.log(share / (1 - share)).astype(np.float32)
+
+    def keep(self, level: int, logits: np.ndarray, offset: int) -> None:
+        if level in self.edits:
+            logits = np.where(self.edits[level], 15.0, -15.0)
+        probability = 1 / (1 + np.exp(-logits.astype(np.float32)))
+        if offset:
+            side = 1 if offset > 0 else -1
+            self._silent[side] = 0 if (probability > 0.5).any() or self._prior[level].max() > 0.5 else self._silent[side] + 1
+        self._kept[level] = probability.astype(np.float16)
+
+    def soft_mask(self) -> SoftMask:
+        if not self._kept:
+            return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
+        first, last = min(self._kept), max(self._kept)
+        empty = np.zeros_like(next(iter(self._kept.values())))
+        stack = np.stack([self._kept.get(level, empty) for level in range(first, last + 1)])
+        keep = np.argwhere(stack > _EMPTY)
+        if len(keep) == 0:
+            return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
+        low, high = keep.min(0), keep.max(0) + 1
+        values = stack[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
+        return SoftMask(values, (first + int(low[0]), int(low[1]), int(low[2])), self._grid)
+
+
+def _prior(localization: Localization, grid: sitk.Image) -> np.ndarray:
+    """The localizer's first guess on the slice grid, float16 (N, S, S)."""
+    prior = localization.prior
+    if prior is None:
+        return np.zeros(grid.GetSize()[::-1], np.float16)
+    return bring(prior.image(), grid, sitk.Transform()).astype(np.float16)

@@ -1,0 +1,97 @@
+"""From probabilities to a label map on the target's own grid: structures compete for voxels, islands are judged in 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from ..imaging.frame import canonical, from_array
+from ..imaging.segmentation import Segmentation, Structure
+from ..results import SoftMask
+
+# An island is kept if it has this share of the largest one's voxels: two-part structures stay whole, specks go.
+_ISLAND = 0.2
+
+
+def resolve(masks: Mapping[Structure, SoftMask], structures: Sequence[Structure], target: sitk.Image) -> Segmentation:
+    """Label maps of the structures' own values on the target's own grid; structures of one layer exclude each other.
+
+    Args:
+        masks: Probabilities, on any grids.
+        structures: All structures of the result, in order; those without a mask come out empty.
+        target: Gives the grid.
+    """
+    frame = canonical(target)
+    count = 1 + max((structure.layer for structure in structures), default=0)
+    layers = []
+    for layer in range(count):
+        labels = compete({s: m for s, m in masks.items() if s.layer == layer}, frame)
+        layers.append(to_native(from_array(labels, frame), target))
+    return Segmentation(layers[0], tuple(structures), tuple(layers[1:]))
+
+
+def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image) -> np.ndarray:
+    """Label array (z, y, x) of a canonical frame: every voxel goes to the likeliest structure if that is likelier than not."""
+    size = frame.GetSize()[::-1]
+    largest = max((structure.label for structure in masks), default=0)
+    labels = np.zeros(size, np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.uint32)
+    best = np.full(size, 0.5, np.float32)
+    for structure, mask in masks.items():
+        found = on_frame(mask, frame)
+        if found is None:
+            continue
+        values, where = found
+        wins = values > best[where]
+        wins &= without_specks(wins)
+        best[where][wins] = values[wins]
+        labels[where][wins] = structure.label
+    for structure in masks:
+        _drop_specks(labels, structure.label)
+    return labels
+
+
+def on_frame(mask: SoftMask, frame: sitk.Image) -> tuple[np.ndarray, tuple[slice, slice, slice]] | None:
+    """A mask's probabilities on the part (z, y, x) of a frame that it covers; None where it is empty or lies outside."""
+    if float(mask.values.max(initial=0.0)) <= 0.5:
+        return None
+    # One voxel of zeros around it: interpolation must fall off at its borders and not stop there.
+    padded = SoftMask(np.pad(mask.values, 1), (mask.start[0] - 1, mask.start[1] - 1, mask.start[2] - 1), mask.grid)
+    image = padded.image()
+    corners = [[(0, n - 1)[(k >> axis) & 1] for axis, n in enumerate(image.GetSize())] for k in range(8)]
+    points = np.array([frame.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(c)) for c in corners])
+    low = np.maximum(np.floor(points.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, frame.GetSize())
+    if (high <= low).any():
+        return None
+    part = frame[int(low[0]) : int(high[0]), int(low[1]) : int(high[1]), int(low[2]) : int(high[2])]
+    values = sitk.GetArrayFromImage(sitk.Resample(image, part, sitk.Transform(), sitk.sitkLinear, 0.0))
+    return values, (slice(int(low[2]), int(high[2])), slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+
+
+def without_specks(mask: np.ndarray) -> np.ndarray:
+    """Booleans without islands much smaller than the largest one."""
+    islands, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    if count <= 1:
+        return mask
+    sizes = np.bincount(islands.ravel())
+    sizes[0] = 0
+    return (sizes >= _ISLAND * sizes.max())[islands] & mask
+
+
+def _drop_specks(labels: np.ndarray, label: int) -> None:
+    boxes = ndimage.find_objects((labels == label).astype(np.uint8))
+    if boxes:
+        part = labels[boxes[0]]
+        mine = part == label
+        part[mine & ~without_specks(mine)] = 0
+
+
+def to_native(labels: sitk.Image, target: sitk.Image) -> sitk.Image:
+    """A canonical label map in the target's own axis order, flips and all, with the target's very own geometry."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(target.GetDirection())
+    native = sitk.DICOMOrient(labels, code)
+    native.CopyInformation(target)
+    return native

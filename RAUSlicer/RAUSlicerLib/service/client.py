@@ -1,0 +1,194 @@
+"""The client of the worker: starts it on first use, sends requests, hands out replies. Knows neither Qt nor Slicer."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ResourceError
+from . import process as processes
+from .folder import ExchangeFolder
+from .protocol import REPLIES, Message, ProtocolError, decode, encode
+
+_LOG_LINES = 400
+_LIBRARY_PARENT = Path(__file__).resolve().parents[2]
+
+
+class WorkerClient:
+    """One worker process and the conversation with it.
+
+    Args:
+        python: Interpreter of the worker; it may be another environment's.
+        environment: Environment variables of the worker; this process's own for None.
+        temporary_folder: Where the exchange folder is made; the system's temporary folder for None.
+        command: The whole command, in place of ``python -m RAUSlicerLib.service.worker``.
+
+    ``poll`` never waits: call it from a timer. A worker that ends by itself answers every open request with an error of code "crash".
+    """
+
+    def __init__(
+        self,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        temporary_folder: Path | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        # -u: the log must reach us even when the worker is killed.
+        self._command = list(command) if command is not None else [python, "-u", "-m", "RAUSlicerLib.service.worker"]
+        self._environment = dict(os.environ if environment is None else environment)
+        inherited = self._environment.get("PYTHONPATH")
+        self._environment["PYTHONPATH"] = os.pathsep.join([str(_LIBRARY_PARENT), *([inherited] if inherited else [])])
+        self._temporary_folder = temporary_folder
+        self._ids = itertools.count(1)
+        self._messages: queue.Queue[tuple[int, Message | None]] = queue.Queue()
+        self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
+        self._open: set[str] = set()
+        self._undelivered: list[Message] = []
+        self._generation = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: ExchangeFolder | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def log(self) -> str:
+        """What the worker and its libraries printed last."""
+        return "\n".join(self._log)
+
+    def start(self) -> None:
+        """Start the worker and greet it; does nothing where it runs.
+
+        Raises:
+            ResourceError: the interpreter or the temporary folder can't be used.
+        """
+        if self.running:
+            return
+        self._undelivered.extend(self._crashed())
+        try:
+            folder = ExchangeFolder(self._temporary_folder)
+            started = processes.start(self._command, self._environment)
+        except OSError as error:
+            raise ResourceError(
+                f"The worker can't be started with {self._command[0]!r}: {error.strerror or error}.",
+                "It needs a Python interpreter and a temporary folder that can be written.",
+                "Check the Python interpreter in the settings, and the free space of the temporary folder.",
+            ) from error
+        self._generation += 1
+        self._process, self._folder = started, folder
+        # At the end of the interpreter and when the client is forgotten, no process stays behind; the folder sees to itself.
+        self._finalizer = weakref.finalize(self, processes.end_tree, started)
+        arguments = (started, self._generation, self._messages)
+        threading.Thread(target=_read_replies, args=arguments, name="worker-replies", daemon=True).start()
+        threading.Thread(target=_read_log, args=(started, self._log), name="worker-log", daemon=True).start()
+        self.send("hello", folder=str(folder.path))
+
+    def new_run_folder(self) -> Path:
+        """A fresh temporary folder for the files of one run; starts the worker where it does not run."""
+        self.start()
+        assert self._folder is not None
+        return self._folder.new_run()
+
+    def send(self, kind: str, **fields: Any) -> str:
+        """Send a request, starting the worker where it does not run, and return the request's id."""
+        self.start()
+        assert self._process is not None and self._process.stdin is not None
+        id_ = str(next(self._ids))
+        self._open.add(id_)
+        try:
+            self._process.stdin.write(encode(kind, id_, **fields))
+            self._process.stdin.flush()
+        except OSError:
+            # The worker has just ended; the reader of its replies says so, and poll turns that into an error for this request.
+            self._log.append(f"The request {kind!r} could not be sent.")
+        return id_
+
+    def poll(self) -> list[Message]:
+        """The replies that have come in since the last call, oldest first. Never waits."""
+        replies, self._undelivered = self._undelivered, []
+        while True:
+            try:
+                generation, message = self._messages.get_nowait()
+            except queue.Empty:
+                return replies
+            if generation != self._generation:
+                continue
+            if message is None:
+                replies.extend(self._crashed())
+                continue
+            if message["type"] != "progress":
+                self._open.discard(message["id"])
+            replies.append(message)
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """End the worker: ask it to leave, wait that long, then end it with all it started. Removes the temporary folder."""
+        if self.running:
+            assert self._process is not None
+            self.send("shutdown")
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._log.append("The worker did not leave by itself and was ended.")
+        self._discard_process()
+
+    def _discard_process(self) -> None:
+        self._generation += 1  # replies of the old process no longer count
+        self._open.clear()
+        if self._finalizer is not None:
+            self._finalizer()
+        if self._process is not None and self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except OSError:
+                self._log.append("The worker's input was closed already.")
+        if self._folder is not None:
+            self._folder.close()
+        self._process, self._folder, self._finalizer = None, None, None
+
+    def _crashed(self) -> list[Message]:
+        code = None if self._process is None else self._process.wait()
+        explanation = f"Its exit code is {code}."
+        if code in (-9, 137):
+            explanation = "It was killed, by the operating system where memory ran out, or by a user."
+        fields = {
+            "code": "crash",
+            "problem": "The worker process stopped unexpectedly.",
+            "explanation": explanation,
+            "solution": "Run again: a new worker is started. If memory is short, choose fewer structures or crop the volume.",
+        }
+        ended = [{"type": "error", "id": id_, **fields} for id_ in sorted(self._open, key=int)]
+        self._discard_process()
+        return ended
+
+
+def _read_replies(process: subprocess.Popen[bytes], generation: int, messages: queue.Queue[tuple[int, Message | None]]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            message = decode(line, REPLIES)
+        except ProtocolError as error:
+            fields = {"code": error.code, "problem": error.problem, "explanation": error.explanation, "solution": error.solution}
+            message = {"type": "error", "id": None, **fields}
+        messages.put((generation, message))
+    messages.put((generation, None))
+
+
+def _read_log(process: subprocess.Popen[bytes], log: collections.deque[str]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line.decode("utf-8", errors="replace").rstrip())

@@ -1,0 +1,96 @@
+"""Random patches of volumes: geometry, missing field of view and intensity, with the exact way back to the voxels they came from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cases import Case
+
+
+@dataclass
+class Patch:
+    """A patch on the working grid.
+
+    ``image`` (z, y, x) in 0 to 1; ``labels`` (z, y, x), 255 is ignored or outside. ``to_source`` (3, 4) maps patch voxels (z, y, x) to
+    source voxels.
+    """
+
+    image: Tensor
+    labels: Tensor
+    to_source: np.ndarray
+
+
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """Rotation matrix in (z, y, x) coordinates from angles about z, y and x in radians."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [a for a in range(3) if a != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def random_affine(rng: np.random.Generator, degrees: tuple[float, float, float] = (20.0, 10.0, 10.0), scale: float = 0.16) -> np.ndarray:
+    """A random rotation about z, y, x and anisotropic scale, as a (3, 3) matrix in mm."""
+    turn = rotation(np.radians(rng.uniform(-1, 1, 3) * degrees))
+    return turn @ np.diag(np.exp(rng.uniform(-scale, scale) + rng.uniform(-0.06, 0.06, 3)))
+
+
+def patch_transform(case: Case, size: tuple[int, int, int], centre: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The (3, 4) map from patch voxels to source voxels that puts ``centre`` (source voxels) in the middle of the patch."""
+    linear = np.diag(1 / np.array(case.spacing)) @ affine @ np.diag(case.working)
+    return np.concatenate([linear, (centre - linear @ ((np.array(size) - 1) / 2))[:, None]], axis=1)
+
+
+def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray) -> Patch:
+    """Sample a patch of ``size`` (z, y, x)."""
+    extent = np.array(case.image.shape, dtype=np.float64)
+    # affine_grid speaks (x, y, z) in units where -1 and 1 are the outer voxel centres.
+    source, patch = (extent - 1) / 2, (np.array(size) - 1) / 2
+    linear = np.diag(1 / source) @ to_source[:, :3] @ np.diag(patch)
+    shift = (to_source[:, :3] @ patch + to_source[:, 3] - source) / source
+    theta = np.concatenate([linear[::-1, ::-1], shift[::-1, None]], axis=1)
+    grid = F.affine_grid(torch.from_numpy(theta.copy()).float()[None], [1, 1, *size], align_corners=True)
+    image = F.grid_sample(case.image[None, None].float(), grid, align_corners=True)[0, 0] / 255
+    # One is added so that what lies outside of the volume, which grid_sample fills with zero, can be told from background.
+    labels = F.grid_sample(case.labels[None, None].float() + 1, grid, mode="nearest", align_corners=True)[0, 0].round().long() - 1
+    labels[labels < 0] = 255
+    return Patch(image, labels, to_source)
+
+
+def drop_field_of_view(patch: Patch, rng: np.random.Generator) -> None:
+    """Blank everything on one side of a random plane across an axis, as in a scan that covers half of the body part."""
+    axis = int(rng.choice(3, p=(0.6, 0.2, 0.2)))
+    extent = patch.image.shape[axis]
+    at = int(extent * rng.uniform(0.25, 0.6))
+    gone = [slice(None)] * 3
+    gone[axis] = slice(0, at) if rng.random() < 0.5 else slice(extent - at, extent)
+    patch.image[tuple(gone)] = 0
+    patch.labels[tuple(gone)] = 255
+
+
+def recolor(image: Tensor, rng: np.random.Generator, *, contrast: bool) -> Tensor:
+    """Random gamma, gain, bias field, blur and noise; with ``contrast`` also a random new mapping of tissue intensities."""
+    air = image < 0.02
+    x = image.clamp(0, 1)
+    if contrast:
+        knots = torch.from_numpy(rng.uniform(0.1, 1.0, 7)).float()
+        at = x * 5.999
+        low = at.floor().long()
+        x = knots[low] + (at - low) * (knots[low + 1] - knots[low])
+    x = x ** float(np.exp(rng.uniform(-0.35, 0.35)))
+    field = torch.from_numpy(rng.normal(0, 0.12, (1, 1, 3, 3, 3))).float()
+    x = x * (1 + F.interpolate(field, size=x.shape, mode="trilinear", align_corners=True)[0, 0]) * float(rng.uniform(0.85, 1.15))
+    x = x + float(rng.uniform(-0.06, 0.06))
+    if rng.random() < 0.2:
+        x = F.avg_pool3d(F.pad(x[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
+    x = x + torch.randn_like(x) * float(rng.uniform(0, 0.04))
+    return torch.where(air, image, x.clamp(0, 1.2))

@@ -1,0 +1,98 @@
+"""Makes a model folder of trained states: half precision, checksums, model cards.
+
+    python -m RAUSlicerLib.training.export --matching work/matching/state.pt --joint work/joint/state.pt --output Resources/Models/embedded
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..localization.matching.network import MatchingConfig, MatchingNet
+from ..localization.vlm.network import RauVlm, VlmConfig
+from ..models.checkpoint import save_checkpoint
+from ..segmentation.sam2 import MemorySegmenter, Sam2Config
+
+LICENCE = "CC-BY-NC-SA-4.0"
+
+_WHAT = {
+    "matching": "a 3D network whose embedding says which voxel of a reference corresponds to which of a target",
+    "vlm": "a small vision-language model that answers presence, box and `<Seg>` query of every structure of a slice",
+    "sam2": "a small SAM2 with the reference in its memory; its image encoder is the vision tower of the vision-language model too",
+}
+
+_CARD = """---
+license: cc-by-nc-sa-4.0
+---
+# RAUSlicer embedded model: {part}
+
+Part of RAUSlicer's embedded model: {what}. For **non-commercial research** only. Not a medical device.
+
+## Data
+Trained on the train split of three sets, from random weights:
+
+- T1 brain MR: scans from OASIS, labels provided by Neuromorphometrics, Inc. (neuromorphometrics.com) under academic subscription; CC BY-NC. 15 people.
+- Contrast abdominal CT: BTCV ("Multi-Atlas Labeling Beyond the Cranial Vault"); stated CC BY 4.0 by a third party, not verified. 17 people.
+- Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
+
+No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
+
+## Training
+{training}
+
+## Scores
+See `Testing/Benchmarks` for scores of the whole pipeline on held-out people, beside its peers, with the command that repeats them.
+
+## Limits
+A first, short training on a CPU. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
+structures (vessels, adrenal glands) are often missed. Other body parts and contrasts were not seen. Confidence is a rough guide.
+"""
+
+_COMMANDS = {
+    "matching": "`python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps {steps}` ({done} steps done).",
+    "vlm": "`python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps {steps}` ({done} steps done).",
+    "sam2": "`python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps {steps}` ({done} steps done).",
+}
+
+
+def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a part of a training state, checked against the network they are for."""
+    tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    network.load_state_dict(tensors)
+    return tensors
+
+
+def export(matching: Path, joint: Path, output: Path, calibration: Path | None) -> None:
+    """Write the three checkpoint folders of a model."""
+    first = torch.load(matching, weights_only=True)
+    second = torch.load(joint, weights_only=True)
+    config: dict = MatchingConfig().to_dict()
+    if calibration is not None:
+        config["calibration"] = json.loads(calibration.read_text())
+    parts = {
+        "matching": (config, take(first["ema"], "net.", MatchingNet()), first),
+        "vlm": (VlmConfig().to_dict(), take(second["ema"], "vlm.", RauVlm()), second),
+        "sam2": (Sam2Config().to_dict(), take(second["ema"], "segmenter.", MemorySegmenter()), second),
+    }
+    for part, (config, tensors, state) in parts.items():
+        training = _COMMANDS[part].format(steps=state.get("steps", state["step"]), done=state["step"])
+        card = _CARD.format(part=part, what=_WHAT[part], training=training)
+        save_checkpoint(output / part, config, tensors, card, name="embedded", kind=config["model_type"], licence=LICENCE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--matching", type=Path, default=Path("work/matching/state.pt"))
+    parser.add_argument("--joint", type=Path, default=Path("work/joint/state.pt"))
+    parser.add_argument("--output", type=Path, default=Path("Resources/Models/embedded"))
+    parser.add_argument("--calibration", type=Path, help="JSON of the confidence model, from `RAUSlicerLib.training.calibration`")
+    options = parser.parse_args()
+    export(options.matching, options.joint, options.output, options.calibration)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Stage 2: trains SAM2 and the vision-language model, on one shared vision tower, on pairs of matched slices.
+
+    python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps 1500
+
+The mask starts as the prior (residual decoder), the box at the matched box (offset head), so that every step improves on matching. In a
+share of the steps the prior is withheld: then SAM2 has its memory alone. A dense label head on the vision tower is dropped at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from ..localization.vlm.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
+from ..segmentation.sam2 import MemorySegmenter, Sam2Config, plain_attention
+from .cases import load_cases
+from .matching import CLASSES, IGNORE
+from .planes import PairSampler, PlanePair
+
+SHARE = {"brain_t1": 0.38, "abdomen_ct": 0.4, "heart_mr": 0.22}
+OBJECTS = 5
+# A slice shows a structure from this many pixels on; fewer count neither as present nor as absent.
+PRESENT = 12
+
+
+class Trainee(nn.Module):
+    """Both models and the label head that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segmenter = MemorySegmenter(Sam2Config())
+        self.vlm = RauVlm(VlmConfig())
+        width = self.segmenter.config.d_model
+        self.aux_low = nn.ModuleDict({d: nn.Conv2d(width, 4 * n, 1) for d, n in CLASSES.items()})
+        self.aux_mid = nn.ModuleDict({d: nn.Conv2d(width // 4, n, 1) for d, n in CLASSES.items()})
+
+
+def choose_objects(pair: PlanePair, rng: np.random.Generator) -> list[int]:
+    """Structures to ask for: present ones, and absent ones that the reference slices or the prior suggest."""
+    inside = torch.bincount(pair.target_labels.flatten(), minlength=256)
+    asked = torch.bincount(pair.reference_labels.flatten(), minlength=256)
+    known = [c for c in range(1, IGNORE) if asked[c] >= 8]
+    present = [c for c in known if inside[c] >= PRESENT]
+    absent = [c for c in known if inside[c] == 0]
+    rng.shuffle(present)
+    rng.shuffle(absent)
+    if pair.domain == "brain_t1":
+        # Cortical parcels outnumber everything else three to one.
+        present.sort(key=lambda c: (c >= 100) * 0.6 + rng.random())
+    return (present[: OBJECTS - min(len(absent), int(rng.integers(0, 4)))] + absent)[:OBJECTS]
+
+
+def auxiliary(model: Trainee, pairs: list[PlanePair], low: Tensor, mid: Tensor, labels: Tensor, frames: list[int]) -> Tensor:
+    """Cross-entropy of the dense label head, at a quarter of the slices' resolution."""
+    total = low.sum() * 0.0
+    quarter = labels[:, 2::4, 2::4]
+    for domain in {pair.domain for pair in pairs}:
+        index = torch.tensor([i for i, f in enumerate(frames) if pairs[f].domain == domain])
+        logits = F.pixel_shuffle(model.aux_low[domain](low[index]), 2) + model.aux_mid[domain](mid[index])
+        weight = torch.ones(CLASSES[domain])
+        weight[0] = 0.25
+        total = total + F.cross_entropy(logits.float(), quarter[index], weight=weight, ignore_index=IGNORE) * len(index) / len(frames)
+    return total
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Focal cross-entropy plus Dice, one value an object; (O, S, S)."""
+    probability = logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    wrong = (probability * (1 - masks) + (1 - probability) * masks).detach().clamp(min=0.1)
+    overlap = 2 * (probability * masks).flatten(1).sum(1) + 1
+    dice = 1 - overlap / (probability.flatten(1).sum(1) + masks.flatten(1).sum(1) + 1)
+    return 20 * (cross * wrong).flatten(1).mean(1) + dice
+
+
+def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    rng = sampler.rng
+    slots = int(rng.choice([1, 2], p=[0.75, 0.25]))
+    pairs, objects = [], []
+    while len(pairs) < batch:
+        pair = sampler.draw(slots)
+        chosen = choose_objects(pair, rng)
+        if chosen:
+            pairs.append(pair)
+            objects.append(chosen)
+    mode = str(rng.choice(["prior", "memory", "box"], p=[0.6, 0.25, 0.15]))
+    images = torch.cat([torch.cat([p.target[None], p.reference]) for p in pairs])[:, None]
+    labels = torch.cat([torch.cat([p.target_labels[None], p.reference_labels]) for p in pairs])
+    frames = [b for b in range(batch) for _ in range(1 + slots)]
+    size = images.shape[-1]
+    with torch.autocast("cpu", torch.bfloat16), plain_attention():
+        features = model.segmenter.encode(images)
+        aux = auxiliary(model, pairs, features.low, features.mid, labels, frames)
+    owner = torch.tensor([b for b, chosen in enumerate(objects) for _ in chosen])
+    wanted = torch.tensor([c for chosen in objects for c in chosen])
+    first = owner * (1 + slots)
+    truth = labels[first] == wanted[:, None, None]
+    references = torch.stack([labels[first + 1 + k] == wanted[:, None, None] for k in range(slots)], dim=1)
+    prior = torch.stack([(pairs[b].prior_labels == c).float().mean(0) for b, c in zip(owner.tolist(), wanted.tolist(), strict=True)])
+    area = truth.flatten(1).sum(1)
+    present, counted = area >= PRESENT, (area >= PRESENT) | (area == 0)
+    cells = features.low.shape[-1]
+    evidence = Evidence(
+        F.adaptive_avg_pool2d(references[:, 0].float(), cells), F.adaptive_avg_pool2d(prior, cells), boxes_of(references[:, 0]), torch.zeros(len(owner), 4)
+    )  # fmt: skip
+    half = F.avg_pool2d(prior[:, None], 2)[:, 0]
+    matched = matched_boxes(half, evidence.region_box)
+    answers = []
+    for b in range(batch):
+        mine = owner == b
+        part = Evidence(evidence.region[mine], evidence.heat[mine], evidence.region_box[mine], matched[mine])
+        at = b * (1 + slots)
+        answers.append(model.vlm(features.low[at + 1 : at + 2], features.low[at : at + 1], part))
+    presence = torch.cat([a.presence for a in answers])
+    boxes, queries = torch.cat([a.boxes for a in answers]), torch.cat([a.queries for a in answers])
+    out: dict[str, Tensor] = {"aux": aux}
+    weight = counted.float()
+    out["presence"] = (F.binary_cross_entropy_with_logits(presence, present.float(), reduction="none") * weight).mean()
+    if present.any():
+        wanted_boxes = boxes_of(truth)[present]
+        out["box"] = (boxes[present] - wanted_boxes).abs().sum(1).mean() * 2 + generalized_box_iou_loss(boxes[present], wanted_boxes, reduction="mean")
+    with torch.autocast("cpu", torch.bfloat16), plain_attention():
+        flat = (first[:, None] + 1 + torch.arange(slots)).flatten()
+        memory = model.segmenter.memorize(features.take(flat), references.flatten(0, 1)[:, None].float())
+        memory = memory.unflatten(0, (len(owner), slots))
+        mine = features.take(first)
+        attended = model.segmenter.attend(mine, memory)
+        hint = torch.logit(half.clamp(0.02, 0.98))[:, None] if mode == "prior" else None
+        prompt = None
+        if mode == "box" or (mode == "prior" and rng.random() < 0.6):
+            prompt = (boxes_of(truth) if mode == "box" else boxes.detach()) * size
+            prompt = prompt + torch.randn_like(prompt) * 2
+            prompt = torch.where((present | (mode == "prior"))[:, None], prompt, matched * size)
+        query = queries if rng.random() < 0.7 else None
+        logits, score = model.segmenter.decode(attended, mine, hint, prompt, query, memory)
+    logits = model.segmenter.upsampled(logits.clamp(-20, 20))
+    loss = mask_loss(logits, truth.float())
+    out["mask"] = (loss * present).sum() / present.sum().clamp(min=1)
+    empty = (area == 0).float()
+    out["empty"] = (F.softplus(logits).flatten(1).mean(1) * empty).sum() / empty.sum().clamp(min=1)
+    out["score"] = (F.binary_cross_entropy_with_logits(score, present.float(), reduction="none") * weight).mean()
+    with torch.no_grad():
+        facts = {"absent": 1 - float(present.float().mean()), "presence_right": float(((presence > 0) == present)[counted].float().mean())}
+        if present.any():
+            hard = (logits > 0) & present[:, None, None]
+            facts[f"dice_{mode}"] = float((2 * (hard & truth).flatten(1).sum(1) / (hard.flatten(1).sum(1) + area).clamp(min=1))[present].mean())
+            if mode == "prior":
+                guess = prior > 0.5
+                facts["dice_prior_alone"] = float((2 * (guess & truth).flatten(1).sum(1) / (guess.flatten(1).sum(1) + area).clamp(min=1))[present].mean())
+            facts["box_iou"] = float(box_iou(boxes[present], wanted_boxes).mean())
+            facts["box_iou_matched"] = float(box_iou(matched[present], wanted_boxes).mean())
+    return out, facts
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Pairwise-aligned IoU of boxes (N, 4)."""
+    return 1 - generalized_iou_gap(a, b)
+
+
+def generalized_iou_gap(a: Tensor, b: Tensor) -> Tensor:
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) - overlap
+    return 1 - overlap / union.clamp(min=1e-6)
+
+
+WEIGHTS = {"aux": 0.6, "presence": 0.5, "box": 0.7, "mask": 1.0, "empty": 0.5, "score": 0.2}
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    cases = load_cases(Path(args.data), tuple(SHARE))
+    model = Trainee()
+    ema = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}],
+        lr=args.rate, betas=(0.9, 0.98),
+    )  # fmt: skip
+    first = 0
+    state_file = output / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema, first = state["ema"], state["step"]
+    sampler = PairSampler(cases, SHARE, model.segmenter.config.image_size, args.seed + first)
+    log = (output / "log.jsonl").open("a")
+    recent: dict[str, list[float]] = {}
+    start = time.time()
+    for step in range(first, args.steps):
+        rate = args.rate * min(1, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts, facts = step_losses(model, sampler, args.batch)
+        loss = torch.stack([WEIGHTS[key] * value for key, value in parts.items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        decay = min(0.997, (step + 1) / (step + 20))
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                if value.dtype.is_floating_point:
+                    ema[key].lerp_(value, 1 - decay)
+        for key, value in [*((k, v.item()) for k, v in parts.items()), *facts.items()]:
+            recent.setdefault(key, []).append(value)
+        if (step + 1) % 25 == 0:
+            line = {"step": step + 1, "seconds": round(time.time() - start, 1), **{k: round(float(np.mean(v[-50:])), 3) for k, v in sorted(recent.items())}}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            temporary = state_file.with_suffix(".tmp")
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1}, temporary)
+            temporary.replace(state_file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--output", default="work/joint")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=100)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

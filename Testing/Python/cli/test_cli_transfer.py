@@ -1,0 +1,162 @@
+import json
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli_progress import cancel_on_interrupt, show_progress
+from RAUSlicerLib.progress import ProgressEvent
+from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
+
+
+@pytest.fixture
+def files(make_ellipsoids, tmp_path: Path) -> Path:
+    reference, target = make_ellipsoids(), make_ellipsoids(seed=1)
+    sitk.WriteImage(reference.volume, str(tmp_path / "r.nii.gz"))
+    sitk.WriteImage(reference.segmentation.labelmap, str(tmp_path / "s.nii.gz"))
+    sitk.WriteImage(target.volume, str(tmp_path / "t.nii.gz"))
+    (tmp_path / "labels.json").write_text(json.dumps({"1": "body", "2": "left organ", "3": "right organ"}))
+    return tmp_path
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch):
+    """Puts a pipeline in place that copies the reference's labels, so that these tests are about the command line alone."""
+    calls = []
+
+    def transfer(
+        reference, target, structures=None, localizer="vlm", model="embedded", device="auto", progress=None, cancel=None
+    ) -> Transfer:
+        calls.append({"references": len(reference), "structures": structures, "localizer": localizer, "model": model, "device": device})
+        segmentation = reference[0].segmentation
+        progress(ProgressEvent("matching", 0.5))
+        results = []
+        for structure in segmentation.select(structures):
+            if cancel.cancelled:
+                break
+            results.append(StructureResult(structure, Status.FOUND, 0.9, 1.5, 1.4, Localization(structure, 0.8, ((0, 0, 0), (1, 1, 1)))))
+            progress(ProgressEvent("propagation", 0.9, structure.name))
+            if calls[-1]["structures"] == ["body"] and calls[-1]["device"] == "cpu":
+                os.kill(os.getpid(), signal.SIGINT)
+        labelmap = sitk.Image(segmentation.labelmap)
+        labelmap.CopyInformation(target)
+        return Transfer(
+            segmentation.map_layers([labelmap]), tuple(results), {"matching": 1.0}, ("Looked odd.",), cancel.cancelled, model, localizer
+        )
+
+    module = types.ModuleType("RAUSlicerLib.pipeline")
+    module.transfer = transfer
+    monkeypatch.setitem(sys.modules, "RAUSlicerLib.pipeline", module)
+    monkeypatch.setattr(sys.modules["RAUSlicerLib"], "pipeline", module, raising=False)
+    return calls
+
+
+def arguments(folder: Path, *more: str, output: str = "out.nii.gz") -> list[str]:
+    inputs = ["--reference", f"{folder}/r.nii.gz", "--reference-segmentation", f"{folder}/s.nii.gz", "--target", f"{folder}/t.nii.gz"]
+    return ["transfer", *inputs, "--output", str(folder / output), *more]
+
+
+def test_options_reach_the_pipeline_and_results_reach_the_disk(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(arguments(files, "--structures", "left organ,Right Organ", "--localizer", "registration", "--json", f"{files}/o.json"))
+
+    assert code == 0
+    assert scripted == [
+        {"references": 1, "structures": ["left organ", "Right Organ"], "localizer": "registration", "model": "embedded", "device": "auto"}
+    ]
+    written, target = sitk.ReadImage(str(files / "out.nii.gz")), sitk.ReadImage(str(files / "t.nii.gz"))
+    assert (written.GetSize(), written.GetOrigin(), written.GetDirection()) == (target.GetSize(), target.GetOrigin(), target.GetDirection())
+    document = json.loads((files / "o.json").read_text())
+    assert [structure["name"] for structure in document["structures"]] == ["left organ", "right organ"]
+    assert document["structures"][0]["status"] == "found" and document["structures"][0]["presence"] == 0.8
+    assert "Research use only" in document["notice"] and "Looked odd." in document["warnings"]
+    shown = capsys.readouterr()
+    assert "left organ" in shown.out and "0.90" in shown.out and "1.50" in shown.out and "Research use only" in shown.out
+    assert "Warning: Looked odd." in shown.err
+
+
+def test_several_references_are_paired_in_order(files: Path, scripted) -> None:
+    second = ["--reference", f"{files}/t.nii.gz", "--reference-segmentation", f"{files}/s.nii.gz"]
+    assert main(arguments(files, *second)) == 0
+    assert scripted[0]["references"] == 2
+
+
+def test_unpaired_references_are_wrong_usage(files: Path, scripted) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments(files, "--reference", f"{files}/t.nii.gz"))
+    assert leaving.value.code == 2 and scripted == []
+
+
+def test_pictures_are_written(files: Path, scripted) -> None:
+    assert main(arguments(files, "--pictures", f"{files}/pictures")) == 0
+    pictures = sorted(path.name for path in (files / "pictures").iterdir())
+    assert pictures == ["contact_sheet.png", "volume_3d.png"]
+
+
+@pytest.mark.parametrize("existing", ["out.nii.gz", "o.json", "pictures/contact_sheet.png"])
+def test_nothing_is_overwritten_unless_forced(files: Path, scripted, existing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "pictures").mkdir()
+    (files / existing).write_text("precious")
+    options = ["--json", f"{files}/o.json", "--pictures", f"{files}/pictures"]
+
+    assert main(arguments(files, *options)) == 4
+    assert (files / existing).read_text() == "precious" and scripted == []
+    assert "--force" in capsys.readouterr().err
+
+    assert main(arguments(files, *options, "--force")) == 0
+    assert (files / existing).read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("output", ["absent/out.nii.gz", "out.xyz", "t.nii.gz"])
+def test_an_impossible_output_is_4_before_any_work(files: Path, scripted, output: str) -> None:
+    before = (files / "t.nii.gz").read_bytes()
+    assert main(arguments(files, "--force", output=output)) == 4
+    assert scripted == [] and (files / "t.nii.gz").read_bytes() == before
+
+
+def test_an_unwritable_json_is_4_before_any_work(files: Path, scripted) -> None:
+    assert main(arguments(files, "--json", f"{files}/absent/o.json")) == 4
+    assert scripted == []
+
+
+def test_a_bad_input_is_3_with_problem_explanation_and_solution(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "t.nii.gz").write_bytes(b"no image")
+    assert main(arguments(files)) == 3
+    shown = capsys.readouterr().err
+    assert shown.startswith("Error: ") and "t.nii.gz" in shown and len(shown.strip().splitlines()) >= 3
+    assert "Traceback" not in shown and scripted == [] and not (files / "out.nii.gz").exists()
+
+
+@pytest.mark.parametrize("names", ["liver", "", "left organ,"])
+def test_unknown_or_empty_structure_names_are_3(files: Path, scripted, names: str) -> None:
+    assert main(arguments(files, "--structures", names)) == 3
+    assert not (files / "out.nii.gz").exists()
+
+
+def test_interrupt_keeps_what_is_finished_and_is_130(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(files, "--structures", "body", "--device", "cpu")) == 130
+    assert (files / "out.nii.gz").exists()
+    shown = capsys.readouterr()
+    assert "Stopping" in shown.err and "only the structures above" in shown.out
+
+
+def test_the_second_interrupt_ends_at_once_and_the_old_handler_returns() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), cancel_on_interrupt() as cancel:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert cancel.cancelled
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress() as progress:
+        for step in range(1000):
+            progress(ProgressEvent("matching" if step < 500 else "propagation", step / 1000, "liver" if step == 500 else None))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "  0 % matching" and " 50 % propagation: liver" in lines
+    assert 5 < len(lines) < 15

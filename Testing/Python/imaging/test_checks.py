@@ -1,0 +1,276 @@
+"""What is refused, repaired or taken as it is at the boundary."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.errors import InputError
+from RAUSlicerLib.imaging.checks import align_segmentation, check_names, check_volume, distinct_names, modality_mismatch, same_volume
+from RAUSlicerLib.imaging.files import read_volume
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
+
+Make = Callable[..., Segmentation]
+
+
+def noise(shape: tuple[int, ...] = (6, 7, 8), dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 1000, shape).astype(dtype)
+
+
+def image_of(array: np.ndarray) -> sitk.Image:
+    return sitk.GetImageFromArray(array, isVector=False)
+
+
+def test_a_good_volume_is_taken_as_it_is(volume: sitk.Image) -> None:
+    checked, warnings = check_volume(volume, "target")
+
+    assert checked is volume
+    assert warnings == []
+
+
+def test_single_undefined_voxels_become_the_smallest_value(volume: sitk.Image) -> None:
+    array = noise(volume.GetSize()[::-1])
+    array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = np.nan, np.inf, -np.inf
+    damaged = image_of(array)
+    damaged.CopyInformation(volume)
+
+    checked, warnings = check_volume(damaged, "reference")
+
+    values = sitk.GetArrayFromImage(checked)
+    finite = np.isfinite(array)
+    assert set(values[~finite]) == {array[finite].min()}
+    np.testing.assert_array_equal(values[finite], array[finite])
+    assert checked.GetDirection() == volume.GetDirection()
+    assert "3 voxels of the reference are NaN or infinite" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.full((6, 7, 8), 3, np.int16), "is constant: every voxel is 3"),
+        (np.full((6, 7, 8), np.nan), "no defined voxel"),
+        (np.full((6, 7, 8), -np.inf), "no defined voxel"),
+        (np.where(np.arange(336).reshape(6, 7, 8) % 2, np.nan, 4.5), "is constant"),
+        (noise((1, 20, 200)), "one voxel thick and small: 200 x 20 x 1"),
+        (noise((50, 1, 1)), "one voxel thick and small"),
+        (noise((3, 6, 7, 8)), "has 4 dimensions"),
+        (noise((6, 7)), "has 2 dimensions"),
+    ],
+)
+def test_volumes_without_anatomy_are_refused(array: np.ndarray, reason: str) -> None:
+    with pytest.raises(InputError, match=f"The target volume .*{reason}"):
+        check_volume(image_of(array), "target")
+
+
+def test_vector_complex_and_empty_images_are_refused() -> None:
+    for image in (
+        sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3),
+        sitk.Image([4, 4, 4], sitk.sitkComplexFloat32),
+        sitk.Image(0, 0, 0, sitk.sitkUInt8),
+    ):
+        with pytest.raises(InputError, match="The reference volume"):
+            check_volume(image, "reference")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_is_taken_as_a_2d_image(axis: int) -> None:
+    shape = [64, 48, 40]
+    shape[axis] = 1
+
+    _, warnings = check_volume(image_of(noise(tuple(shape))), "target")
+
+    assert "one voxel thick" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "reason"),
+    [
+        ((1, 1, 1e-4), "1 x 1 x 0.0001 mm"),
+        ((150, 1, 1), "150 x 1 x 1 mm"),
+        ((90, 90, 90), "is 7200 x 630 x 540 mm large"),
+        ((1, 1, 1e9), "1e\\+09"),
+    ],
+)
+def test_absurd_spacing_is_refused(spacing: tuple[float, float, float], reason: str) -> None:
+    image = image_of(noise((6, 7, 80)) if spacing[0] == 90 else noise())
+    image.SetSpacing(spacing)
+
+    with pytest.raises(InputError, match=reason):
+        check_volume(image, "target")
+
+
+@pytest.mark.parametrize("value", ["0", "nan"])
+def test_voxels_without_a_size_are_refused_in_metaimage(value: str, tmp_path: Path) -> None:
+    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.mha"))
+    content = (tmp_path / "v.mha").read_bytes()
+    (tmp_path / "v.mha").write_bytes(content.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 1 " + value.encode()))
+
+    with pytest.raises(InputError, match=r"\[1, 1, 0\] mm"):
+        read_volume(tmp_path / "v.mha")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+def test_voxels_without_a_size_are_refused_in_nifti(value: float, name: str, tmp_path: Path) -> None:
+    """ITK reads every one of these as 1 mm, or as a mirrored axis."""
+    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nii"))
+    content = bytearray((tmp_path / "v.nii").read_bytes())
+    struct.pack_into("<f", content, 76 + 4 * 3, value)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+    with pytest.raises(InputError, match=f"voxels are 1 x 1 x {value:g} mm large"):
+        read_volume(tmp_path / name)
+
+
+def test_axes_in_one_plane_are_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nrrd"))
+    content = (tmp_path / "v.nrrd").read_bytes()
+    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(0,0,1)", b"(1,0,0)"))
+
+    with pytest.raises(InputError, match="not at right angles"):
+        read_volume(tmp_path / "v.nrrd")
+
+
+def test_sheared_axes_are_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nrrd"))
+    content = (tmp_path / "v.nrrd").read_bytes()
+    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(1,0,0) (0,1,0) (0,0,1)", b"(1,0,0) (0,1,0) (0,0.5,1)"))
+
+    with pytest.raises(InputError, match="right angles"):
+        check_volume(read_volume(tmp_path / "v.nrrd"), "target")
+
+
+def test_a_segmentation_on_its_volumes_grid_stays_and_gets_the_exact_geometry(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume, overlapping=True)
+    rounded = segmentation.map_layers(sitk.Image(layer) for layer in segmentation.layers)
+    for layer in rounded.layers:
+        layer.SetOrigin([x + 1e-4 for x in volume.GetOrigin()])
+
+    aligned, warnings = align_segmentation(rounded, volume)
+
+    assert warnings == []
+    assert aligned.structures == segmentation.structures
+    for a, b in zip(aligned.layers, segmentation.layers, strict=True):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
+        assert a.GetOrigin() == volume.GetOrigin()
+
+
+def test_a_cropped_flipped_segmentation_is_put_back_without_a_warning(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume, overlapping=True)
+    block = segmentation.map_layers(sitk.Flip(layer[0:9, 0:7, 0:6], [True, False, True]) for layer in segmentation.layers)
+
+    aligned, warnings = align_segmentation(block, volume)
+
+    assert warnings == []
+    for a, b in zip(aligned.layers, segmentation.layers, strict=True):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
+        assert a.GetSize() == volume.GetSize()
+
+
+def test_a_segmentation_on_a_finer_grid_is_resampled_with_a_warning(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume)
+    finer = sitk.Expand(segmentation.labelmap, [3, 3, 3], sitk.sitkNearestNeighbor)
+
+    aligned, warnings = align_segmentation(segmentation.map_layers([finer]), volume)
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(aligned.labelmap), sitk.GetArrayFromImage(segmentation.labelmap))
+    assert len(warnings) == 1
+    assert "resampled" in warnings[0]
+
+
+def test_structures_lost_and_cut_are_named(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume)
+    part = volume[:, :, 2:]
+
+    aligned, warnings = align_segmentation(segmentation, part)
+
+    assert [s.label for s in aligned.structures] == [3, 300, 7]
+    assert any("no voxels on" in w and "'Leber'" in w for w in warnings)
+    assert any("cut" in w and "'Leber'" in w and "tumour" not in w for w in warnings)
+    assert aligned.labelmap.GetSize() == part.GetSize()
+
+
+def test_a_structure_that_is_only_a_name_is_left_out_and_named(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume)
+    ghost = replace(segmentation, structures=(*segmentation.structures, Structure(99, "ghost")))
+
+    aligned, warnings = align_segmentation(ghost, volume)
+
+    assert aligned.structures == segmentation.structures
+    assert "'ghost'" in warnings[0]
+
+
+def test_a_segmentation_elsewhere_is_refused(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume)
+    moved = sitk.Image(segmentation.labelmap)
+    moved.SetOrigin([x + 1000 for x in volume.GetOrigin()])
+
+    with pytest.raises(InputError, match="lies elsewhere"):
+        align_segmentation(segmentation.map_layers([moved]), volume)
+
+
+def test_an_empty_segmentation_is_refused(volume: sitk.Image, make_segmentation: Make) -> None:
+    segmentation = make_segmentation(volume)
+
+    for empty in (segmentation.map_layers([segmentation.labelmap * 0]), replace(segmentation, structures=())):
+        with pytest.raises(InputError, match="is empty"):
+            align_segmentation(empty, volume)
+
+
+def test_nameless_structures_get_names_and_others_keep_theirs() -> None:
+    structures = (Structure(1, ""), Structure(5, " \t"), Structure(2, "Herz ♥ 心臓"))
+
+    checked, warnings = check_names(Segmentation(sitk.Image([2, 2, 2], sitk.sitkUInt8), structures))
+
+    assert [s.name for s in checked.structures] == ["label 1", "label 5", "Herz ♥ 心臓"]
+    assert len(warnings) == 1
+
+
+def test_shared_names_stay_and_can_be_told_apart() -> None:
+    structures = (Structure(1, "Kidney"), Structure(2, "kidney "), Structure(1, "Kidney", layer=1), Structure(4, "Liver"))
+
+    checked, warnings = check_names(Segmentation(sitk.Image([2, 2, 2], sitk.sitkUInt8), structures))
+
+    assert checked.structures == structures
+    assert "3 structures share a name" in warnings[0]
+    assert distinct_names(structures) == ("Kidney (label 1)", "kidney  (label 2)", "Kidney (label 1) #2", "Liver")
+
+
+def test_the_same_volume_is_recognized(volume: sitk.Image) -> None:
+    copy, other = sitk.Image(volume), sitk.Image(volume)
+    other[3, 3, 3] += 1
+
+    assert same_volume(volume, copy)
+    assert not same_volume(volume, other)
+    assert not same_volume(volume, volume[1:, :, :])
+
+
+def test_ct_for_mr_is_noticed() -> None:
+    ct = image_of(np.random.default_rng(0).normal(-300, 500, (20, 20, 20)).astype(np.int16))
+    mr = image_of(noise((20, 20, 20)))
+    filtered_mr = image_of(noise((20, 20, 20)) - 20)
+
+    assert "CT" in (modality_mismatch(ct, mr) or "")
+    assert "CT" in (modality_mismatch(mr, ct) or "")
+    assert modality_mismatch(ct, ct) is None
+    assert modality_mismatch(mr, filtered_mr) is None
+
+
+@pytest.mark.data
+def test_modalities_of_real_volumes_are_told(data_folder: Path, ct_series: Path) -> None:
+    ct = [
+        read_volume(ct_series),
+        read_volume(data_folder / "ct_mr_samples/ct_trunk.nii.gz"),
+        read_volume(data_folder / "abdomen_ct/00.nii.gz"),
+    ]
+    mr = [read_volume(data_folder / "ct_mr_samples/mr_abdomen.nii.gz"), read_volume(data_folder / "brain_t1/1000.nii.gz")]
+
+    assert all(modality_mismatch(a, b) for a in ct for b in mr)
+    assert not any(modality_mismatch(a, b) for group in (ct, mr) for a in group for b in group)

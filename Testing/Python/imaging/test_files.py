@@ -1,0 +1,258 @@
+"""Volumes in every format, and files that can't be read or written."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.errors import InputError, OutputError
+from RAUSlicerLib.imaging.files import check_output, read_segmentation, read_volume, write_segmentation
+from RAUSlicerLib.imaging.segmentation import Segmentation
+
+Make = Callable[..., Segmentation]
+FORMATS = ["v.nii", "v.nii.gz", "v.nrrd", "v.nhdr", "v.mha", "v.mhd", "V.NII.GZ"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_volume_comes_back_with_its_geometry(volume: sitk.Image, name: str, tmp_path: Path, grids_agree: Callable[..., None]) -> None:
+    sitk.WriteImage(volume, str(tmp_path / name.lower()))
+    if name.isupper():
+        (tmp_path / name.lower()).rename(tmp_path / name)
+
+    read = read_volume(str(tmp_path / name))
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(volume))
+    grids_agree(read, volume)
+    assert read.GetMetaDataKeys() == ()
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha"])
+def test_a_2d_image_is_a_volume_of_one_slice(name: str, tmp_path: Path) -> None:
+    picture = sitk.GetImageFromArray(np.arange(30, dtype=np.int16).reshape(5, 6))
+    picture.SetSpacing((0.5, 0.25))
+    sitk.WriteImage(picture, str(tmp_path / name))
+
+    read = read_volume(tmp_path / name)
+
+    assert (read.GetSize(), read.GetSpacing()[:2]) == ((6, 5, 1), (0.5, 0.25))
+
+
+def test_a_segmentation_of_one_slice_keeps_its_place(
+    volume: sitk.Image, make_segmentation: Make, tmp_path: Path, grids_agree: Callable[..., None]
+) -> None:
+    slice_ = volume[:, :, 2:3]
+    labels = make_segmentation(volume)
+    for name in ("a.seg.nrrd", "a.nrrd", "a.mha", "a.nii.gz"):
+        write_segmentation(Segmentation(labels.labelmap[:, :, 2:3], labels.structures), tmp_path / name, slice_)
+
+        grids_agree(read_segmentation(tmp_path / name, slice_).labelmap, slice_)
+
+
+def test_a_fourth_axis_of_length_one_is_dropped(volume: sitk.Image, tmp_path: Path, grids_agree: Callable[..., None]) -> None:
+    sitk.WriteImage(sitk.JoinSeries(volume), str(tmp_path / "v.nrrd"))
+
+    grids_agree(read_volume(tmp_path / "v.nrrd"), volume)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (sitk.Image([4, 4, 4, 3], sitk.sitkInt16), "4 dimensions: 4 x 4 x 4 x 3"),
+        (sitk.Image([4, 4, 4], sitk.sitkVectorFloat32, 3), "3 values a voxel"),
+        (sitk.Image([4, 4, 4], sitk.sitkComplexFloat32), "complex"),
+    ],
+)
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha"])
+def test_images_with_more_than_a_value_a_voxel_are_refused(image: sitk.Image, reason: str, name: str, tmp_path: Path) -> None:
+    if image.GetPixelID() == sitk.sitkComplexFloat32 and name != "v.nii.gz":
+        pytest.skip("this format stores no complex voxels")
+    sitk.WriteImage(image, str(tmp_path / name))
+
+    with pytest.raises(InputError, match=reason):
+        read_volume(tmp_path / name)
+    with pytest.raises(InputError, match=reason):
+        read_segmentation(tmp_path / name)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha"])
+def test_a_truncated_file_is_refused(name: str, kept: float, compressed: bool, tmp_path: Path) -> None:
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 5000, (20, 20, 20)).astype(np.int16))
+    sitk.WriteImage(noise, str(tmp_path / name), useCompression=compressed)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(kept * len(content))])
+
+    with pytest.raises(InputError) as caught:
+        read_volume(tmp_path / name)
+
+    assert name in caught.value.problem
+
+
+def test_a_corrupted_gzip_is_refused(tmp_path: Path) -> None:
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 5000, (20, 20, 20)).astype(np.int16))
+    sitk.WriteImage(noise, str(tmp_path / "v.nii.gz"))
+    content = bytearray((tmp_path / "v.nii.gz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "v.nii.gz").write_bytes(content)
+
+    with pytest.raises(InputError, match="can't be read"):
+        read_volume(tmp_path / "v.nii.gz")
+
+
+def test_a_nifti_in_the_other_byte_order_is_not_taken_for_truncated(tmp_path: Path) -> None:
+    """Both byte orders start with the header's length, 348; that and the fields after it are all that is turned here."""
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
+    sitk.WriteImage(image, str(tmp_path / "v.nii"))
+    content = bytearray((tmp_path / "v.nii").read_bytes())
+    for start, stop, width in ((0, 4, 4), (40, 56, 2), (56, 68, 4), (68, 76, 2), (76, 124, 4), (252, 256, 2), (256, 328, 4)):
+        for at in range(start, stop, width):
+            content[at : at + width] = content[at : at + width][::-1]
+    (tmp_path / "v.nii").write_bytes(content)
+
+    assert read_volume(tmp_path / "v.nii").GetSize() == (5, 4, 3)
+    (tmp_path / "v.nii").write_bytes(content[:-1])
+    with pytest.raises(InputError, match="ends after 411 of the 412 bytes"):
+        read_volume(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha", "v.mhd", "v.png", "v.jpg", "v.dcm", "v", "v.txt", "v.seg.nrrd"])
+@pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 200, gzip.compress(b"garbage" * 200)])
+def test_garbage_is_refused_in_every_format(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    for read in (read_volume, read_segmentation):
+        with pytest.raises(InputError) as caught:
+            read(tmp_path / name)
+        assert repr(str(tmp_path / name)) in caught.value.problem
+        assert caught.value.explanation
+        assert caught.value.solution
+
+
+@pytest.mark.parametrize("path", ["missing.nii.gz", "no folder/v.nrrd", "x" * 5000 + ".nii", "v.nrrd/v.nrrd"])
+def test_a_missing_file_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "v.nrrd").write_bytes(b"NRRD")
+
+    for read in (read_volume, read_segmentation):
+        with pytest.raises(InputError):
+            read(tmp_path / path)
+
+
+def test_a_folder_is_no_segmentation(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        read_segmentation(tmp_path)
+
+
+def test_a_segmentation_given_as_volume_is_refused(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    write_segmentation(make_segmentation(volume), tmp_path / "a.seg.nrrd", volume)
+
+    with pytest.raises(InputError, match="is a segmentation, not an image"):
+        read_volume(tmp_path / "a.seg.nrrd")
+
+
+def test_paths_may_hold_spaces_and_any_script(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "Größe 心臓"
+    folder.mkdir()
+    for name in ("Bild é.nii.gz", "Bild é.nrrd", "Bild é.mha"):
+        sitk.WriteImage(volume, str(folder / name))
+        assert read_volume(folder / name).GetSize() == volume.GetSize()
+    for name in ("Säge é.nii.gz", "Säge é.seg.nrrd"):
+        write_segmentation(make_segmentation(volume), folder / name, volume)
+        assert len(read_segmentation(folder / name).structures) == 4
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "out.nii.bz2", "out.mhd", "seg.nrrd.zip"])
+def test_an_unknown_output_format_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no format that can be written"):
+        check_output(tmp_path / name)
+
+
+def test_an_existing_file_is_overwritten_only_by_force(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    path = tmp_path / "out.seg.nrrd"
+    path.write_text("precious")
+    segmentation = make_segmentation(volume)
+
+    for write in (lambda: check_output(path), lambda: write_segmentation(segmentation, path, volume)):
+        with pytest.raises(OutputError, match="exists already"):
+            write()
+    assert path.read_text() == "precious"
+    check_output(path, force=True)
+    write_segmentation(segmentation, path, volume, force=True)
+
+    assert len(read_segmentation(path).structures) == 4
+
+
+def test_the_target_is_not_overwritten_even_by_force(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    sitk.WriteImage(volume, str(tmp_path / "target.nrrd"))
+    (tmp_path / "link.nrrd").symlink_to(tmp_path / "target.nrrd")
+    before = (tmp_path / "target.nrrd").read_bytes()
+
+    for name in ("target.nrrd", "link.nrrd"):
+        with pytest.raises(OutputError, match="image to be segmented"):
+            write_segmentation(make_segmentation(volume), tmp_path / name, volume, volume_path=tmp_path / "target.nrrd", force=True)
+    assert (tmp_path / "target.nrrd").read_bytes() == before
+
+
+def test_a_missing_folder_a_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.nrrd").mkdir()
+
+    for name in ("missing/out.nrrd", "file/out.nrrd", "folder.nrrd", "x" * 5000 + ".nrrd"):
+        with pytest.raises(OutputError):
+            check_output(tmp_path / name)
+
+
+def test_an_unwritable_folder_is_refused_early(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    # The administrator may write anywhere but where the kernel itself says no.
+    folder = Path("/proc/self") if os.access(locked, os.W_OK) else locked
+    if not folder.is_dir():
+        pytest.skip("the user may write everywhere")
+
+    with pytest.raises(OutputError, match="can't be written"):
+        check_output(folder / "out.nrrd")
+
+
+@pytest.mark.parametrize("name", ["out.seg.nrrd", "out.nii.gz", "out.mha"])
+def test_nothing_is_left_behind_and_permissions_are_the_users(
+    volume: sitk.Image, make_segmentation: Make, name: str, tmp_path: Path
+) -> None:
+    write_segmentation(make_segmentation(volume), tmp_path / name, volume)
+    (tmp_path / "other").write_text("x")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "other"])
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    path = tmp_path / "out.nii.gz"
+    path.write_text("precious")
+
+    with pytest.raises(OutputError):
+        write_segmentation(make_segmentation(volume, overlapping=True), path, volume, force=True)
+
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_segmentation_on_another_grid_is_refused(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not on the grid"):
+        write_segmentation(make_segmentation(volume), tmp_path / "out.nrrd", volume[1:, :, :])
+
+
+def test_outputs_take_the_geometry_of_the_volume_itself(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    segmentation = make_segmentation(volume)
+    rounded = sitk.Image(segmentation.labelmap)
+    rounded.SetOrigin([x + 1e-4 for x in volume.GetOrigin()])
+    write_segmentation(segmentation.map_layers([rounded]), tmp_path / "out.mha", volume)
+
+    assert read_segmentation(tmp_path / "out.mha").labelmap.GetOrigin() == pytest.approx(volume.GetOrigin(), abs=1e-9)

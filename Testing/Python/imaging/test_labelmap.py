@@ -1,0 +1,133 @@
+"""Label maps in plain image files: names, colors, pixel types and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.errors import InputError, OutputError
+from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
+from RAUSlicerLib.imaging.palette import label_color
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
+
+Make = Callable[..., Segmentation]
+FORMATS = ["seg.nii.gz", "seg.nii", "seg.nrrd", "seg.mha", "SEG.NII.GZ"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_labels_and_geometry_come_back_exactly(
+    volume: sitk.Image, make_segmentation: Make, name: str, tmp_path: Path, grids_agree: Callable[..., None]
+) -> None:
+    segmentation = make_segmentation(volume)
+    write_segmentation(segmentation, tmp_path / name, volume)
+
+    read = read_segmentation(tmp_path / name)
+
+    assert [s.label for s in read.structures] == [3, 7, 12, 300]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), sitk.GetArrayFromImage(segmentation.labelmap))
+    grids_agree(read.labelmap, volume)
+
+
+def test_structures_are_named_by_the_labels_file_and_by_their_value(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({"3": "Leber", "7": "nádor"}), encoding="utf-8")
+    write_segmentation(make_segmentation(volume), tmp_path / "seg.nii.gz", volume)
+
+    read = read_segmentation(tmp_path / "seg.nii.gz")
+
+    assert [s.name for s in read.structures] == ["Leber", "nádor", "label 12", "label 300"]
+
+
+@pytest.mark.parametrize("content", ["{broken", "[1, 2]", '{"liver": 3}', '{"3": {"name": "liver"}}', "{}", '{"total": {"3": "liver"}}'])
+def test_a_labels_file_of_another_form_is_ignored_with_a_warning(
+    volume: sitk.Image, make_segmentation: Make, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "labels.json").write_text(content)
+    write_segmentation(make_segmentation(volume), tmp_path / "seg.nii.gz", volume)
+
+    with caplog.at_level(logging.WARNING):
+        read = read_segmentation(tmp_path / "seg.nii.gz")
+
+    assert read.structures[0].name == "label 3"
+    assert "labels.json" in caplog.text
+
+
+def test_a_label_has_the_same_color_in_every_file_and_neighbours_differ() -> None:
+    colors = np.array([label_color(label) for label in range(1, 200)])
+
+    assert len({tuple(color) for color in colors}) == len(colors)
+    assert np.abs(colors[1:] - colors[:-1]).max(axis=1).min() > 0.25
+    np.testing.assert_array_equal(np.rint(colors * 255), colors * 255)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.int64, np.uint64])
+def test_whole_numbers_of_any_type_are_labels(dtype: type, tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), dtype)
+    array[1, 2, 3] = 9
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "seg.nrrd"))
+
+    read = read_segmentation(tmp_path / "seg.nrrd")
+
+    assert read.labelmap.GetPixelID() == sitk.sitkUInt8
+    assert [s.label for s in read.structures] == [9]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.linspace(0, 1, 120, dtype=np.float32), "fractions"),
+        (np.where(np.arange(120) > 5, np.nan, 1.0), "fractions or undefined"),
+        (np.arange(-60, 60, dtype=np.int16), "negative values, down to -60"),
+        (np.arange(120, dtype=np.float64) * 1e9, "values up to"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(array: np.ndarray, reason: str, tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(array.reshape(4, 5, 6)), str(tmp_path / "seg.nrrd"))
+
+    with pytest.raises(InputError, match=reason):
+        read_segmentation(tmp_path / "seg.nrrd")
+
+
+def test_an_image_given_as_label_map_is_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(12 * 10 * 10, dtype=np.int16).reshape(12, 10, 10)), str(tmp_path / "seg.nrrd"))
+
+    with pytest.raises(InputError, match="1199 different values"):
+        read_segmentation(tmp_path / "seg.nrrd")
+
+
+def test_overlapping_structures_are_not_written_to_a_label_map(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    segmentation = make_segmentation(volume, overlapping=True)
+    with_empty_layer = segmentation.map_layers((*segmentation.layers, segmentation.labelmap * 0))
+
+    with pytest.raises(OutputError, match="overlap") as caught:
+        write_segmentation(with_empty_layer, tmp_path / "seg.nii.gz", volume)
+
+    assert ".seg.nrrd" in caught.value.solution
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_structures_that_share_a_label_value_are_not_written_to_a_label_map(
+    volume: sitk.Image, make_segmentation: Make, tmp_path: Path
+) -> None:
+    segmentation = make_segmentation(volume)
+    twin = Segmentation(segmentation.labelmap, (*segmentation.structures, Structure(3, "twin", layer=1)), (segmentation.labelmap * 0,))
+
+    with pytest.raises(OutputError, match="share a label value"):
+        write_segmentation(twin, tmp_path / "seg.nii.gz", volume)
+
+
+def test_layers_that_do_not_overlap_become_one_label_map(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+    segmentation = make_segmentation(volume, overlapping=True)
+    free = sitk.Mask(segmentation.overlays[0], segmentation.labelmap == 0)
+    write_segmentation(segmentation.map_layers((segmentation.labelmap, free)), tmp_path / "seg.nii.gz", volume)
+
+    read = read_segmentation(tmp_path / "seg.nii.gz")
+
+    merged = sitk.GetArrayFromImage(segmentation.labelmap) + sitk.GetArrayFromImage(free)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), merged)

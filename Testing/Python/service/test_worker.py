@@ -1,0 +1,253 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from RAUSlicerLib.errors import ResourceError
+from RAUSlicerLib.service import exchange
+from RAUSlicerLib.service.client import WorkerClient
+
+
+def is_answer(id_):
+    return lambda reply: reply["id"] == id_ and reply["type"] != "progress"
+
+
+def request(client, case, command="copy"):
+    fields = exchange.write_request(client.new_run_folder(), *case)
+    return client.send("transfer", **fields, localizer="copy", model=command, device="cpu")
+
+
+def answer(client, wait_for, id_):
+    return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
+
+
+def group_is_gone(group, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_worker_greets_with_its_versions(client, wait_for):
+    client.start()
+
+    hello = answer(client, wait_for, "1")
+
+    assert hello["of"] == "hello"
+    assert hello["pid"] == client.pid
+
+
+def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(scripted, case, wait_for):
+    id_ = request(scripted, case)
+
+    replies = wait_for(scripted, is_answer(id_))
+
+    assert [reply["type"] for reply in replies] == ["result", "progress", "result"]
+    transfer = exchange.read_result(replies[-1])
+    assert (transfer.model, transfer.localizer, transfer.warnings) == ("copy", "copy", ("A warning.",))
+    original = case[0].segmentation
+    for structure in transfer.segmentation.structures:
+        np.testing.assert_array_equal(transfer.segmentation.array(structure), original.array(structure))
+    assert "a library prints to stdout" in scripted.log
+    assert "a child process prints to stdout" in scripted.log
+
+
+def test_the_same_process_serves_the_next_run(scripted, case, wait_for):
+    wait_for(scripted, is_answer(request(scripted, case)))
+    pid = scripted.pid
+
+    wait_for(scripted, is_answer(request(scripted, case)))
+
+    assert scripted.pid == pid
+
+
+def test_cancel_is_read_during_a_run_and_keeps_what_is_finished(scripted, case, wait_for):
+    id_ = request(scripted, case, "wait")
+    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+
+    scripted.send("cancel")
+
+    result = answer(scripted, wait_for, id_)
+    assert result["cancelled"]
+    assert exchange.read_result(result).segmentation.structures == case[0].segmentation.structures
+
+
+def test_a_run_after_a_cancelled_one_is_not_cancelled(scripted, case, wait_for):
+    scripted.send("cancel")
+
+    assert not answer(scripted, wait_for, request(scripted, case))["cancelled"]
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted, case, wait_for):
+    first = request(scripted, case, "wait")
+    second = request(scripted, case)
+
+    assert answer(scripted, wait_for, second)["code"] == "busy"
+    scripted.send("cancel")
+    assert answer(scripted, wait_for, first)["type"] == "result"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "problem"),
+    [
+        ("model", "model", "The model 'x' is damaged."),
+        ("memory", "resource", "out of memory"),
+        ("package", "resource", "No module named 'no_such_package'"),
+        ("bug", "internal", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_error_in_a_run_is_explained_and_the_worker_lives_on(scripted, case, wait_for, command, code, problem):
+    error = answer(scripted, wait_for, request(scripted, case, command))
+
+    assert (error["type"], error["code"]) == ("error", code)
+    assert problem in error["problem"]
+    assert error["explanation"] and error["solution"]
+    assert answer(scripted, wait_for, request(scripted, case))["type"] == "result"
+
+
+def test_a_missing_file_is_an_input_error(scripted, case, wait_for):
+    fields = exchange.write_request(scripted.new_run_folder(), *case)
+    Path(fields["target"]).unlink()
+
+    error = answer(scripted, wait_for, scripted.send("transfer", **fields))
+
+    assert error["code"] == "input"
+
+
+@pytest.mark.parametrize("fields", [{}, {"reference": 3}, {"structures": "liver"}])
+def test_a_request_with_missing_or_wrong_fields_gets_a_protocol_error(client, wait_for, fields):
+    paths = dict.fromkeys(("reference", "reference_segmentation", "target", "output"), "x") if fields else {}
+
+    error = answer(client, wait_for, client.send("transfer", **{**paths, **fields}))
+
+    assert error["code"] == "protocol"
+
+
+@pytest.mark.parametrize("garbage", [b"garbage\n", b"\xff\xff\n", b'{"version":1,"type":"fly","id":"x"}\n', b"[" * (3 << 20) + b"\n"])
+def test_garbage_gets_an_error_and_the_worker_lives_on(client, wait_for, garbage):
+    client.start()
+    client._process.stdin.write(garbage)
+    client._process.stdin.flush()
+
+    error = next(reply for reply in wait_for(client, lambda reply: reply["type"] == "error") if reply["type"] == "error")
+
+    assert error["code"] == "protocol"
+    assert answer(client, wait_for, client.send("cancel"))["of"] == "cancel"
+
+
+def test_a_crash_is_reported_and_the_next_run_gets_a_new_worker(scripted, case, wait_for, temporary):
+    error = answer(scripted, wait_for, request(scripted, case, "crash"))
+
+    assert (error["code"], error["explanation"]) == ("crash", "Its exit code is 3.")
+    assert list(temporary.iterdir()) == []
+    assert answer(scripted, wait_for, request(scripted, case))["type"] == "result"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_killed_worker_is_reported_as_killed(scripted, case, wait_for):
+    id_ = request(scripted, case, "wait")
+    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+
+    os.kill(scripted.pid, signal.SIGKILL)
+
+    assert "killed" in answer(scripted, wait_for, id_)["explanation"]
+
+
+def test_a_crash_noticed_by_the_next_request_is_still_reported(scripted, case, wait_for):
+    crashed = request(scripted, case, "crash")
+    scripted._process.wait(60)
+
+    following = request(scripted, case)
+
+    replies = wait_for(scripted, is_answer(following))
+    assert [reply["code"] for reply in replies if reply["id"] == crashed] == ["crash"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
+def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(scripted, case, wait_for, temporary):
+    request(scripted, case, "deaf")
+    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["stage"] == "segmentation")
+    group = scripted.pid
+
+    scripted.stop(seconds=0.1)
+
+    assert group_is_gone(group)
+    assert list(temporary.iterdir()) == []
+    assert not scripted.running
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
+def test_the_worker_leaves_and_cleans_up_when_its_client_is_killed(temporary, case, tmp_path):
+    # The owner is a process of its own that starts a worker, says its id, and then hangs until it is killed.
+    code = (
+        "import sys, time; from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
+        f"client = WorkerClient(temporary_folder=Path({str(temporary)!r})); client.start()\n"
+        "while not client.poll(): time.sleep(0.01)\n"
+        "print(client.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
+        group = int(owner.stdout.readline())
+        assert len(list(temporary.iterdir())) == 1
+        owner.kill()
+
+    assert group_is_gone(group)
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_worker_ends_with_an_interpreter_that_forgets_to_stop_it(temporary):
+    code = (
+        "from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
+        f"client = WorkerClient(temporary_folder=Path({str(temporary)!r})); client.start(); print(client.pid)"
+    )
+    group = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout)
+
+    assert group_is_gone(group)
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_folder_of_a_killed_owner_is_removed_by_the_next_one(temporary):
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    (temporary / f"rauslicer-exchange-{gone.pid}-abc").mkdir()
+    mine = temporary / f"rauslicer-exchange-{os.getpid()}-abc"
+    mine.mkdir()
+    client = WorkerClient(temporary_folder=temporary)
+
+    client.start()
+
+    assert not (temporary / f"rauslicer-exchange-{gone.pid}-abc").exists()
+    assert mine.exists()
+    client.stop()
+
+
+def test_the_exchange_folder_is_private(client, temporary):
+    client.start()
+
+    if os.name != "nt":
+        assert [oct(folder.stat().st_mode & 0o777) for folder in temporary.iterdir()] == ["0o700"]
+
+
+def test_a_missing_interpreter_and_a_missing_temporary_folder_are_explained(tmp_path):
+    with pytest.raises(ResourceError, match="no-such-python"):
+        WorkerClient(python=str(tmp_path / "no-such-python"), temporary_folder=tmp_path).start()
+    with pytest.raises(ResourceError, match="can't be started"):
+        WorkerClient(temporary_folder=tmp_path / "nowhere").start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_starting_the_client_imports_nothing_heavy():
+    code = (
+        "import sys; import RAUSlicerLib.service.client\n"
+        "print([name for name in ('numpy', 'SimpleITK', 'torch', 'slicer', 'qt') if name in sys.modules])"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,63 @@
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE), str(HERE.parent / "scene")]
+
+from host.for_pytest import pytest_pycollect_makemodule, scene, slot_errors  # noqa: E402
+
+__all__ = ["pytest_pycollect_makemodule", "scene", "slot_errors"]
+
+SCRIPTED = HERE.parent / "service" / "scripted_worker.py"
+
+
+@pytest.fixture(scope="session")
+def hosted():
+    """The module, loaded from its file as Slicer loads it: (Python module, entry of slicer.modules)."""
+    from host import modules
+
+    return modules.load_module(modules.repository() / "RAUSlicer" / "RAUSlicer.py")
+
+
+@pytest.fixture
+def panel(scene, hosted, tmp_path, monkeypatch):
+    """The shown and entered panel; its worker is real, its exchange folder is ``tmp_path``."""
+    from host import modules
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    entry = hosted[1]
+    top = entry.widgetRepresentation()
+    top.resize(350, 900)
+    top.show()
+    widget = top.self()
+    widget.enter()
+    modules.settle()
+    yield widget.panel
+    modules.close_panel(entry)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let the panel's worker run a scripted pipeline: the parameter ``model`` says what happens."""
+    from RAUSlicerLib.service.client import WorkerClient
+
+    command = [sys.executable, "-u", str(SCRIPTED)]
+    monkeypatch.setattr("RAUSlicerLib.ui.run.WorkerClient", lambda **_options: WorkerClient(command=command))
+
+
+@pytest.fixture
+def wait_until():
+    """wait_until(predicate): let Qt run until it holds."""
+    from host import modules
+
+    def wait(predicate, seconds=30.0):
+        end = time.monotonic() + seconds
+        while not predicate():
+            assert time.monotonic() < end, "it did not happen in time"
+            modules.settle(20)
+
+    return wait

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+
+import nodes
+import pytest
+import slicer
+from host import modules
+
+from RAUSlicerLib.errors import RAUSlicerError
+
+REFERENCE = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
+
+
+@pytest.fixture
+def logic(scene, hosted):
+    logic = hosted[0].RAUSlicerLogic()
+    yield logic
+    logic.controller.stop()
+
+
+def test_loading_the_module_imports_nothing_heavy():
+    code = (
+        f"import sys; sys.path.insert(0, {str(modules.repository() / 'Testing')!r})\n"
+        "from host import environment; environment.prepare()\n"
+        "from host import modules; modules.install()\n"
+        "before = set(sys.modules)\n"
+        "modules.load_module(modules.repository() / 'RAUSlicer' / 'RAUSlicer.py')\n"
+        "heavy = {'torch', 'SimpleITK', 'transformers', 'monai', 'scipy', 'sam2', 'highdicom', 'pydicom'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_module_registers_under_segmentation_and_says_what_it_is_for(hosted):
+    parent = hosted[1].parent
+
+    assert (parent.title, parent.categories) == ("RAUSlicer", ["Segmentation"])
+    assert "Research use only" in parent.helpText
+
+
+def test_a_script_gets_the_segmentation_node(logic, scripted, scene):
+    reference, target = nodes.volume("Reference"), nodes.volume("Target")
+    segmentation = nodes.segmentation(reference, REFERENCE)
+
+    node = logic.transfer(reference, segmentation, target, structures=["milz"])
+
+    assert [node.GetSegmentation().GetNthSegmentID(i) for i in range(node.GetSegmentation().GetNumberOfSegments())] == ["Milz"]
+
+
+def test_a_script_can_add_to_its_own_segmentation(logic, scripted, scene):
+    reference, target = nodes.volume("Reference"), nodes.volume("Target")
+    segmentation = nodes.segmentation(reference, REFERENCE)
+    own = nodes.segmentation(target, {"mine": REFERENCE["Milz"]}, "Own")
+
+    assert logic.transfer(reference, segmentation, target, output_node=own) is own
+    assert own.GetSegmentation().GetNumberOfSegments() == 3
+
+
+def test_a_script_gets_an_exception_it_can_read(logic, scripted, scene):
+    reference, target = nodes.volume("Reference"), nodes.volume("Target")
+    segmentation = nodes.segmentation(reference, REFERENCE)
+
+    with pytest.raises(RAUSlicerError, match="no structure named 'kidney'"):
+        logic.transfer(reference, segmentation, target, structures=["kidney"])
+    with pytest.raises(RAUSlicerError, match="damaged"):
+        logic.transfer(reference, segmentation, target, model="model")
+
+
+def test_another_python_can_be_chosen_in_the_settings(scene, hosted, tmp_path):
+    from RAUSlicerLib.ui.run import PYTHON_SETTING, worker_client
+
+    slicer.app.settings().setValue(PYTHON_SETTING, str(tmp_path / "other-python"))
+    try:
+        with pytest.raises(RAUSlicerError, match="other-python"):
+            worker_client().start()
+        slicer.app.settings().setValue(PYTHON_SETTING, sys.executable)
+        client = worker_client()
+        client.start()
+        assert client.running
+        client.stop()
+    finally:
+        slicer.app.settings().remove(PYTHON_SETTING)
+
+
+def test_the_self_test_passes(hosted, scene):
+    pytest.importorskip("RAUSlicerLib.pipeline", reason="the pipeline is not there yet")
+
+    slicer.selfTests["RAUSlicer"]()

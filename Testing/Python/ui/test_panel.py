@@ -1,0 +1,340 @@
+import os
+import signal
+
+import nodes
+import numpy as np
+import pytest
+import qt
+import slicer
+from host import modules
+
+REFERENCE = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
+
+
+@pytest.fixture
+def loaded(scene):
+    """A reference volume, its segmentation, a target volume; called, it loads them."""
+
+    def load():
+        reference = nodes.volume("Reference CT")
+        segmentation = nodes.segmentation(reference, REFERENCE)
+        target = nodes.volume("Target CT")
+        modules.settle()
+        return reference, segmentation, target
+
+    return load
+
+
+def click(widget):
+    assert widget.enabled, f"{widget.objectName} is disabled"
+    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
+
+
+def results_of(scene, segmentation):
+    found = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
+    return found[0] if found else None
+
+
+def finished(panel):
+    return lambda: panel.ui.transferButton.visible
+
+
+def test_an_empty_scene_says_what_to_choose(panel):
+    assert not panel.ui.transferButton.enabled
+    assert panel.ui.reasonLabel.visible
+    assert "reference volume" in panel.ui.reasonLabel.text
+    assert "Research use only" in panel.ui.researchLabel.text
+
+
+def test_inputs_pair_themselves_and_the_button_says_what_it_will_do(panel, loaded):
+    reference, segmentation, target = loaded()
+
+    chosen = panel.parameters
+    assert (chosen.referenceVolume, chosen.referenceSegmentation, chosen.targetVolume) == (reference, segmentation, target)
+    assert panel.ui.targetVolumeSelector.currentNode() is target
+    assert panel.ui.transferButton.enabled
+    assert panel.ui.transferButton.text == "Transfer 2 structures to Target CT"
+    assert not panel.ui.reasonLabel.visible
+
+
+def test_the_reference_is_the_volume_the_segmentation_was_drawn_on_whatever_the_order(panel, scene):
+    other = nodes.volume("Other", matrix=np.eye(4))
+    reference = nodes.volume("Reference")
+    nodes.segmentation(reference, REFERENCE)
+    modules.settle()
+
+    assert panel.parameters.referenceVolume is reference
+    assert panel.parameters.targetVolume is other
+
+
+def test_a_segmentation_that_names_no_volume_is_paired_by_its_grid(panel, scene):
+    nodes.volume("Other", matrix=np.eye(4))
+    reference = nodes.volume("Reference")
+    segmentation = nodes.segmentation(reference, REFERENCE)
+    segmentation.SetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole(), None)
+    modules.settle()
+
+    assert panel.parameters.referenceVolume is reference
+
+
+def test_a_segmentation_without_any_reference_geometry_is_paired_by_its_label_maps(panel, scene):
+    nodes.volume("Other", matrix=np.eye(4))
+    reference = nodes.volume("Reference")
+    segmentation = nodes.segmentation(reference, REFERENCE)
+    segmentation.SetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole(), None)
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    segmentation.GetSegmentation().SetConversionParameter(parameter, "")
+    modules.settle()
+
+    assert panel.parameters.referenceVolume is reference
+
+
+def test_a_segmentation_on_no_loaded_grid_is_not_paired_by_guessing(panel, scene):
+    elsewhere = nodes.volume("Elsewhere")
+    nodes.segmentation(elsewhere, REFERENCE)
+    scene.RemoveNode(elsewhere)
+    nodes.volume("Other", matrix=np.eye(4))
+    modules.settle()
+
+    assert panel.parameters.referenceVolume is None
+    assert "Choose the reference volume" in panel.ui.reasonLabel.text
+
+
+def test_choices_of_the_user_are_not_guessed_away(panel, loaded):
+    _reference, _segmentation, _target = loaded()
+    third = nodes.volume("Third")
+    panel.ui.targetVolumeSelector.setCurrentNode(third)
+    nodes.volume("Fourth")
+    modules.settle()
+
+    assert panel.parameters.targetVolume is third
+
+
+def test_structures_are_listed_with_their_colors_and_ticked_hidden_ones_too(panel, loaded):
+    _reference, segmentation, _target = loaded()
+    segmentation.GetDisplayNode().SetSegmentVisibility("Milz", False)
+    segmentation.GetSegmentation().GetSegment("Milz").SetColor(1.0, 0.5, 0.0)
+    modules.settle()
+
+    items = [panel.ui.structuresList.item(index) for index in range(panel.ui.structuresList.count)]
+    assert [item.text() for item in items] == ["Liver", "Milz"]
+    assert all(item.checkState() == qt.Qt.Checked for item in items)
+    color = items[1].icon().pixmap(14, 14).toImage().pixelColor(7, 7)
+    assert (color.red(), color.green(), color.blue()) == (255, 128, 0)
+
+
+def test_unticking_is_kept_in_the_scene_and_shown_on_the_button(panel, loaded):
+    loaded()
+
+    panel.ui.structuresList.item(0).setCheckState(qt.Qt.Unchecked)
+
+    assert panel.ui.transferButton.text == "Transfer 1 structure to Target CT"
+    assert panel.parameters.excludedSegments == ["Liver"]
+    click(panel.ui.noStructuresButton)
+    assert not panel.ui.transferButton.enabled
+    assert "Tick at least one" in panel.ui.reasonLabel.text
+    click(panel.ui.allStructuresButton)
+    assert panel.ui.transferButton.text == "Transfer 2 structures to Target CT"
+
+
+def test_a_segment_added_later_appears(panel, loaded):
+    _reference, segmentation, _target = loaded()
+
+    segmentation.GetSegmentation().AddEmptySegment("new", "New")
+    modules.settle()
+
+    assert panel.ui.structuresList.count == 3
+
+
+def test_the_same_volume_twice_is_allowed_with_a_note(panel, loaded):
+    reference, _segmentation, _target = loaded()
+
+    panel.ui.targetVolumeSelector.setCurrentNode(reference)
+
+    assert panel.ui.transferButton.enabled
+    assert "same volume" in panel.ui.reasonLabel.text
+
+
+def test_one_click_writes_the_segments_and_shows_the_results(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, target = loaded()
+    target.SetAndObserveTransformNodeID(nodes.transform().GetID())
+
+    click(panel.ui.transferButton)
+
+    assert panel.ui.cancelButton.visible and not panel.ui.transferButton.visible
+    wait_until(finished(panel))
+    node = results_of(scene, segmentation)
+    for id_, mask in REFERENCE.items():
+        np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, id_, target) > 0, mask)
+    table = panel.ui.resultsTable
+    assert [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)] == [
+        ["Liver", "found", "75 %", "1.5"],
+        ["Milz", "found", "75 %", "1.5"],
+    ]
+    assert "2 of 2 structures found" in panel.ui.resultsLabel.text
+    assert panel.ui.explanationLabel.text == "A warning."
+
+
+def test_only_ticked_structures_are_asked_for(panel, scripted, loaded, wait_until):
+    loaded()
+    panel.ui.structuresList.item(0).setCheckState(qt.Qt.Unchecked)
+
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+
+    assert panel.ui.resultsTable.rowCount == 1
+    assert panel.ui.resultsTable.item(0, 0).text() == "Milz"
+
+
+def test_undo_takes_the_run_back_in_one_step(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, _target = loaded()
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+
+    click(panel.ui.undoButton)
+
+    assert results_of(scene, segmentation) is None
+    assert not panel.ui.undoButton.enabled
+
+
+def test_nothing_found_is_said_plainly(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, _target = loaded()
+    panel.parameters.model = "nothing"
+
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+
+    assert panel.ui.resultsLabel.text == "Nothing was found. The scene was not changed."
+    assert panel.ui.resultsTable.item(0, 1).text() == "not found"
+    assert results_of(scene, segmentation) is None
+
+
+def test_cancel_takes_the_buttons_place_and_keeps_what_is_finished(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, _target = loaded()
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+    assert panel.ui.progressBar.value == 50
+
+    click(panel.ui.cancelButton)
+
+    assert not panel.ui.cancelButton.enabled
+    wait_until(finished(panel))
+    assert "cancelled" in panel.ui.resultsLabel.text
+    assert results_of(scene, segmentation) is not None
+
+
+def test_an_error_shows_problem_explanation_and_solution_and_the_next_run_works(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, _target = loaded()
+    panel.parameters.model = "model"
+
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+
+    assert panel.ui.messageBox.visible
+    texts = [label.text for label in (panel.ui.problemLabel, panel.ui.explanationLabel, panel.ui.solutionLabel)]
+    assert texts == ["The model 'x' is damaged.", "A checksum differs.", "Install it again."]
+    assert results_of(scene, segmentation) is None
+    panel.parameters.model = "copy"
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+    assert results_of(scene, segmentation) is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_killed_worker_gives_a_message(panel, scripted, loaded, wait_until):
+    loaded()
+    panel.parameters.model = "deaf"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Segmentation: "))
+
+    os.kill(int(panel.ui.progressLabel.text.split(": ")[1]), signal.SIGKILL)
+
+    wait_until(finished(panel))
+    assert "stopped unexpectedly" in panel.ui.problemLabel.text
+    assert panel.ui.transferButton.enabled
+
+
+def test_the_target_removed_during_the_run_gives_a_message(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, target = loaded()
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+
+    scene.RemoveNode(target)
+    click(panel.ui.cancelButton)
+    wait_until(finished(panel))
+
+    assert "target volume is no longer in the scene" in panel.ui.problemLabel.text
+    assert results_of(scene, segmentation) is None
+
+
+def test_the_scene_closed_during_the_run_ends_it_with_a_message(panel, scripted, loaded, wait_until, scene):
+    loaded()
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+
+    scene.Clear(0)
+    wait_until(finished(panel))
+
+    assert "no longer in the scene" in panel.ui.problemLabel.text
+    assert not panel.ui.transferButton.enabled
+    assert panel.parameters.referenceVolume is None
+
+
+def test_leaving_and_coming_back_keeps_the_choices_and_the_run(panel, scripted, loaded, wait_until, scene):
+    _reference, segmentation, _target = loaded()
+    panel.ui.structuresList.item(1).setCheckState(qt.Qt.Unchecked)
+    click(panel.ui.transferButton)
+
+    panel.exit()
+    wait_until(lambda: results_of(scene, segmentation) is not None)
+    panel.enter()
+
+    assert panel.ui.transferButton.text == "Transfer 1 structure to Target CT"
+    assert results_of(scene, segmentation).GetSegmentation().GetNumberOfSegments() == 1
+
+
+def test_choices_survive_saving_and_loading_the_scene(panel, loaded, scene, tmp_path):
+    loaded()
+    panel.ui.structuresList.item(0).setCheckState(qt.Qt.Unchecked)
+    path = tmp_path / "scene.mrb"
+    slicer.util.saveScene(str(path))
+    scene.Clear(0)
+
+    slicer.util.loadScene(str(path))
+    modules.settle()
+
+    assert panel.parameters.targetVolume.GetName() == "Target CT"
+    assert panel.parameters.excludedSegments == ["Liver"]
+    assert panel.ui.transferButton.text == "Transfer 1 structure to Target CT"
+
+
+def test_no_temporary_file_is_left_behind(panel, scripted, loaded, wait_until, tmp_path, hosted):
+    loaded()
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+    assert [list(folder.iterdir()) for folder in tmp_path.glob("rauslicer-*")] == [[]]
+
+    panel._controller.stop()
+
+    assert list(tmp_path.glob("rauslicer-*")) == []
+
+
+def test_every_control_has_an_accessible_name(panel):
+    kinds = (qt.QPushButton, qt.QListWidget, qt.QTableWidget, qt.QProgressBar, slicer.qMRMLNodeComboBox)
+
+    unnamed = [w.objectName for w in vars(panel.ui).values() if isinstance(w, kinds) and not w.accessibleName]
+
+    assert unnamed == []
+
+
+def test_the_panel_fits_into_350_pixels_with_long_names(panel, scene):
+    reference = nodes.volume("AX T1 MPRAGE POST GADOLINIUM 1mm ISO RECON 2 of 2 (original)")
+    nodes.segmentation(reference, {"Left superior cerebellar peduncle, posterior part": REFERENCE["Liver"]})
+    nodes.volume("COR T2 FLAIR SPACE DARK FLUID 1mm ISO 3D follow-up examination 12 months")
+    modules.settle()
+
+    assert panel.ui.transferButton.enabled
+    assert panel.ui.RAUSlicer.parent().minimumSizeHint().width() <= 350
