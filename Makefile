@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DATA ?= ../shared/data
 OUTPUT ?= benchmark-output
 # Libraries of the operating system that VTK and Qt load; needed by the tests of the Slicer part only.
-GL_PACKAGES := libgl1 libegl1 libopengl0 libxkbcommon0 libdbus-1-3 libfontconfig1
+GL_PACKAGES := libgl1 libegl1 libgl1-mesa-dri libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 fonts-dejavu-core
 
 .PHONY: install help demo test lint format benchmark screenshots clean system-libraries
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -38,6 +39,7 @@ class Pipeline:
         self.matcher = Matcher(self.model.matching, self.device)
         self.vision = Vision(self.matcher, self.model.segmenter, self.device)
         self.propagator = Sam2Propagator(self.vision)
+        self.calibration = self.model.calibration
 
     def transfer(
         self,
@@ -93,10 +95,9 @@ class Pipeline:
         cancel: CancelToken,
     ) -> tuple[StructureResult, ...]:
         """Confidence and status of every finished structure, from the reverse pass and the localizer's answers."""
-        slices = self.vision.look(references, target, ignore, CancelToken())
-        assert slices is not None
-        match = slices.references[0].match
-        back = {} if cancel.cancelled else reverse_agreement(match, segmentation, target)
+        # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
+        match = self.vision.matches[0] if self.vision.matches else None
+        back = {} if match is None or cancel.cancelled else reverse_agreement(match, segmentation, target)
         progress(ProgressEvent("confidence", 0.9))
         by_structure = {localization.structure: localization for localization in found}
         results = []
@@ -110,12 +111,12 @@ class Pipeline:
                 back.get(structure, 0.0),
                 localization.presence,
                 sharpness(masks[structure]) if structure in masks else 0.0,
-                match.support,
+                match.support if match is not None else 0.0,
                 min(volume, known) / max(volume, known, 1e-9),
             )
-            confidence = self.model.calibration.confidence(evidence) if voxels else 0.0
-            status = self.model.calibration.status(confidence, voxels)
-            results.append(StructureResult(structure, status, confidence, volume, known, localization))
+            confidence = self.calibration.confidence(evidence) if voxels else 0.0
+            status = self.calibration.status(confidence, voxels)
+            results.append(StructureResult(structure, status, confidence, volume, known, localization, asdict(evidence)))
         return tuple(results)
 
 
@@ -154,9 +155,7 @@ def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ..
     for result in lost:
         layer = result.structure.layer
         layers[layer] = sitk.ChangeLabel(layers[layer], {result.structure.label: 0})
-    kept = tuple(
-        StructureResult(r.structure, r.status, r.confidence, 0.0 if r in lost else r.volume_ml, r.reference_volume_ml, r.localization) for r in results
-    )
+    kept = tuple(replace(result, volume_ml=0.0) if result in lost else result for result in results)
     return segmentation.map_layers(layers), kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,6 +31,30 @@ class SoftMask:
         image.SetDirection(self.grid.GetDirection())
         image.SetOrigin(self.grid.TransformIndexToPhysicalPoint([int(i) for i in self.start[::-1]]))
         return image
+
+    def on(self, frame: sitk.Image, *, least: float) -> tuple[np.ndarray, tuple[slice, slice, slice]] | None:
+        """Its probabilities on the part (z, y, x) of another grid that it covers; None where it lies outside or nothing exceeds ``least``."""
+        if float(self.values.max(initial=0.0)) <= least:
+            return None
+        # One voxel of zeros around it: interpolation must fall off at its borders and not stop there.
+        image = SoftMask(np.pad(self.values, 1), (self.start[0] - 1, self.start[1] - 1, self.start[2] - 1), self.grid).image()
+        corners = [[(0, n - 1)[(k >> axis) & 1] for axis, n in enumerate(image.GetSize())] for k in range(8)]
+        points = np.array([frame.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(c)) for c in corners])
+        low = np.maximum(np.floor(points.min(0)).astype(int), 0)
+        high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, frame.GetSize())
+        if (high <= low).any():
+            return None
+        part = frame[int(low[0]) : int(high[0]), int(low[1]) : int(high[1]), int(low[2]) : int(high[2])]
+        values = sitk.GetArrayFromImage(sitk.Resample(image, part, sitk.Transform(), sitk.sitkLinear, 0.0))
+        return values, (slice(int(low[2]), int(high[2])), slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+
+    def spread(self, frame: sitk.Image) -> np.ndarray:
+        """Its probabilities on the whole of another grid, float16 (z, y, x)."""
+        whole = np.zeros(frame.GetSize()[::-1], np.float16)
+        found = self.on(frame, least=0.0)
+        if found is not None:
+            whole[found[1]] = found[0]
+        return whole
 
 
 class Status(StrEnum):
@@ -60,7 +85,7 @@ class Localization:
 
 @dataclass(frozen=True)
 class StructureResult:
-    """One structure's outcome. Volumes in mL, ``confidence`` 0 to 1 (expected agreement, from the reverse pass and the presence answer)."""
+    """One structure's outcome. Volumes in mL, ``confidence`` 0 to 1 (expected Dice), ``evidence`` is what it rests on, each 0 to 1."""
 
     structure: Structure
     status: Status
@@ -68,6 +93,7 @@ class StructureResult:
     volume_ml: float
     reference_volume_ml: float
     localization: Localization | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class MatchedReference:
         """The structure on every slice, booleans (N, S, S)."""
         return self.labels[structure.layer] == structure.label
 
+    def mask(self, structure: Structure, level: int) -> np.ndarray:
+        """The structure on one slice, booleans (S, S)."""
+        return self.labels[structure.layer][level] == structure.label
+
 
 class MatchedSlices:
     """A target's slices with all references matched to them; made once a run and shared by the localizer and the propagator."""
@@ -101,6 +105,11 @@ class Vision:
             return None
         self._for, self._slices = (references, target), slices
         return slices
+
+    @property
+    def matches(self) -> list[Match]:
+        """The matches of the run in progress; none before it has come that far."""
+        return [reference.match for reference in self._slices.references] if self._slices is not None else []
 
     def forget(self) -> None:
         """Let go of the last run's volumes and features."""

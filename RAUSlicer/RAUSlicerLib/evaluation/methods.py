@@ -6,7 +6,6 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, RAUSlicerError
-from ..imaging.frame import from_array
 from ..imaging.segmentation import Reference, Structure
 from ..inputs import load_inputs
 from ..progress import CancelToken, ignore
-from ..protocols import Propagator, SoftMask
+from ..protocols import Propagator
 from ..results import Localization, Status
+from ..segmentation.resolution import resolve
 
 # Classes by name, so that a method costs nothing until it is used.
 _PROPAGATORS = {
@@ -60,29 +59,10 @@ def run_method(method: str, reference: Reference, target: sitk.Image, structures
     start = time.perf_counter()
     everywhere = [Localization(structure, 1.0, None) for structure in structures]
     masks = propagator.segment([reference], target, everywhere, {}, ignore, CancelToken())
-    labelmap = resolve(masks, target)
+    labelmap = resolve(masks, structures, target).labelmap
     seconds = time.perf_counter() - start
     found = set(np.unique(sitk.GetArrayViewFromImage(labelmap)).tolist())
     return Outcome(labelmap, tuple(structure.name for structure in structures if structure.label in found), seconds)
-
-
-def resolve(masks: Mapping[Structure, SoftMask], target: sitk.Image) -> sitk.Image:
-    """Give each voxel of the target's grid the likeliest structure of at least one half, 0 where there is none."""
-    shape = target.GetSize()[::-1]
-    labels, best = np.zeros(shape, np.uint16), np.full(shape, 0.5, np.float32)
-    for structure, mask in masks.items():
-        values = sitk.GetArrayFromImage(sitk.Resample(_whole(mask), target, sitk.Transform(), sitk.sitkLinear, 0.0))
-        wins = values >= best
-        labels[wins], best[wins] = structure.label, values[wins]
-    return from_array(labels, target)
-
-
-def _whole(mask: SoftMask) -> sitk.Image:
-    image = sitk.GetImageFromArray(mask.values.astype(np.float32))
-    image.SetSpacing(mask.grid.GetSpacing())
-    image.SetDirection(mask.grid.GetDirection())
-    image.SetOrigin(mask.grid.TransformIndexToPhysicalPoint([int(start) for start in mask.start[::-1]]))
-    return image
 
 
 def _run_pipeline(localizer: str, reference: Reference, target: sitk.Image, structures: tuple[Structure, ...]) -> Outcome:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..imaging.segmentation import Reference, Structure
-from ..imaging.slicing import bring
 from ..models.device import autocast
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..results import Localization, SoftMask
@@ -149,7 +148,8 @@ class _Track:
         self.structure, self.localization, self.edits = localization.structure, localization, edits
         size = slices.images.shape[-1]
         self._grid = slices.grid
-        self._prior = _prior(localization, slices.grid) if use_prior else np.zeros((len(slices), size, size), np.float16)
+        prior = localization.prior if use_prior else None
+        self._prior = prior.spread(slices.grid) if prior is not None else np.zeros((len(slices), size, size), np.float16)
         self.masks = [reference.masks(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
         self.cache: dict[tuple[int, int], Tensor] = {}
@@ -216,11 +216,3 @@ class _Track:
         low, high = keep.min(0), keep.max(0) + 1
         values = stack[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
         return SoftMask(values, (first + int(low[0]), int(low[1]), int(low[2])), self._grid)
-
-
-def _prior(localization: Localization, grid: sitk.Image) -> np.ndarray:
-    """The localizer's first guess on the slice grid, float16 (N, S, S)."""
-    prior = localization.prior
-    if prior is None:
-        return np.zeros(grid.GetSize()[::-1], np.float16)
-    return bring(prior.image(), grid, sitk.Transform()).astype(np.float16)

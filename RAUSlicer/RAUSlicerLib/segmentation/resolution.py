@@ -40,7 +40,7 @@ def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image) -> np.ndarra
     labels = np.zeros(size, np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.uint32)
     best = np.full(size, 0.5, np.float32)
     for structure, mask in masks.items():
-        found = on_frame(mask, frame)
+        found = mask.on(frame, least=0.5)
         if found is None:
             continue
         values, where = found
@@ -51,24 +51,6 @@ def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image) -> np.ndarra
     for structure in masks:
         _drop_specks(labels, structure.label)
     return labels
-
-
-def on_frame(mask: SoftMask, frame: sitk.Image) -> tuple[np.ndarray, tuple[slice, slice, slice]] | None:
-    """A mask's probabilities on the part (z, y, x) of a frame that it covers; None where it is empty or lies outside."""
-    if float(mask.values.max(initial=0.0)) <= 0.5:
-        return None
-    # One voxel of zeros around it: interpolation must fall off at its borders and not stop there.
-    padded = SoftMask(np.pad(mask.values, 1), (mask.start[0] - 1, mask.start[1] - 1, mask.start[2] - 1), mask.grid)
-    image = padded.image()
-    corners = [[(0, n - 1)[(k >> axis) & 1] for axis, n in enumerate(image.GetSize())] for k in range(8)]
-    points = np.array([frame.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(c)) for c in corners])
-    low = np.maximum(np.floor(points.min(0)).astype(int), 0)
-    high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, frame.GetSize())
-    if (high <= low).any():
-        return None
-    part = frame[int(low[0]) : int(high[0]), int(low[1]) : int(high[1]), int(low[2]) : int(high[2])]
-    values = sitk.GetArrayFromImage(sitk.Resample(image, part, sitk.Transform(), sitk.sitkLinear, 0.0))
-    return values, (slice(int(low[2]), int(high[2])), slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
 
 
 def without_specks(mask: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from RAUSlicerLib.cli import main
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.evaluation.benchmark import run_benchmark
-from RAUSlicerLib.evaluation.methods import resolve
+from RAUSlicerLib.segmentation.resolution import resolve
 from RAUSlicerLib.evaluation.pairs import choose_pairs, scored_labels
 from RAUSlicerLib.imaging.segmentation import Structure
 from RAUSlicerLib.progress import CancelToken, ignore
@@ -78,7 +78,8 @@ def test_resolve_gives_each_voxel_its_likeliest_structure() -> None:
     grid = sitk.Image(4, 1, 1, sitk.sitkUInt8)
     first = SoftMask(np.array([[[0.9, 0.6, 0.3]]], np.float32), (0, 0, 0), grid)
     second = SoftMask(np.array([[[0.7, 0.4, 0.8]]], np.float32), (0, 0, 1), grid)
-    labels = resolve({Structure(5, "a"): first, Structure(7, "b"): second}, grid)
+    masks = {Structure(5, "a"): first, Structure(7, "b"): second}
+    labels = resolve(masks, tuple(masks), grid).labelmap
     assert sitk.GetArrayFromImage(labels).ravel().tolist() == [5, 7, 0, 7]
 
 

@@ -15,7 +15,7 @@ from ...imaging.slicing import grid_map
 from ...models.device import autocast
 from ...progress import CancelToken, ProgressCallback, ProgressEvent
 from ...results import SoftMask
-from .correspondence import Affine, Embedded, coarse_field, fuse_labels, global_affine, refine
+from .correspondence import Affine, Embedded, coarse_field, fuse_labels, global_affine, refine, self_similarity
 from .network import MatchingNet
 
 STAGE = "matching"
@@ -67,9 +67,9 @@ class Matcher:
         values = sitk.GetArrayFromImage(resample(frame, grid))
         with torch.inference_mode(), autocast(self._device):
             fine, coarse = self._net(torch.from_numpy(values)[None, None].to(self._device))
-        inside = torch.from_numpy(foreground(values))
+        inside, texture = torch.from_numpy(foreground(values)), self_similarity(torch.from_numpy(values))
         # Correspondence needs plain tensors: inference tensors can't be used where gradients are taken later.
-        return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), inside, (spacing,) * 3))
+        return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), texture, inside, (spacing,) * 3))
 
     def match(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> Match | None:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""

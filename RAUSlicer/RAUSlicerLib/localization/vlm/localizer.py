@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from ...imaging.segmentation import Reference, Structure
-from ...imaging.slicing import bring
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ...results import Localization, SoftMask
 from ...vision import MatchedReference, MatchedSlices, Vision
@@ -60,7 +59,7 @@ class VlmLocalizer:
         asked: dict[Structure, list[_Asked]] = {structure: [] for structure in structures}
         for number, reference in enumerate(slices.references):
             carried = reference.match.carry(structures)
-            heats = {structure: _on_slices(mask, slices.grid) for structure, mask in carried.items()}
+            heats = {structure: mask.spread(slices.grid) for structure, mask in carried.items()}
             for structure in structures:
                 priors[structure].append(heats[structure])
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
@@ -70,7 +69,8 @@ class VlmLocalizer:
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        means = {structure: np.mean(priors[structure], axis=0) for structure in structures}
+        # A hundred priors take most of the memory of a run: one reference's are not copied.
+        means = {structure: of[0] if len(of) == 1 else np.mean(of, axis=0, dtype=np.float32).astype(np.float16) for structure, of in priors.items()}
         return _jointly(structures, merged, means, slices.grid)
 
     def _ask(
@@ -85,15 +85,14 @@ class VlmLocalizer:
         answers = {structure: _Asked() for structure in structures}
         assert slices.features is not None and reference.features is not None
         size, cells = slices.images.shape[-1], slices.features.low.shape[-1]
-        masks = {structure: reference.masks(structure) for structure in structures}
-        drawn = {structure: masks[structure].sum((1, 2)) >= _PIXELS for structure in structures}
+        drawn = {structure: reference.masks(structure).sum((1, 2)) >= _PIXELS for structure in structures}
         hot = {structure: heats[structure].max((1, 2)) >= _HEAT for structure in structures}
         for level in range(len(slices)):
             if cancel.cancelled:
                 break
             here = [structure for structure in structures if drawn[structure][level] or hot[structure][level]]
             if here:
-                region = torch.from_numpy(np.stack([masks[structure][level] for structure in here]))
+                region = torch.from_numpy(np.stack([reference.mask(structure, level) for structure in here]))
                 heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
                 answer = self._answer(slices, reference, level, region, heat, cells)
                 presence = answer.presence.sigmoid().cpu().numpy()
@@ -120,11 +119,6 @@ class VlmLocalizer:
         )
         with torch.inference_mode():
             return self._vlm(reference.features.low[level : level + 1], slices.features.low[level : level + 1], evidence)
-
-
-def _on_slices(mask: SoftMask, grid: sitk.Image) -> np.ndarray:
-    """A prior on the slice grid, float16 (N, S, S)."""
-    return bring(mask.image(), grid, sitk.Transform()).astype(np.float16)
 
 
 def _merge(asked: Sequence[_Asked]) -> _Asked:
