@@ -66,13 +66,20 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class SlicePrompt:
+    """A structure on one slice: ``box`` (left, top, right, bottom) in pixels, ``query`` the language model's ``<Seg>`` state (hidden,)."""
+
+    box: tuple[float, float, float, float]
+    query: np.ndarray
+
+
+@dataclass(frozen=True)
 class Localization:
     """Where a structure is believed to be.
 
     ``presence`` is a probability. ``box_mm`` holds the two opposite corners of an axis-aligned box in patient space (LPS, mm), None where
     the structure is believed absent. ``slice_boxes`` maps a slice of the canonical target frame to (left, top, right, bottom) in its pixels.
-    ``prior`` is a first guess of its voxels and ``queries`` holds the vision-language model's ``<Seg>`` state a slice, where the localizer
-    has them; slices are then those of the slice grid that localizer and propagator share.
+    ``prior`` is a first guess of its voxels, ``prompts`` are what the localizer tells the propagator of slices of the grid they share.
     """
 
     structure: Structure
@@ -80,7 +87,7 @@ class Localization:
     box_mm: tuple[tuple[float, float, float], tuple[float, float, float]] | None
     slice_boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
     prior: SoftMask | None = None
-    queries: dict[int, np.ndarray] = field(default_factory=dict)
+    prompts: dict[int, SlicePrompt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
 from .models.device import autocast
 from .progress import CancelToken, ProgressCallback, ProgressEvent, part
-from .segmentation.sam2 import MemorySegmenter, SliceFeatures, plain_attention
+from .segmentation.sam2 import MemorySegmenter, SliceFeatures
 
 STAGE = "reading slices"
 BATCH = 8
@@ -63,7 +63,7 @@ class MatchedSlices:
                 if cancel.cancelled:
                     return False
                 batch = torch.from_numpy(stack[first : first + BATCH])[:, None].to(device)
-                with torch.inference_mode(), autocast(device), plain_attention():
+                with torch.inference_mode(), autocast(device):
                     parts.append(segmenter.encode(batch))
                 progress(ProgressEvent(STAGE, (number * len(self) + first + len(batch)) / total))
             done.append(

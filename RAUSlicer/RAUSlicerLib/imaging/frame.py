@@ -62,7 +62,7 @@ def grid_over(image: sitk.Image, spacing: float, box: tuple[slice, slice, slice]
         low = max(span.start * native - margin * step, 0.0)
         high = min((span.stop - 1) * native + margin * step, (image.GetSize()[axis] - 1) * native)
         start.append(low / native)
-        size.append(int(math.floor((high - low) / step + 1e-6)) + 1)
+        size.append(math.floor((high - low) / step + 1e-6) + 1)
     grid = sitk.Image(size, sitk.sitkUInt8)
     grid.SetSpacing((spacing,) * 3)
     grid.SetDirection(image.GetDirection())

@@ -126,7 +126,7 @@ def _localization(structure: Structure, votes: Sequence[tuple[SoftMask, float]])
         top, left = mask.start[1] + int(rows[0]), mask.start[2] + int(columns[0])
         bottom, right = mask.start[1] + int(rows[-1]) + 1, mask.start[2] + int(columns[-1]) + 1
         slice_boxes[mask.start[0] + int(number)] = (float(left), float(top), float(right), float(bottom))
-    return Localization(structure, presence, _world_box(sure, mask), slice_boxes)
+    return Localization(structure, presence, _world_box(sure, mask), slice_boxes, prior=mask)
 
 
 def _world_box(sure: np.ndarray, mask: SoftMask) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -15,7 +15,6 @@ from ..models.device import autocast
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..results import Localization, SoftMask
 from ..vision import MatchedReference, MatchedSlices, Vision
-from .sam2 import plain_attention
 
 STAGE = "segmentation"
 # The reference's slice of a structure may lie this many slices from the target's: two patients' organs never end at the same level.
@@ -82,15 +81,18 @@ class Sam2Propagator:
             for track in here:
                 if track not in seen:
                     track.keep(level, track.prior_logits(level), offset)
-            if seen:
-                for track, logits in zip(seen, self._decode(slices, seen, level), strict=True):
-                    track.keep(level, logits, offset)
+            # The decoder takes one kind of prompt a batch: tracks with a box here go apart from those without.
+            for prompted in (True, False):
+                batch = [track for track in seen if track.prompted(level) == prompted]
+                if batch:
+                    for track, logits in zip(batch, self._decode(slices, batch, level), strict=True):
+                        track.keep(level, logits, offset)
 
     def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
         segmenter, device = self._vision.segmenter, self._vision.device
         size = segmenter.config.image_size
         assert slices.features is not None
-        with torch.inference_mode(), autocast(device), plain_attention():
+        with torch.inference_mode(), autocast(device):
             memory = torch.stack([self._memory(slices, track, level) for track in tracks])
             mine = slices.features.take(torch.full((len(tracks),), level, device=device))
             attended = segmenter.attend(mine, memory)
@@ -99,7 +101,7 @@ class Sam2Propagator:
                 full = torch.from_numpy(np.stack([track.prior_logits(level) for track in tracks])).to(device)
                 share = F.avg_pool2d(full.sigmoid()[:, None], size // (4 * slices.features.low.shape[-1]))
                 prior = torch.logit(share.clamp(0.02, 0.98))
-            boxes, query = (self._prompts(tracks, level, size) if self._use_prompts else (None, None))
+            boxes, query = (self._prompts(tracks, level) if self._use_prompts else (None, None))
             low, score = segmenter.decode(attended, mine, prior, boxes, query, memory)
         if self._use_prior and segmenter.config.residual:
             assert prior is not None
@@ -131,14 +133,14 @@ class Sam2Propagator:
         at = torch.tensor([level], device=device)
         return self._vision.segmenter.memorize(features.take(at), torch.from_numpy(mask.astype(np.float32))[None, None].to(device))[0]
 
-    def _prompts(self, tracks: Sequence[_Track], level: int, size: int) -> tuple[Tensor | None, Tensor | None]:
-        """Boxes and ``<Seg>`` queries, if every track has them here: the decoder takes one kind of prompt a batch."""
+    def _prompts(self, tracks: Sequence[_Track], level: int) -> tuple[Tensor | None, Tensor | None]:
+        """Boxes (O, 4) and ``<Seg>`` queries (O, hidden) of tracks that all have them here, or that all have none."""
+        if not tracks[0].prompted(level):
+            return None, None
         device = self._vision.device
-        boxes = [track.localization.slice_boxes.get(level) for track in tracks]
-        queries = [track.localization.queries.get(level) for track in tracks]
-        box = torch.tensor([b for b in boxes if b is not None], device=device).float() if all(b is not None for b in boxes) else None
-        query = torch.from_numpy(np.stack([q for q in queries if q is not None])).to(device) if all(q is not None for q in queries) else None
-        return box, query
+        prompts = [track.localization.prompts[level] for track in tracks]
+        boxes = torch.tensor([prompt.box for prompt in prompts], device=device)
+        return boxes, torch.from_numpy(np.stack([prompt.query for prompt in prompts])).to(device)
 
 
 class _Track:
@@ -160,7 +162,7 @@ class _Track:
 
     def _range(self, count: int) -> tuple[int, int]:
         """Slices that can hold the structure: where it was located, the prior or an edit says so, or a reference has it."""
-        levels = [*self.localization.slice_boxes, *self.edits, *np.flatnonzero(self._prior.max((1, 2)) > 0.3).tolist()]
+        levels = [*self.localization.prompts, *self.edits, *np.flatnonzero(self._prior.max((1, 2)) > 0.3).tolist()]
         if not levels:
             levels = [int(level) for drawn in self._drawn for level in drawn]
         return (max(min(levels) - 1, 0), min(max(levels) + 1, count - 1)) if levels else (0, -1)
@@ -187,6 +189,9 @@ class _Track:
                 if abs(nearest - level) <= _NEAREST:
                     out.append((number, nearest))
         return out
+
+    def prompted(self, level: int) -> bool:
+        return level in self.localization.prompts
 
     def nearest_edit(self, level: int) -> int | None:
         return min(self.edits, key=lambda edited: abs(edited - level)) if self.edits else None

@@ -35,13 +35,12 @@ class Embedded:
         return tuple(self.fine.shape[1:])  # type: ignore[return-value]
 
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Coarse cells that hold foreground: where (D/4, H/4, W/4), embeddings (N, C') and positions in mm (N, 3).
+        """Coarse cells that hold foreground: where (D/4, H/4, W/4), unit embeddings of both kinds (N, C' + C), positions in mm (N, 3).
 
         Of more than a few thousand only every second, fourth or eighth is taken, evenly spread: attention costs their number squared.
         """
         d, h, w = self.coarse.shape[1:]
-        padded = F.pad(self.inside.float(), (0, w * COARSE_STEP - self.size[2], 0, h * COARSE_STEP - self.size[1], 0, d * COARSE_STEP - self.size[0]))
-        inside = F.avg_pool3d(padded[None, None], COARSE_STEP)[0, 0] > 0.25
+        inside = _pool(self.inside[None].float(), COARSE_STEP)[0] > 0.25
         z, y, x = torch.meshgrid(torch.arange(d), torch.arange(h), torch.arange(w), indexing="ij")
         count = int(inside.sum())
         if count > MOST_CELLS:
@@ -49,10 +48,21 @@ class Embedded:
         if count > 2 * MOST_CELLS:
             inside &= y % 2 == 0
         if count > 4 * MOST_CELLS:
-            inside &= x % 2 == z % 2
+            inside &= x % 2 == 0
         at = inside.nonzero()
-        position = (at.float() * COARSE_STEP + (COARSE_STEP - 1) / 2) * torch.tensor(self.spacing)
-        return inside, self.coarse[:, at[:, 0], at[:, 1], at[:, 2]].t(), position
+        both = torch.cat([self.coarse, F.normalize(_pool(self.fine, COARSE_STEP), dim=0)]) / 2**0.5
+        return inside, both[:, at[:, 0], at[:, 1], at[:, 2]].t(), positions(self.size, self.spacing, COARSE_STEP)[inside]
+
+
+def _pool(values: Tensor, step: int) -> Tensor:
+    """Means (C, d, h, w) over cells of ``step`` voxels; the last cells, and an axis shorter than a cell, have fewer."""
+    kernel = [min(step, n) for n in values.shape[1:]]
+    return F.avg_pool3d(values[None], kernel, stride=step, ceil_mode=True, count_include_pad=False)[0]
+
+
+def _axis(extent: int, step: int) -> Tensor:
+    """Centres of cells of ``step`` voxels along an axis, in voxels. A volume thinner than a cell has one, in its own middle."""
+    return torch.arange(-(-extent // step)).float() * step + (min(step, extent) - 1) / 2
 
 
 def self_similarity(image: Tensor, reach: int = 2) -> Tensor:
@@ -103,7 +113,7 @@ def _solve(target: Tensor, reference: Tensor, weight: Tensor, stiffness: float) 
     return linear, b - torch.einsum("bij,bj->bi", linear, a)
 
 
-def global_affine(target: Embedded, reference: Embedded, *, scale: float = 25.0, seed: int = 0) -> Affine:
+def global_affine(target: Embedded, reference: Embedded, *, seed: int = 0) -> Affine:
     """Robust affine map from mutual nearest coarse cells (random samples of four, then reweighted least squares).
 
     It needs no start position, so that a patch of the field of view, a rotation or a shift doesn't matter. Deterministic for a seed.
@@ -159,11 +169,11 @@ def _smooth(field: Tensor, weight: Tensor, sigma: float) -> Tensor:
 
 def positions(size: tuple[int, int, int], spacing: tuple[float, float, float], step: int = 1) -> Tensor:
     """Positions in mm (D, H, W, 3) of a grid's voxels, or of the centres of its cells of ``step`` voxels."""
-    axes = [(torch.arange(-(-n // step)).float() * step + (step - 1) / 2) * s for n, s in zip(size, spacing, strict=True)]
+    axes = [_axis(n, step) * s for n, s in zip(size, spacing, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def coarse_field(target: Embedded, reference: Embedded, affine: Affine, *, scale: float = 25.0, rounds: tuple[tuple[float, float], ...] = ((0.16, 3.0), (0.10, 2.0), (0.07, 1.5))) -> Tensor:  # fmt: skip
+def coarse_field(target: Embedded, reference: Embedded, affine: Affine, *, scale: float = 50.0, rounds: tuple[tuple[float, float], ...] = ((0.16, 3.0), (0.10, 2.0), (0.07, 1.5))) -> Tensor:  # fmt: skip
     """Reference positions in mm (D/4, H/4, W/4, 3) of the target's coarse cells.
 
     Each round attends to reference cells near the current estimate (a share of the extent) and smooths the answer over neighbouring
@@ -221,49 +231,43 @@ def refine(
     """
 
     def pooled(embedded: Embedded) -> Tensor:
-        def pool(x: Tensor) -> Tensor:
-            return F.avg_pool3d(x[None], step, ceil_mode=True, count_include_pad=False)[0]
-
-        anatomy = F.normalize(pool(embedded.fine), dim=0) * (1 - texture) ** 0.5
-        return torch.cat([anatomy, F.normalize(pool(embedded.texture), dim=0, eps=0.05) * texture**0.5])
+        anatomy = F.normalize(_pool(embedded.fine, step), dim=0) * (1 - texture) ** 0.5
+        return torch.cat([anatomy, F.normalize(_pool(embedded.texture, step), dim=0, eps=0.05) * texture**0.5])
 
     fixed, moving = pooled(target), pooled(reference)
-    size = fixed.shape[1:]
     grid = torch.tensor(target.spacing) * step
-    # The centre of the first pooled cell lies half a pooled step from the first voxel.
-    offset = torch.tensor(target.spacing) * (step - 1) / 2
+    # Where the first pooled cell of the reference lies, and how far its neighbours are.
+    first = positions(reference.size, reference.spacing, step)[0, 0, 0]
+    pitch = (reference.spacing[0] * step, reference.spacing[1] * step, reference.spacing[2] * step)
     cells = positions(target.size, target.spacing, step)
-    start = _resize(estimate, COARSE_STEP, step, size)
-    inside = F.avg_pool3d(target.inside.float()[None, None], step, ceil_mode=True, count_include_pad=False)[0, 0]
+    start = _resize(estimate, COARSE_STEP, step, target.size)
+    inside = _pool(target.inside[None].float(), step)[0]
     shift = torch.zeros_like(cells, requires_grad=True)
     optimizer = torch.optim.Adam([shift], lr=rate)
     base = (start - cells) / grid
     with torch.enable_grad():
         for _ in range(iterations):
             where = start + shift * grid
-            warped = _sample(moving, where - offset, tuple(float(g) for g in grid))
+            warped = _sample(moving, where - first, pitch)
             data = ((1 - (fixed * warped).sum(0)) * inside).sum() / inside.sum().clamp(min=1)
             total = base + shift
             bend = sum((torch.diff(total, dim=axis) ** 2).mean() for axis in range(3) if total.shape[axis] > 1)
             optimizer.zero_grad()
             (data + stiffness * bend).backward()
             optimizer.step()
-    return _resize((start + shift.detach() * grid), step, 1, torch.Size(target.size))
+    return _resize((start + shift.detach() * grid), step, 1, target.size)
 
 
-def _resize(field: Tensor, step: int, to: int, size: torch.Size) -> Tensor:
-    """A field given at the centres of cells of ``step`` voxels, at the centres of cells of ``to`` voxels; linear, extrapolated at the rim."""
-    axes = []
-    for n, m in zip(size, field.shape[:3], strict=True):
-        at = ((torch.arange(n).float() * to + (to - 1) / 2) - (step - 1) / 2) / step
-        axes.append(at / max(m - 1, 1) * 2 - 1)
-    unit = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+def _resize(field: Tensor, step: int, to: int, size: tuple[int, int, int]) -> Tensor:
+    """A position field of a volume's cells of ``step`` voxels at its cells of ``to`` voxels; linear, extrapolated at the rim."""
+    given, asked = [_axis(n, step) for n in size], [_axis(n, to) for n in size]
+    unit = [(a - g[0]) / step / max(len(g) - 1, 1) * 2 - 1 for a, g in zip(asked, given, strict=True)]
     # Beyond the outermost centres the mean slope goes on: there the field is held constant only in what differs from it.
-    source = torch.stack(torch.meshgrid(*[torch.arange(m).float() * step + (step - 1) / 2 for m in field.shape[:3]], indexing="ij"), dim=-1)
-    wanted = torch.stack(torch.meshgrid(*[torch.arange(n).float() * to + (to - 1) / 2 for n in size], indexing="ij"), dim=-1)
+    source, wanted = (torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) for axes in (given, asked))
     slope = _slope(field, source)
     residual = (field - source * slope).permute(3, 0, 1, 2)
-    values = F.grid_sample(residual[None], unit.flip(-1)[None], padding_mode="border", align_corners=True)[0]
+    where = torch.stack(torch.meshgrid(*unit, indexing="ij"), dim=-1).flip(-1)
+    values = F.grid_sample(residual[None], where[None], padding_mode="border", align_corners=True)[0]
     return values.permute(1, 2, 3, 0) + wanted * slope
 
 

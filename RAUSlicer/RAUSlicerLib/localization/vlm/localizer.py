@@ -10,9 +10,10 @@ import SimpleITK as sitk
 import torch
 from torch.nn import functional as F
 
+from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
-from ...results import Localization, SoftMask
+from ...results import Localization, SlicePrompt, SoftMask
 from ...vision import MatchedReference, MatchedSlices, Vision
 from ..assignment import assign
 from .network import Answers, Evidence, RauVlm, boxes_of, matched_boxes
@@ -71,7 +72,7 @@ class VlmLocalizer:
         merged = {structure: _merge(asked[structure]) for structure in structures}
         # A hundred priors take most of the memory of a run: one reference's are not copied.
         means = {structure: of[0] if len(of) == 1 else np.mean(of, axis=0, dtype=np.float32).astype(np.float16) for structure, of in priors.items()}
-        return _jointly(structures, merged, means, slices.grid)
+        return _jointly(structures, merged, means, slices.grid, canonical(target))
 
     def _ask(
         self,
@@ -135,7 +136,7 @@ def _merge(asked: Sequence[_Asked]) -> _Asked:
     return out
 
 
-def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], priors: dict[Structure, np.ndarray], grid: sitk.Image) -> list[Localization]:
+def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], priors: dict[Structure, np.ndarray], grid: sitk.Image, frame: sitk.Image) -> list[Localization]:
     """Boxes that agree over the slices of a structure and between structures."""
     ranges = {structure: _contiguous(asked[structure], priors[structure]) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
@@ -158,9 +159,35 @@ def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], pr
             continue
         holder = holders[box]
         levels = ranges[holder]
-        boxes = {level: tuple(float(v) for v in asked[holder].boxes[level]) for level in levels}
-        queries = {level: asked[structure].queries[level] for level in levels if level in asked[structure].queries}
-        out.append(Localization(structure, float(probability), _box_mm(boxes, grid), boxes, soft, queries))  # type: ignore[arg-type]
+        # A box taken over from another structure comes without that structure's ``<Seg>`` state.
+        prompts = {
+            level: SlicePrompt(_box(asked[holder].boxes[level]), asked[structure].queries[level])
+            for level in levels
+            if level in asked[structure].queries
+        }
+        boxes = {level: _box(asked[holder].boxes[level]) for level in levels}
+        out.append(Localization(structure, float(probability), _box_mm(boxes, grid), _on_frame(boxes, grid, frame), soft, prompts))
+    return out
+
+
+def _box(values: np.ndarray) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(value) for value in values)
+    return left, top, right, bottom
+
+
+def _on_frame(boxes: dict[int, tuple[float, float, float, float]], grid: sitk.Image, frame: sitk.Image) -> dict[int, tuple[float, float, float, float]]:
+    """Boxes of the slice grid as boxes on the canonical frame's own slices, each from the nearest slice of the grid."""
+    out = {}
+    levels = np.array(sorted(boxes))
+    first, last = (frame.TransformPhysicalPointToContinuousIndex(grid.TransformIndexToPhysicalPoint((0, 0, int(n))))[2] for n in (levels[0], levels[-1]))
+    step = grid.GetSpacing()[2] / frame.GetSpacing()[2]
+    for number in range(max(0, round(first - (step - 1) / 2)), min(frame.GetSize()[2] - 1, round(last + (step - 1) / 2)) + 1):
+        level = int(levels[np.argmin(np.abs(first + (levels - levels[0]) * step - number))])
+        left, top, right, bottom = boxes[level]
+        # Edges lie half a pixel before the first pixel's centre and half a pixel behind the last one's.
+        corners = ((left - 0.5, top - 0.5, float(level)), (right - 0.5, bottom - 0.5, float(level)))
+        low, high = (frame.TransformPhysicalPointToContinuousIndex(grid.TransformContinuousIndexToPhysicalPoint(c)) for c in corners)
+        out[number] = (low[0] + 0.5, low[1] + 0.5, high[0] + 0.5, high[1] + 0.5)
     return out
 
 
