@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -103,7 +104,9 @@ def run_demo(
     clock = _Clock()
     reference, target = load_sample()
     clock.lap("read")
-    result = (run or _pipeline())(
+    run = run or _loaded(model, device)
+    clock.lap("load")
+    result = run(
         reference,
         target,
         structures=structures,
@@ -128,11 +131,11 @@ def run_demo(
     return demo
 
 
-def _pipeline() -> Run:
+def _loaded(model: str, device: str) -> Run:
     # Late: the pipeline imports torch, which takes seconds that a bad output folder need not cost.
-    from .pipeline import transfer
+    from .pipeline import Pipeline, transfer
 
-    return transfer
+    return partial(transfer, pipeline=Pipeline(model, device))
 
 
 def demo_report(demo: DemoResult) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -31,7 +31,7 @@ LOCALIZERS = ("vlm", "registration")
 
 
 class Pipeline:
-    """A loaded model, ready for any number of runs. The worker keeps one warm."""
+    """A loaded model, ready for any number of runs, one at a time. The worker keeps one warm."""
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
         self.device = choose_device(device)
@@ -62,15 +62,19 @@ class Pipeline:
             with _timed(timings, "localization"):
                 found = self._localizer(localizer).locate(inputs.references, inputs.target, wanted, part(progress, 0.0, 0.55), cancel)
             with _timed(timings, "segmentation"):
-                present = [localization for localization in found if localization.box_mm is not None]
+                painted = {structure for structure, levels in (edits or {}).items() if levels}
+                present = [localization for localization in found if localization.box_mm is not None or localization.structure in painted]
                 masks = self.propagator.segment(inputs.references, inputs.target, present, edits or {}, part(progress, 0.55, 0.85), cancel)
             with _timed(timings, "resolution"):
                 # What was not reached before a cancel is left out; what is not there comes out empty.
-                absent = [localization.structure for localization in found if localization.box_mm is None]
+                sought = {localization.structure for localization in present}
+                absent = {localization.structure for localization in found} - sought
                 finished = [structure for structure in wanted if structure in masks or structure in absent]
                 segmentation = resolve(masks, finished, inputs.target)
             with _timed(timings, "confidence"):
-                results = self._judge(inputs.references, inputs.target, segmentation, masks, found, part(progress, 0.85, 1.0), cancel)
+                results = self._judge(
+                    inputs.references[0], inputs.target, segmentation, masks, found, painted, part(progress, 0.85, 1.0), cancel
+                )
         finally:
             self.vision.forget()
         segmentation, results = _without_lost(segmentation, results)
@@ -86,25 +90,26 @@ class Pipeline:
 
     def _judge(
         self,
-        references: Sequence[Reference],
+        reference: Reference,
         target: sitk.Image,
         segmentation: Segmentation,
         masks: Mapping[Structure, SoftMask],
         found: Sequence[Localization],
+        painted: Collection[Structure],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> tuple[StructureResult, ...]:
         """Confidence and status of every finished structure, from the reverse pass and the localizer's answers."""
         # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
         match = self.vision.matches[0] if self.vision.matches else None
-        back = {} if match is None or cancel.cancelled else reverse_agreement(match, segmentation, target)
+        stopped = cancel.cancelled
+        back = {} if match is None or stopped else reverse_agreement(match, segmentation, target)
         progress(ProgressEvent("confidence", 0.9))
         by_structure = {localization.structure: localization for localization in found}
         results = []
         for structure in segmentation.structures:
             voxels = int(segmentation.array(structure).sum())
             volume = voxels * float(np.prod(target.GetSpacing())) / 1000
-            reference = references[0]
             known = float(reference.segmentation.array(structure).sum() * np.prod(reference.volume.GetSpacing())) / 1000
             localization = by_structure[structure]
             evidence = Evidence(
@@ -116,6 +121,9 @@ class Pipeline:
             )
             confidence = self.calibration.confidence(evidence) if voxels else 0.0
             status = self.calibration.status(confidence, voxels)
+            if voxels and status is Status.NOT_FOUND and (stopped or structure in painted):
+                # What a stopped run has finished and what the user has painted is not taken back for want of evidence.
+                status = Status.LOW_CONFIDENCE
             results.append(StructureResult(structure, status, confidence, volume, known, localization, asdict(evidence)))
         return tuple(results)
 
@@ -166,9 +174,6 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     timings[stage] = time.perf_counter() - start
 
 
-_warm: dict[tuple[str, str], Pipeline] = {}
-
-
 def transfer(
     reference: Reference | Sequence[Reference],
     target: sitk.Image,
@@ -177,6 +182,7 @@ def transfer(
     localizer: str = "vlm",
     model: str = "embedded",
     device: str = "auto",
+    pipeline: Pipeline | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Transfer:
@@ -187,8 +193,9 @@ def transfer(
         target: The new volume; its world position and the order of its axes don't matter.
         structures: Names to carry over; None takes all.
         localizer: ``vlm`` or ``registration``.
-        model: Name or folder of the model.
+        model: Name or folder of the model, which is opened for this call.
         device: ``auto``, ``cpu`` or ``cuda``.
+        pipeline: A loaded model to use instead; keep one for several runs.
         progress: Is called with every step, on the calling thread.
         cancel: Asked between slices; what is finished by then is in the result.
 
@@ -200,9 +207,5 @@ def transfer(
         ModelError: the model is missing or damaged.
         ResourceError: the device is not available.
     """
-    key = (model, device)
-    if key not in _warm:
-        # One model at a time: a second one may not fit beside it.
-        _warm.clear()
-        _warm[key] = Pipeline(model, device)
-    return _warm[key].transfer(reference, target, structures, localizer=localizer, progress=progress or ignore, cancel=cancel)
+    pipeline = pipeline or Pipeline(model, device)
+    return pipeline.transfer(reference, target, structures, localizer=localizer, progress=progress or ignore, cancel=cancel)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from .errors import ResourceError
 
-# An installed wheel carries the resources inside the package, Slicer's build installs them beside the library, a checkout has them at its top.
-_CANDIDATES = (Path(__file__).parent / "_resources", Path(__file__).parent.parent / "Resources" / "RAUSlicer", Path(__file__).parents[2] / "Resources")
+# An installed wheel carries the resources inside the package, Slicer's build has them beside the library, a checkout at its top.
+_CANDIDATES = (
+    Path(__file__).parent / "_resources",
+    Path(__file__).parent.parent / "Resources" / "RAUSlicer",
+    Path(__file__).parents[2] / "Resources",
+)
 
 
 def resource_path(*parts: str) -> Path:

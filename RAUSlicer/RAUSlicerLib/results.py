@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 import SimpleITK as sitk
 
+from .imaging.checks import distinct_names
 from .imaging.segmentation import Segmentation, Structure
 
 
@@ -33,11 +34,20 @@ class SoftMask:
         return image
 
     def on(self, frame: sitk.Image, *, least: float) -> tuple[np.ndarray, tuple[slice, slice, slice]] | None:
-        """Its probabilities on the part (z, y, x) of another grid that it covers; None where it lies outside or nothing exceeds ``least``."""
+        """Its probabilities on the part (z, y, x) of another grid that it covers; None if it lies outside or nothing exceeds ``least``."""
         if float(self.values.max(initial=0.0)) <= least:
             return None
-        # One voxel of zeros around it: interpolation must fall off at its borders and not stop there.
-        image = SoftMask(np.pad(self.values, 1), (self.start[0] - 1, self.start[1] - 1, self.start[2] - 1), self.grid).image()
+        # One voxel more around it: interpolation must fall off at its borders and not stop there. Only at the border of the grid, which
+        # ends a little before the volume does, it goes on as it is.
+        padded = np.pad(self.values, 1)
+        edges = np.pad(self.values, 1, mode="edge")
+        for axis, (start, extent) in enumerate(zip(self.start, self.grid.GetSize()[::-1], strict=True)):
+            last = start + self.values.shape[axis] == extent
+            for side, reached in ((0, start == 0), (-1, last)):
+                if reached:
+                    rim = tuple(side if a == axis else slice(1, -1) for a in range(3))
+                    padded[rim] = edges[rim]
+        image = SoftMask(padded, (self.start[0] - 1, self.start[1] - 1, self.start[2] - 1), self.grid).image()
         corners = [[(0, n - 1)[(k >> axis) & 1] for axis, n in enumerate(image.GetSize())] for k in range(8)]
         points = np.array([frame.TransformPhysicalPointToContinuousIndex(image.TransformIndexToPhysicalPoint(c)) for c in corners])
         low = np.maximum(np.floor(points.min(0)).astype(int), 0)
@@ -57,6 +67,21 @@ class SoftMask:
         return whole
 
 
+def weighted(parts: Sequence[tuple[SoftMask, float]], frame: sitk.Image) -> SoftMask:
+    """A weighted sum of masks on one grid, kept between 0 and 1; weights may be negative."""
+    placed = [(found, weight) for mask, weight in parts if (found := mask.on(frame, least=0.0)) is not None]
+    if not placed:
+        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), frame)
+    low = np.min([[side.start for side in where] for (_, where), _ in placed], axis=0)
+    high = np.max([[side.stop for side in where] for (_, where), _ in placed], axis=0)
+    total = np.zeros(high - low, np.float32)
+    for (values, where), weight in placed:
+        total[tuple(slice(side.start - first, side.stop - first) for side, first in zip(where, low, strict=True))] += (
+            np.float32(weight) * values
+        )
+    return SoftMask(np.clip(total, 0, 1), (int(low[0]), int(low[1]), int(low[2])), frame)
+
+
 class Status(StrEnum):
     """What a run says of a structure."""
 
@@ -67,7 +92,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class SlicePrompt:
-    """A structure on one slice: ``box`` (left, top, right, bottom) in pixels, ``query`` the language model's ``<Seg>`` state (hidden,)."""
+    """A structure on a slice: ``box`` (left, top, right, bottom) in pixels, ``query`` the language model's ``<Seg>`` state (hidden,)."""
 
     box: tuple[float, float, float, float]
     query: np.ndarray
@@ -78,7 +103,7 @@ class Localization:
     """Where a structure is believed to be.
 
     ``presence`` is a probability. ``box_mm`` holds the two opposite corners of an axis-aligned box in patient space (LPS, mm), None where
-    the structure is believed absent. ``slice_boxes`` maps a slice of the canonical target frame to (left, top, right, bottom) in its pixels.
+    the structure is believed absent. ``slice_boxes`` maps a slice of the canonical target frame to (left, top, right, bottom) in pixels.
     ``prior`` is a first guess of its voxels, ``prompts`` are what the localizer tells the propagator of slices of the grid they share.
     """
 
@@ -120,12 +145,17 @@ class Transfer:
     localizer: str = ""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each result that no other has."""
+        return distinct_names(tuple(result.structure for result in self.results))
+
+    @property
     def confidences(self) -> dict[str, float]:
-        return {result.structure.name: result.confidence for result in self.results}
+        return {name: result.confidence for name, result in zip(self.names, self.results, strict=True)}
 
     @property
     def statuses(self) -> dict[str, Status]:
-        return {result.structure.name: result.status for result in self.results}
+        return {name: result.status for name, result in zip(self.names, self.results, strict=True)}
 
     @property
     def localizations(self) -> tuple[Localization, ...]:

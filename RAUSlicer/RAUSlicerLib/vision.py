@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from .imaging.frame import canonical, normalized
+from .imaging.names import same_structure
 from .imaging.segmentation import Reference, Structure
 from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
@@ -21,7 +22,10 @@ BATCH = 8
 
 
 class MatchedReference:
-    """A reference brought to the target's slices: images (N, S, S) and, a layer, labels (N, S, S)."""
+    """A reference brought to the target's slices: images (N, S, S) and, a layer, labels (N, S, S).
+
+    Structures may come from another reference; they are found here by their names.
+    """
 
     def __init__(self, match: Match, grid: sitk.Image) -> None:
         self.match = match
@@ -31,12 +35,14 @@ class MatchedReference:
         self.features: SliceFeatures | None = None
 
     def masks(self, structure: Structure) -> np.ndarray:
-        """The structure on every slice, booleans (N, S, S)."""
-        return self.labels[structure.layer] == structure.label
+        """The structure on every slice, booleans (N, S, S); nowhere if this reference lacks it."""
+        own = same_structure(self.match.reference.segmentation, structure)
+        return np.zeros(self.images.shape, bool) if own is None else self.labels[own.layer] == own.label
 
     def mask(self, structure: Structure, level: int) -> np.ndarray:
         """The structure on one slice, booleans (S, S)."""
-        return self.labels[structure.layer][level] == structure.label
+        own = same_structure(self.match.reference.segmentation, structure)
+        return np.zeros(self.images.shape[1:], bool) if own is None else self.labels[own.layer][level] == own.label
 
 
 class MatchedSlices:
@@ -68,7 +74,10 @@ class MatchedSlices:
                 progress(ProgressEvent(STAGE, (number * len(self) + first + len(batch)) / total))
             done.append(
                 SliceFeatures(
-                    torch.cat([p.low for p in parts]), torch.cat([p.mid for p in parts]), torch.cat([p.high for p in parts]), parts[0].position
+                    torch.cat([p.low for p in parts]),
+                    torch.cat([p.mid for p in parts]),
+                    torch.cat([p.high for p in parts]),
+                    parts[0].position,
                 )
             )
         self.features = done[0]
@@ -87,12 +96,16 @@ class Vision:
         self._for: tuple[Sequence[Reference], sitk.Image] | None = None
         self._slices: MatchedSlices | None = None
 
-    def look(self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> MatchedSlices | None:
+    def look(
+        self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken
+    ) -> MatchedSlices | None:
         """The target's slices with every reference matched to them; None after a cancel."""
         if self._slices is not None and self._for is not None and self._for[0] is references and self._for[1] is target:
             progress(ProgressEvent(STAGE, 1.0))
             return self._slices
         self.forget()
+        if cancel.cancelled:
+            return None
         matches = []
         for number, reference in enumerate(references):
             share = (0.7 * number / len(references), 0.7 * (number + 1) / len(references))

@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.localization.vlm.network import RauVlm, VlmConfig
+from RAUSlicerLib.models.checkpoint import save_checkpoint
+from RAUSlicerLib.pipeline import Pipeline
+from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config
 
 REPOSITORY = Path(__file__).parents[2]
+
+# The tests' tensors are small: on a busy machine threads that wait for each other cost ten times what they bring.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +68,43 @@ def make_ellipsoids() -> MakeEllipsoids:
         return Reference(volume, Segmentation(labelmap, structures))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights, small enough to run in seconds. It matches a volume to itself and knows nothing else."""
+    torch.manual_seed(0)
+    backbone = dict(VlmConfig().backbone, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    parts = {
+        "matching": MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16)),
+        "vlm": RauVlm(VlmConfig(vision_dim=32, image_tokens=4, backbone=backbone | {"intermediate_size": 64})),
+        "sam2": MemorySegmenter(
+            Sam2Config(
+                image_size=64,
+                embed_dim=16,
+                stages=(1, 1, 2, 1),
+                global_att_blocks=(3,),
+                window_spec=(8, 4, 4, 2),
+                window_pos_embed_bkg_spatial_size=(4, 4),
+                d_model=32,
+                memory_dim=16,
+                memory_layers=1,
+                feedforward=64,
+                query_dim=32,
+            )
+        ),
+    }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    for name, network in parts.items():
+        config = network.config.to_dict()
+        if name == "matching":
+            config["calibration"] = {"intercept": -2.0, "weights": {"back": 4.0}, "low": 0.5, "absent": 0.2}
+        save_checkpoint(
+            folder / name, config, network.state_dict(), "A model for tests.", name="tiny", kind=config["model_type"], licence="none"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_model: Path) -> Pipeline:
+    return Pipeline(str(tiny_model), "cpu")

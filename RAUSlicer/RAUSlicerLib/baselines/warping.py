@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..imaging.names import same_structure
+from ..imaging.segmentation import Reference, Structure
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..protocols import SoftMask
 from ..results import Localization
@@ -55,12 +56,6 @@ def warp_structures(
             warped[structure] = SoftMask(values, (box[0].start, box[1].start, box[2].start), target)
         progress(ProgressEvent("warping", (number + 1) / len(structures), structure.name))
     return warped
-
-
-def same_structure(segmentation: Segmentation, structure: Structure) -> Structure | None:
-    """The segmentation's own structure of that name, None where it has none; a name used twice is told apart by its label."""
-    named = [own for own in segmentation.structures if own.name.strip().casefold() == structure.name.strip().casefold()]
-    return next((own for own in named if own.label == structure.label), named[0] if named else None)
 
 
 def merge(masks: Sequence[SoftMask], weights: Sequence[float]) -> SoftMask:

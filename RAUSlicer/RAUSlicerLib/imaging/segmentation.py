@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,13 +73,22 @@ class Segmentation:
         known = {structure.name.strip().casefold() for structure in self.structures}
         missing = [name for name, key in zip(names, wanted, strict=True) if not key or key not in known]
         if missing or not wanted:
-            listed = ", ".join(sorted({structure.name for structure in self.structures}))
-            raise InputError(
-                f"The reference has no structure named {', '.join(repr(name) for name in missing) or 'as asked: the list is empty'}.",
-                f"Its structures are: {listed}.",
-                "Choose names from this list, or leave the list out to transfer every structure.",
-            )
+            raise self._unknown(missing)
         return tuple(structure for structure in self.structures if structure.name.strip().casefold() in wanted)
+
+    def _unknown(self, missing: Sequence[str]) -> InputError:
+        names = sorted({structure.name for structure in self.structures})
+        folded = {name.strip().casefold(): name for name in names}
+        near = [folded[key] for name in missing for key in difflib.get_close_matches(name.strip().casefold(), folded, n=3)]
+        # A brain atlas has more names than anybody reads.
+        listed = names if len(names) <= 30 else [*names[:30], f"and {len(names) - 30} more"]
+        return InputError(
+            f"The reference has no structure named {', '.join(repr(name) for name in missing) or 'as asked: the list is empty'}.",
+            f"Its structures are: {', '.join(listed)}.",
+            f"Did you mean {', '.join(dict.fromkeys(near))}?"
+            if near
+            else "Choose among these, or leave the list out to transfer every structure.",
+        )
 
 
 @dataclass(frozen=True)

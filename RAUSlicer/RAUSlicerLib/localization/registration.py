@@ -8,8 +8,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..baselines.registration import register
-from ..baselines.warping import inside, merge, same_structure, warp_structures
+from ..baselines.warping import inside, merge, warp_structures
 from ..imaging.frame import canonical, normalized
+from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
 from ..progress import CancelToken, ProgressCallback, part
 from ..protocols import SoftMask

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -15,7 +17,9 @@ from ..segmentation.sam2 import MemorySegmenter, Sam2Config
 from .checkpoint import load_config, load_tensors
 from .store import ModelFolder, resolve
 
-_BUILDERS = {
+Network = TypeVar("Network", bound=nn.Module)
+
+_BUILDERS: dict[str, Callable[[dict], nn.Module]] = {
     "rau_matching": lambda config: MatchingNet(MatchingConfig.from_dict(config)),
     "rau_vlm": lambda config: RauVlm(VlmConfig.from_dict(config)),
     "rau_sam2": lambda config: MemorySegmenter(Sam2Config.from_dict(config)),
@@ -40,29 +44,34 @@ def load_model(name: str) -> RauModel:
         ModelError: there is none of that name, or a part is missing, damaged or doesn't fit its configuration.
     """
     folder = resolve(name)
-    matching, vlm, segmenter = (load_part(folder, part) for part in ("matching", "vlm", "sam2"))
     calibration = Calibration(**load_config(folder.part("matching")).get("calibration", {}))
-    return RauModel(folder.name, matching, vlm, segmenter, calibration)  # type: ignore[arg-type]
+    return RauModel(
+        folder.name,
+        load_part(folder, "matching", MatchingNet),
+        load_part(folder, "vlm", RauVlm),
+        load_part(folder, "sam2", MemorySegmenter),
+        calibration,
+    )
 
 
-def load_part(folder: ModelFolder, part: str) -> nn.Module:
+def load_part(folder: ModelFolder, part: str, expected: type[Network]) -> Network:
     """Build one network from its configuration and fill it.
 
     Raises:
-        ModelError: the configuration is of an unknown kind, or the tensors don't fit it.
+        ModelError: the configuration is of another kind than expected, or the tensors don't fit it.
     """
     path = folder.part(part)
     config = load_config(path)
     kind = config.get("model_type")
-    if kind not in _BUILDERS:
+    tensors = load_tensors(path)
+    with torch.random.fork_rng(devices=[]):
+        network = _BUILDERS[kind](config) if kind in _BUILDERS else None
+    if not isinstance(network, expected):
         raise ModelError(
-            f"The checkpoint {str(path)!r} is of the kind {kind!r}.",
+            f"The checkpoint {str(path)!r} is of the kind {kind!r}, which can't be the part {part!r} of a model.",
             f"Known kinds are {', '.join(_BUILDERS)}.",
             "Choose another model, or update RAUSlicer.",
         )
-    tensors = load_tensors(path)
-    with torch.random.fork_rng(devices=[]):
-        network = _BUILDERS[kind](config)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -181,7 +181,7 @@ def _draw_view(axes: Axes, mesh: Mesh, view: View, scale: float, height: float) 
     flat = np.stack([points @ view.right, points @ view.up], axis=-1)[order]
     shaded = _shade(normals[order], colors[order], depth[order], view)
     # Edges in the face's colour close the hairline gaps that antialiasing leaves between triangles.
-    axes.add_collection(PolyCollection(flat, facecolors=shaded, edgecolors=shaded, linewidths=0.35))
+    axes.add_collection(PolyCollection(list(flat), facecolors=shaded, edgecolors=shaded, linewidths=0.35))
     corners = flat.reshape(-1, 2)
     x, y = (corners.min(axis=0) + corners.max(axis=0)) / 2
     y -= _CAPTION_HEIGHT / 2 * scale

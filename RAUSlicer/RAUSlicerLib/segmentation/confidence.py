@@ -32,7 +32,9 @@ class Calibration:
     """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs."""
 
     intercept: float = -3.2
-    weights: Mapping[str, float] = field(default_factory=lambda: {"back": 3.0, "presence": 1.2, "sharpness": 1.0, "support": 0.8, "size": 0.6})
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"back": 3.0, "presence": 1.2, "sharpness": 1.0, "support": 0.8, "size": 0.6}
+    )
     low: float = 0.5
     absent: float = 0.2
 

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from ..imaging.segmentation import Reference, Structure
 from ..models.device import autocast
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
-from ..results import Localization, SoftMask
+from ..results import Localization, SoftMask, weighted
 from ..vision import MatchedReference, MatchedSlices, Vision
+from .sam2 import SliceFeatures
 
 STAGE = "segmentation"
 # The reference's slice of a structure may lie this many slices from the target's: two patients' organs never end at the same level.
@@ -77,16 +78,14 @@ class Sam2Propagator:
             if track.goes_on(offset) and 0 <= level < len(slices):
                 wanted.setdefault(level, []).append(track)
         for level, here in wanted.items():
-            seen = [track for track in here if track.memory_levels(level)]
+            # A batch has one kind of prompt and as much memory an object: what becomes of a structure must not depend on the others.
+            batches: dict[tuple[bool, int], list[_Track]] = {}
             for track in here:
-                if track not in seen:
-                    track.keep(level, track.prior_logits(level), offset)
-            # The decoder takes one kind of prompt a batch: tracks with a box here go apart from those without.
-            for prompted in (True, False):
-                batch = [track for track in seen if track.prompted(level) == prompted]
-                if batch:
-                    for track, logits in zip(batch, self._decode(slices, batch, level), strict=True):
-                        track.keep(level, logits, offset)
+                batches.setdefault((track.prompted(level), track.slots(level)), []).append(track)
+            for (_, slots), batch in batches.items():
+                decoded = self._decode(slices, batch, level) if slots else [track.prior_logits(level) for track in batch]
+                for track, logits in zip(batch, decoded, strict=True):
+                    track.keep(level, logits, offset)
 
     def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
         segmenter, device = self._vision.segmenter, self._vision.device
@@ -101,7 +100,7 @@ class Sam2Propagator:
                 full = torch.from_numpy(np.stack([track.prior_logits(level) for track in tracks])).to(device)
                 share = F.avg_pool2d(full.sigmoid()[:, None], size // (4 * slices.features.low.shape[-1]))
                 prior = torch.logit(share.clamp(0.02, 0.98))
-            boxes, query = (self._prompts(tracks, level) if self._use_prompts else (None, None))
+            boxes, query = self._prompts(tracks, level) if self._use_prompts else (None, None)
             low, score = segmenter.decode(attended, mine, prior, boxes, query, memory)
         if self._use_prior and segmenter.config.residual:
             assert prior is not None
@@ -113,12 +112,12 @@ class Sam2Propagator:
         return logits.clamp(-15, 15).cpu().numpy()
 
     def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> Tensor:
-        """(M, C, h, w): one matched slice a reference, and the nearest edited slice where there is one."""
+        """(M, C, h, w): one matched slice a reference, and one more for the nearest edited slice where there is one."""
         slots = [self._conditioning(slices.references[number], track, number, at) for number, at in track.memory_levels(level)]
         edited = track.nearest_edit(level)
         if edited is not None:
             assert slices.features is not None
-            slots[-1 if len(slots) > 1 else 0] = self._memorize(slices.features, edited, track.edits[edited])
+            slots.append(self._memorize(slices.features, edited, track.edits[edited]))
         return torch.stack(slots)
 
     def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> Tensor:
@@ -128,7 +127,7 @@ class Sam2Propagator:
             track.cache[key] = self._memorize(reference.features, level, track.masks[number][level])
         return track.cache[key]
 
-    def _memorize(self, features, level: int, mask: np.ndarray) -> Tensor:  # type: ignore[no-untyped-def]
+    def _memorize(self, features: SliceFeatures, level: int, mask: np.ndarray) -> Tensor:
         device = self._vision.device
         at = torch.tensor([level], device=device)
         return self._vision.segmenter.memorize(features.take(at), torch.from_numpy(mask.astype(np.float32))[None, None].to(device))[0]
@@ -151,6 +150,7 @@ class _Track:
         size = slices.images.shape[-1]
         self._grid = slices.grid
         prior = localization.prior if use_prior else None
+        self._sharp = prior
         self._prior = prior.spread(slices.grid) if prior is not None else np.zeros((len(slices), size, size), np.float16)
         self.masks = [reference.masks(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
@@ -178,7 +178,10 @@ class _Track:
         first, last = self._limits
         if not first <= self.start + offset <= last:
             return False
-        return offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE
+        if offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE:
+            return True
+        # What the user has painted further on is not given up.
+        return any((edited - self.start) * offset >= offset**2 for edited in self.edits)
 
     def memory_levels(self, level: int) -> list[tuple[int, int]]:
         """(reference, its slice nearest to this level that shows the structure), for every reference that has one."""
@@ -189,6 +192,10 @@ class _Track:
                 if abs(nearest - level) <= _NEAREST:
                     out.append((number, nearest))
         return out
+
+    def slots(self, level: int) -> int:
+        """How many slices are in its memory here."""
+        return len(self.memory_levels(level)) + bool(self.edits)
 
     def prompted(self, level: int) -> bool:
         return level in self.localization.prompts
@@ -210,14 +217,28 @@ class _Track:
         self._kept[level] = probability.astype(np.float16)
 
     def soft_mask(self) -> SoftMask:
+        """What was kept, as a change of the prior where there is one: it has the target's full resolution, the slices have less.
+
+        Edited structures come back from the slices alone, exactly as they were painted there.
+        """
+        kept = self._kept_mask()
+        if self._sharp is None or self.edits:
+            return kept
+        return weighted([(self._sharp, 1.0), (kept, 1.0), (cropped(self._prior, 0, self._grid), -1.0)], self._sharp.grid)
+
+    def _kept_mask(self) -> SoftMask:
         if not self._kept:
             return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
         first, last = min(self._kept), max(self._kept)
         empty = np.zeros_like(next(iter(self._kept.values())))
-        stack = np.stack([self._kept.get(level, empty) for level in range(first, last + 1)])
-        keep = np.argwhere(stack > _EMPTY)
-        if len(keep) == 0:
-            return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
-        low, high = keep.min(0), keep.max(0) + 1
-        values = stack[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
-        return SoftMask(values, (first + int(low[0]), int(low[1]), int(low[2])), self._grid)
+        return cropped(np.stack([self._kept.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
+
+
+def cropped(stack: np.ndarray, first: int, grid: sitk.Image) -> SoftMask:
+    """Probabilities (n, S, S) of slices from ``first`` on, cut down to where they are not negligible."""
+    keep = np.argwhere(stack > _EMPTY)
+    if len(keep) == 0:
+        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
+    low, high = keep.min(0), keep.max(0) + 1
+    values = stack[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
+    return SoftMask(values, (first + int(low[0]), int(low[1]), int(low[2])), grid)

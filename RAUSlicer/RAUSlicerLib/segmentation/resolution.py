@@ -34,22 +34,28 @@ def resolve(masks: Mapping[Structure, SoftMask], structures: Sequence[Structure]
 
 
 def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image) -> np.ndarray:
-    """Label array (z, y, x) of a canonical frame: every voxel goes to the likeliest structure if that is likelier than not."""
+    """Label array (z, y, x) of a canonical frame: every voxel goes to the likeliest structure if that is likelier than not.
+
+    Islands are judged twice, before structures meet and after. In what order they are given doesn't matter.
+    """
     size = frame.GetSize()[::-1]
     largest = max((structure.label for structure in masks), default=0)
     labels = np.zeros(size, np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.uint32)
     best = np.full(size, 0.5, np.float32)
-    for structure, mask in masks.items():
-        found = mask.on(frame, least=0.5)
+    places = {}
+    for structure in sorted(masks, key=lambda s: s.label):
+        found = masks[structure].on(frame, least=0.5)
         if found is None:
             continue
         values, where = found
-        wins = values > best[where]
-        wins &= without_specks(wins)
+        wins = without_specks(values > 0.5) & (values > best[where])
         best[where][wins] = values[wins]
         labels[where][wins] = structure.label
-    for structure in masks:
-        _drop_specks(labels, structure.label)
+        places[structure] = where
+    for structure, where in places.items():
+        part = labels[where]
+        mine = part == structure.label
+        part[mine & ~without_specks(mine)] = 0
     return labels
 
 
@@ -61,14 +67,6 @@ def without_specks(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(islands.ravel())
     sizes[0] = 0
     return (sizes >= _ISLAND * sizes.max())[islands] & mask
-
-
-def _drop_specks(labels: np.ndarray, label: int) -> None:
-    boxes = ndimage.find_objects((labels == label).astype(np.uint8))
-    if boxes:
-        part = labels[boxes[0]]
-        mine = part == label
-        part[mine & ~without_specks(mine)] = 0
 
 
 def to_native(labels: sitk.Image, target: sitk.Image) -> sitk.Image:

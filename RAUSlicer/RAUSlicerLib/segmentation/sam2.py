@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
@@ -18,8 +19,8 @@ from sam2.modeling.backbones.utils import PatchEmbed
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
-from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam.transformer import RoPEAttention
+from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -50,7 +51,8 @@ class Sam2Config:
     @classmethod
     def from_dict(cls, values: dict) -> Sam2Config:
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+        return cls(**plain)
 
     def to_dict(self) -> dict:
         return {"model_type": "rau_sam2", **asdict(self)}
@@ -104,7 +106,9 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
         out_dim=config.memory_dim,
         position_encoding=PositionEmbeddingSine(num_pos_feats=config.memory_dim, normalize=True, scale=None, temperature=10000),
         mask_downsampler=MaskDownSampler(embed_dim=config.d_model, kernel_size=3, stride=2, padding=1, total_stride=config.stride),
-        fuser=Fuser(CXBlock(dim=config.d_model, kernel_size=7, padding=3, layer_scale_init_value=config.layer_scale, use_dwconv=True), num_layers=2),
+        fuser=Fuser(
+            CXBlock(dim=config.d_model, kernel_size=7, padding=3, layer_scale_init_value=config.layer_scale, use_dwconv=True), num_layers=2
+        ),
         in_dim=config.d_model,
     )
     return SAM2Base(
@@ -140,7 +144,7 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as matmul, softmax, matmul, for training: on CPUs its backward is faster in bf16 than the fused kernel's, its forward is not."""
+    """Attention as matmul, softmax, matmul, for training: its backward in bf16 on CPUs is faster than the fused kernel's."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
 

@@ -12,13 +12,16 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from .. import __version__
 from ..errors import RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressEvent
 from .folder import remove
 from .protocol import LONGEST_LINE, REQUESTS, BusyError, Message, ProtocolError, decode, encode, error_fields
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
 
 
 class InternalError(RAUSlicerError):
@@ -53,6 +56,7 @@ class Worker:
         self._lock = threading.Lock()
         self._current: str | None = None
         self._cancel = CancelToken()
+        self._loaded: tuple[tuple[str, str], Pipeline] | None = None
         self.folder: Path | None = None
         threading.Thread(target=self._run_forever, name="runs", daemon=True).start()
 
@@ -136,21 +140,28 @@ class Worker:
 
         report(ProgressEvent("starting", 0.0))
         # Importing the networks takes seconds: cancel and shutdown are read meanwhile.
-        from ..pipeline import transfer
         from .exchange import read_request, write_result
 
         reference, target = read_request(message)
-        result = transfer(
+        result = self._pipeline(message.get("model", "embedded"), message.get("device", "auto")).transfer(
             reference,
             target,
-            structures=message.get("structures"),
+            message.get("structures"),
             localizer=message.get("localizer", "vlm"),
-            model=message.get("model", "embedded"),
-            device=message.get("device", "auto"),
             progress=report,
             cancel=self._cancel,
         )
         return write_result(result, Path(message["output"]))
+
+    def _pipeline(self, model: str, device: str) -> Pipeline:
+        """The model, loaded; the last one stays warm."""
+        from ..pipeline import Pipeline
+
+        if self._loaded is None or self._loaded[0] != (model, device):
+            # One at a time: a second one may not fit beside it.
+            self._loaded = None
+            self._loaded = (model, device), Pipeline(model, device)
+        return self._loaded[1]
 
 
 def _require_fields(message: Message) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import minimize
 
-from ..segmentation.confidence import Calibration, overlap
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..pipeline import Pipeline
+from ..segmentation.confidence import Calibration, overlap
 from .cases import subject_of
 
 # Cortical parcels and other small print would drown the rest.
@@ -64,7 +64,8 @@ def gather(pipeline: Pipeline, data: Path, count: int, wrong: int, seed: int) ->
             if outcome.evidence and (known.any() or first != second):
                 found = sitk.GetArrayViewFromImage(result.segmentation.labelmap) == label
                 rows.append({"pair": [first, reference, second, target], "label": label, "dice": overlap(found, known), **outcome.evidence})
-        print(first, reference, second, target, f"{np.mean([row['dice'] for row in rows if row['pair'] == [first, reference, second, target]]):.3f}", flush=True)
+        mean = np.mean([row["dice"] for row in rows if row["pair"] == [first, reference, second, target]])
+        print(first, reference, second, target, f"{mean:.3f}", flush=True)
     return rows
 
 
@@ -83,6 +84,7 @@ def fit(rows: list[dict]) -> dict:
 
 
 def main() -> None:
+    """Fit as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", default="embedded")

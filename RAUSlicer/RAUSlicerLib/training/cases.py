@@ -59,7 +59,9 @@ def load_case(folder: Path, name: str, subject: str) -> Case:
             if len(z) >= 20:
                 centroids[int(label)] = (float(z.mean()), float(y.mean()), float(x.mean()))
     image = torch.from_numpy(np.round(values * 255).astype(np.uint8))
-    return Case(folder.name, name, subject, image, torch.from_numpy(np.ascontiguousarray(labels)), volume.GetSpacing()[::-1], working, centroids)
+    return Case(
+        folder.name, name, subject, image, torch.from_numpy(np.ascontiguousarray(labels)), volume.GetSpacing()[::-1], working, centroids
+    )
 
 
 def load_cases(data: Path, domains: tuple[str, ...], split: str = "train") -> list[Case]:

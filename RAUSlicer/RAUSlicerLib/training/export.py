@@ -1,6 +1,6 @@
 """Makes a model folder of trained states: half precision, checksums, model cards.
 
-    python -m RAUSlicerLib.training.export --matching work/matching/state.pt --joint work/joint/state.pt --output Resources/Models/embedded
+python -m RAUSlicerLib.training.export --matching work/matching/state.pt --joint work/joint/state.pt --output Resources/Models/embedded
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ Part of RAUSlicer's embedded model: {what}. For **non-commercial research** only
 ## Data
 Trained on the train split of three sets, from random weights:
 
-- T1 brain MR: scans from OASIS, labels provided by Neuromorphometrics, Inc. (neuromorphometrics.com) under academic subscription; CC BY-NC. 15 people.
-- Contrast abdominal CT: BTCV ("Multi-Atlas Labeling Beyond the Cranial Vault"); stated CC BY 4.0 by a third party, not verified. 17 people.
+- T1 brain MR: scans from OASIS, labels provided by Neuromorphometrics, Inc. (neuromorphometrics.com) under academic subscription;
+  CC BY-NC. 15 people.
+- Contrast abdominal CT: BTCV ("Multi-Atlas Labeling Beyond the Cranial Vault"); stated CC BY 4.0 by a third party, not verified.
+  17 people.
 - Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
 
 No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
 
 ## Training
 {training}
+The planned number of steps, and with it the learning rate's schedule, was changed while it ran, so that the command repeats the recipe
+and not the very weights.
 
 ## Scores
-See `Testing/Benchmarks` for scores of the whole pipeline on held-out people, beside its peers, with the command that repeats them.
+`Testing/Benchmarks/README.md` has the scores of the whole pipeline on held-out people, beside its peers, with the command that repeats
+them.
 
 ## Limits
 A first, short training on a CPU. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
 structures (vessels, adrenal glands) are often missed. Other body parts and contrasts were not seen. Confidence is a rough guide.
 """
 
-_COMMANDS = {
-    "matching": "`python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps {steps}` ({done} steps done).",
-    "vlm": "`python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps {steps}` ({done} steps done).",
-    "sam2": "`python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps {steps}` ({done} steps done).",
-}
+_COMMAND = "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}` ({done} steps done)."
+_STAGES = {"matching": "matching", "vlm": "joint", "sam2": "joint"}
 
 
 def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str, Tensor]:
@@ -79,12 +81,13 @@ def export(matching: Path, joint: Path, output: Path, calibration: Path | None) 
         "sam2": (Sam2Config().to_dict(), take(second["ema"], "segmenter.", MemorySegmenter()), second),
     }
     for part, (config, tensors, state) in parts.items():
-        training = _COMMANDS[part].format(steps=state.get("steps", state["step"]), done=state["step"])
+        training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), done=state["step"])
         card = _CARD.format(part=part, what=_WHAT[part], training=training)
         save_checkpoint(output / part, config, tensors, card, name="embedded", kind=config["model_type"], licence=LICENCE)
 
 
 def main() -> None:
+    """Export as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--matching", type=Path, default=Path("work/matching/state.pt"))
     parser.add_argument("--joint", type=Path, default=Path("work/joint/state.pt"))

@@ -83,9 +83,11 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Losses of a step on ``batch`` pairs of slices, and figures for the log."""
     rng = sampler.rng
     slots = int(rng.choice([1, 2], p=[0.75, 0.25]))
-    pairs, objects = [], []
+    pairs: list[PlanePair] = []
+    objects: list[list[int]] = []
     while len(pairs) < batch:
         pair = sampler.draw(slots)
         chosen = choose_objects(pair, rng)
@@ -109,15 +111,14 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
     area = truth.flatten(1).sum(1)
     present, counted = area >= PRESENT, (area >= PRESENT) | (area == 0)
     cells = features.low.shape[-1]
-    evidence = Evidence(
-        F.adaptive_avg_pool2d(references[:, 0].float(), cells), F.adaptive_avg_pool2d(prior, cells), boxes_of(references[:, 0]), torch.zeros(len(owner), 4)
-    )  # fmt: skip
+    region, heat = F.adaptive_avg_pool2d(references[:, 0].float(), cells), F.adaptive_avg_pool2d(prior, cells)
+    drawn = boxes_of(references[:, 0])
     half = F.avg_pool2d(prior[:, None], 2)[:, 0]
-    matched = matched_boxes(half, evidence.region_box)
+    matched = matched_boxes(half, drawn)
     answers = []
     for b in range(batch):
         mine = owner == b
-        part = Evidence(evidence.region[mine], evidence.heat[mine], evidence.region_box[mine], matched[mine])
+        part = Evidence(region[mine], heat[mine], drawn[mine], matched[mine])
         at = b * (1 + slots)
         answers.append(model.vlm(features.low[at + 1 : at + 2], features.low[at : at + 1], part))
     presence = torch.cat([a.presence for a in answers])
@@ -127,13 +128,15 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
     out["presence"] = (F.binary_cross_entropy_with_logits(presence, present.float(), reduction="none") * weight).mean()
     if present.any():
         wanted_boxes = boxes_of(truth)[present]
-        out["box"] = (boxes[present] - wanted_boxes).abs().sum(1).mean() * 2 + generalized_box_iou_loss(boxes[present], wanted_boxes, reduction="mean")
+        out["box"] = (boxes[present] - wanted_boxes).abs().sum(1).mean() * 2 + generalized_box_iou_loss(
+            boxes[present], wanted_boxes, reduction="mean"
+        )
     with torch.autocast("cpu", torch.bfloat16), plain_attention():
         flat = (first[:, None] + 1 + torch.arange(slots)).flatten()
         memory = model.segmenter.memorize(features.take(flat), references.flatten(0, 1)[:, None].float())
         memory = memory.unflatten(0, (len(owner), slots))
-        mine = features.take(first)
-        attended = model.segmenter.attend(mine, memory)
+        targets = features.take(first)
+        attended = model.segmenter.attend(targets, memory)
         hint = torch.logit(half.clamp(0.02, 0.98))[:, None] if mode == "prior" else None
         prompt = None
         if mode == "box" or (mode == "prior" and rng.random() < 0.6):
@@ -141,7 +144,7 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
             prompt = prompt + torch.randn_like(prompt) * 2
             prompt = torch.where((present | (mode == "prior"))[:, None], prompt, matched * size)
         query = queries if rng.random() < 0.7 else None
-        logits, score = model.segmenter.decode(attended, mine, hint, prompt, query, memory)
+        logits, score = model.segmenter.decode(attended, targets, hint, prompt, query, memory)
     logits = model.segmenter.upsampled(logits.clamp(-20, 20))
     loss = mask_loss(logits, truth.float())
     out["mask"] = (loss * present).sum() / present.sum().clamp(min=1)
@@ -151,32 +154,32 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
     with torch.no_grad():
         facts = {"absent": 1 - float(present.float().mean()), "presence_right": float(((presence > 0) == present)[counted].float().mean())}
         if present.any():
-            hard = (logits > 0) & present[:, None, None]
-            facts[f"dice_{mode}"] = float((2 * (hard & truth).flatten(1).sum(1) / (hard.flatten(1).sum(1) + area).clamp(min=1))[present].mean())
+            facts[f"dice_{mode}"] = float(dice((logits > 0)[present], truth[present]).mean())
             if mode == "prior":
-                guess = prior > 0.5
-                facts["dice_prior_alone"] = float((2 * (guess & truth).flatten(1).sum(1) / (guess.flatten(1).sum(1) + area).clamp(min=1))[present].mean())
+                facts["dice_prior_alone"] = float(dice((prior > 0.5)[present], truth[present]).mean())
             facts["box_iou"] = float(box_iou(boxes[present], wanted_boxes).mean())
             facts["box_iou_matched"] = float(box_iou(matched[present], wanted_boxes).mean())
     return out, facts
 
 
+def dice(first: Tensor, second: Tensor) -> Tensor:
+    """Dice of pairs of boolean masks (O, S, S), one value an object."""
+    return 2 * (first & second).flatten(1).sum(1) / (first.flatten(1).sum(1) + second.flatten(1).sum(1)).clamp(min=1)
+
+
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Pairwise-aligned IoU of boxes (N, 4)."""
-    return 1 - generalized_iou_gap(a, b)
-
-
-def generalized_iou_gap(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of pairs of boxes (N, 4), one value a pair."""
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     overlap = (high - low).clamp(min=0).prod(1)
     union = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) - overlap
-    return 1 - overlap / union.clamp(min=1e-6)
+    return overlap / union.clamp(min=1e-6)
 
 
 WEIGHTS = {"aux": 0.6, "presence": 0.5, "box": 0.7, "mask": 1.0, "empty": 0.5, "score": 0.2}
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     output = Path(args.output)
@@ -184,10 +187,9 @@ def train(args: argparse.Namespace) -> None:
     cases = load_cases(Path(args.data), tuple(SHARE))
     model = Trainee()
     ema = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}],
-        lr=args.rate, betas=(0.9, 0.98),
-    )  # fmt: skip
+    matrices, vectors = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
     first = 0
     state_file = output / "state.pt"
     if state_file.exists():
@@ -218,8 +220,8 @@ def train(args: argparse.Namespace) -> None:
         for key, value in [*((k, v.item()) for k, v in parts.items()), *facts.items()]:
             recent.setdefault(key, []).append(value)
         if (step + 1) % 25 == 0:
-            line = {"step": step + 1, "seconds": round(time.time() - start, 1), **{k: round(float(np.mean(v[-50:])), 3) for k, v in sorted(recent.items())}}
-            log.write(json.dumps(line) + "\n")
+            means = {key: round(float(np.mean(values[-50:])), 3) for key, values in sorted(recent.items())}
+            log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
             log.flush()
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             temporary = state_file.with_suffix(".tmp")
@@ -228,6 +230,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--output", default="work/joint")

@@ -3,7 +3,8 @@
     python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps 3000
 
 Other subjects teach which labels correspond; the same subject under two random transforms teaches exact positions, also inside large
-structures and for anatomy that nobody labelled. A cosine classifier over the training labels steadies the embedding and is dropped at the end.
+structures and for anatomy that nobody labelled. A cosine classifier over the training labels steadies the embedding and is dropped at
+the end.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def stratified(labels: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 def unravel(flat: Tensor, size: tuple[int, ...], batch: int) -> Tensor:
+    """Flat indices (N,) of a volume as (N, 4) of (batch, z, y, x)."""
     z, rest = flat // (size[1] * size[2]), flat % (size[1] * size[2])
     return torch.stack([torch.full_like(flat, batch), z, rest // size[2], rest % size[2]], dim=1)
 
@@ -114,6 +116,7 @@ def position_loss(queries: Tensor, keys: Tensor, distance: Tensor, scale: Tensor
 
 
 def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: bool, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Losses of a step on a pair of patches."""
     size = tuple(target.image.shape)
     with torch.autocast("cpu", torch.bfloat16):
         features = model.net.features(torch.stack([target.image, reference.image])[:, None])
@@ -147,7 +150,9 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
     return out
 
 
-def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def corresponding(
+    target: Patch, reference: Patch, size: tuple[int, ...], rng: np.random.Generator, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Voxels (N, 3) of both patches that show the same point of the same volume, and the target voxels as floats."""
     index = rng.integers(0, np.array(size), (count * 4, 3))
     inverse = np.linalg.inv(np.vstack([reference.to_source, [0, 0, 0, 1]]))
@@ -164,6 +169,7 @@ WEIGHTS = {"aux": 0.7, "aux4": 0.4, "match": 1.0, "match4": 0.6, "pos": 0.5, "po
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     output = Path(args.output)
@@ -171,10 +177,9 @@ def train(args: argparse.Namespace) -> None:
     cases = load_cases(Path(args.data), tuple(SHARE))
     model = Trainee(MatchingConfig()).to(memory_format=torch.channels_last_3d)
     ema = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.02}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}],
-        lr=args.rate, betas=(0.9, 0.98),
-    )  # fmt: skip
+    matrices, vectors = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
     first = 0
     state_file = output / "state.pt"
     if state_file.exists():
@@ -205,8 +210,8 @@ def train(args: argparse.Namespace) -> None:
         for key, value in parts.items():
             recent.setdefault(f"{domain[:5]}/{key}", []).append(value.item())
         if (step + 1) % 25 == 0:
-            line = {"step": step + 1, "seconds": round(time.time() - start, 1), **{k: round(float(np.mean(v[-25:])), 3) for k, v in sorted(recent.items())}}
-            log.write(json.dumps(line) + "\n")
+            means = {key: round(float(np.mean(values[-25:])), 3) for key, values in sorted(recent.items())}
+            log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
             log.flush()
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             temporary = state_file.with_suffix(".tmp")
@@ -215,6 +220,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--output", default="work/matching")

@@ -8,11 +8,11 @@ import SimpleITK as sitk
 from RAUSlicerLib.cli import main
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.evaluation.benchmark import run_benchmark
-from RAUSlicerLib.segmentation.resolution import resolve
 from RAUSlicerLib.evaluation.pairs import choose_pairs, scored_labels
 from RAUSlicerLib.imaging.segmentation import Structure
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.protocols import SoftMask
+from RAUSlicerLib.segmentation.resolution import resolve
 
 NAMES = {"1": "body", "2": "left organ", "3": "right organ"}
 

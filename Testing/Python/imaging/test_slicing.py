@@ -6,7 +6,9 @@ from RAUSlicerLib.imaging.frame import canonical, grid_over, normalized
 from RAUSlicerLib.imaging.slicing import FILL, bring, grid_map, slice_grid
 
 
-def block(shape: tuple[int, int, int], box: tuple[slice, slice, slice], spacing: tuple[float, float, float]) -> tuple[sitk.Image, np.ndarray]:
+def block(
+    shape: tuple[int, int, int], box: tuple[slice, slice, slice], spacing: tuple[float, float, float]
+) -> tuple[sitk.Image, np.ndarray]:
     values = np.zeros(shape, np.float32)
     values[box] = 0.9
     image = sitk.GetImageFromArray(values)
@@ -29,7 +31,9 @@ def test_thin_slices_are_taken_two_pixels_apart_and_cover_the_body() -> None:
     grid = slice_grid(image, values, 48)
     pixel = 60 / (FILL * 48)
     assert grid.GetSpacing() == pytest.approx((pixel, pixel, 3.0))
-    bottom, top = (image.TransformPhysicalPointToIndex(grid.TransformIndexToPhysicalPoint((24, 24, k)))[2] for k in (0, grid.GetSize()[2] - 1))
+    bottom, top = (
+        image.TransformPhysicalPointToIndex(grid.TransformIndexToPhysicalPoint((24, 24, k)))[2] for k in (0, grid.GetSize()[2] - 1)
+    )
     assert bottom == 3 and top >= 77
 
 
@@ -50,7 +54,9 @@ def test_one_slice_gives_one_slice() -> None:
 @pytest.mark.parametrize("reference_grid", ["plain", "anisotropic", "oblique flipped", "sagittal"])
 def test_grid_map_puts_a_known_point_where_it_belongs(volume: sitk.Image, on_grid, reference_grid: str) -> None:
     other = on_grid(sitk.GetImageFromArray(np.zeros((7, 8, 9), np.int16)), reference_grid)
-    target, reference = (grid_over(frame, 0.7, tuple(slice(0, n) for n in frame.GetSize()[::-1])) for frame in map(canonical, (volume, other)))
+    target, reference = (
+        grid_over(frame, 0.7, tuple(slice(0, n) for n in frame.GetSize()[::-1])) for frame in map(canonical, (volume, other))
+    )
     turn = sitk.Euler3DTransform()
     turn.SetRotation(0.1, 0.2, -0.3)
     linear, shift = np.reshape(turn.GetMatrix(), (3, 3)) * 1.2, np.array([1.5, -0.4, 2.2])

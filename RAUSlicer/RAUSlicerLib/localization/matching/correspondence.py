@@ -173,7 +173,14 @@ def positions(size: tuple[int, int, int], spacing: tuple[float, float, float], s
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def coarse_field(target: Embedded, reference: Embedded, affine: Affine, *, scale: float = 50.0, rounds: tuple[tuple[float, float], ...] = ((0.16, 3.0), (0.10, 2.0), (0.07, 1.5))) -> Tensor:  # fmt: skip
+def coarse_field(
+    target: Embedded,
+    reference: Embedded,
+    affine: Affine,
+    *,
+    scale: float = 50.0,
+    rounds: tuple[tuple[float, float], ...] = ((0.16, 3.0), (0.10, 2.0), (0.07, 1.5)),
+) -> Tensor:
     """Reference positions in mm (D/4, H/4, W/4, 3) of the target's coarse cells.
 
     Each round attends to reference cells near the current estimate (a share of the extent) and smooths the answer over neighbouring
@@ -285,7 +292,15 @@ def _slope(field: Tensor, source: Tensor) -> Tensor:
 
 
 def fuse_labels(
-    target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, *, radius: int = 2, scale: float = 25.0, width: float = 1.5
+    target: Embedded,
+    reference: Embedded,
+    field: Tensor,
+    labels: Tensor,
+    count: int,
+    *,
+    radius: int = 2,
+    scale: float = 25.0,
+    width: float = 1.5,
 ) -> tuple[Tensor, Tensor]:
     """Carries labels over by local attention around the matched position.
 
@@ -324,5 +339,4 @@ def fuse_labels(
                 weight = torch.exp(((query * keys[at]).sum(1) - 1) * scale - 0.5 * distance / width**2) * known
                 total.index_add_(0, row + label.clamp(min=0), weight)
     total = total.view(len(where), count)
-    mass = total.sum(1, keepdim=True)
-    return where, torch.where(mass > 0, total / mass.clamp(min=1e-12), torch.zeros_like(total))
+    return where, total.div_(total.sum(1, keepdim=True).clamp(min=1e-12))

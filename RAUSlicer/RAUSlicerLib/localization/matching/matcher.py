@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 
+from ...baselines.warping import warp_structures
 from ...imaging.frame import canonical, foreground, foreground_box, grid_over, normalized, resample, working_spacing
+from ...imaging.names import same_structure
 from ...imaging.segmentation import Reference, Structure
 from ...imaging.slicing import grid_map
 from ...models.device import autocast
-from ...progress import CancelToken, ProgressCallback, ProgressEvent
-from ...results import SoftMask
+from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore
+from ...results import SoftMask, weighted
 from .correspondence import Affine, Embedded, coarse_field, fuse_labels, global_affine, refine, self_similarity
 from .network import MatchingNet
+from .warp import field_transform, polish
 
 STAGE = "matching"
 # Probabilities below this are not kept.
 NEGLIGIBLE = 0.02
+# The network holds some 500 bytes a voxel while it works.
+MOST_VOXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -35,29 +41,36 @@ class View:
 class Match:
     """How a reference lies over a target.
 
-    ``affine`` maps target points to reference points in the world (LPS, mm); ``field`` (D, H, W, 3) gives every voxel of the target's
-    working grid its place in the reference's, in mm; ``support`` is the share of coarse matches that agree with the affine map.
+    ``affine`` and ``transform`` map target points to reference points in the world (LPS, mm), the second one voxel by voxel; ``field``
+    (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``support`` is the share of coarse
+    matches that agree with the affine map.
     """
 
     reference: Reference
     target_view: View
     reference_view: View
     affine: sitk.AffineTransform
+    transform: sitk.Transform
     field: torch.Tensor
     support: float
 
-    def carry(self, structures: Sequence[Structure], *, radius: int = 2) -> dict[Structure, SoftMask]:
-        """The structures' probabilities on the target's working grid."""
-        return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
+    def carry(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
+        """The structures' probabilities on the target's canonical frame; structures that the reference lacks are left out.
+
+        The mean of two ways: attention on the working grid knows what a voxel looks like, the warped masks have the full resolution.
+        """
+        attended = carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
+        warped = warp_structures(self.reference, structures, self.transform, frame, ignore, CancelToken())
+        return {structure: weighted([(mask, 0.5), (warped[structure], 0.5)], frame) for structure, mask in attended.items()}
 
 
 class Matcher:
     """Runs the matching network on reference and target and regularizes what it finds."""
 
     def __init__(self, net: MatchingNet, device: torch.device) -> None:
-        self._net = net.to(device).eval()
+        self._net: MatchingNet = net.to(device).eval()
         if device.type == "cpu":
-            self._net = self._net.to(memory_format=torch.channels_last_3d)
+            self._net.to(memory_format=torch.channels_last_3d)
         self._device = device
 
     def view(self, image: sitk.Image, spacing: float) -> View:
@@ -67,7 +80,7 @@ class Matcher:
         values = sitk.GetArrayFromImage(resample(frame, grid))
         with torch.inference_mode(), autocast(self._device):
             fine, coarse = self._net(torch.from_numpy(values)[None, None].to(self._device))
-        inside, texture = torch.from_numpy(foreground(values)), self_similarity(torch.from_numpy(values))
+        inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
         # Correspondence needs plain tensors: inference tensors can't be used where gradients are taken later.
         return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), texture, inside, (spacing,) * 3))
 
@@ -75,18 +88,22 @@ class Matcher:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""
         frame = normalized(canonical(reference.volume))
         spacing = working_spacing(frame, sitk.GetArrayViewFromImage(frame))
-        reference_view = self.view(reference.volume, spacing)
-        progress(ProgressEvent(STAGE, 0.2))
-        if cancel.cancelled:
-            return None
-        target_view = self.view(target, spacing)
-        progress(ProgressEvent(STAGE, 0.4))
-        if cancel.cancelled:
-            return None
+        spacing = max(spacing, *(affordable_spacing(image) for image in (reference.volume, target)))
+        views = []
+        for image in (reference.volume, target):
+            views.append(self.view(image, spacing))
+            progress(ProgressEvent(STAGE, 0.2 * len(views)))
+            if cancel.cancelled:
+                return None
+        reference_view, target_view = views
         affine, field = correspond(target_view, reference_view)
+        progress(ProgressEvent(STAGE, 0.7))
+        if cancel.cancelled:
+            return None
+        dense = polish(field_transform(field, target_view.grid, reference_view.grid), target, reference.volume, spacing)
         progress(ProgressEvent(STAGE, 1.0))
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
-        return Match(reference, target_view, reference_view, world, field, affine.support)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.support)
 
     @staticmethod
     def reversed_field(match: Match) -> torch.Tensor:
@@ -105,28 +122,43 @@ def correspond(target: View, reference: View) -> tuple[Affine, torch.Tensor]:
 def carry_labels(
     reference: Reference, target_view: View, reference_view: View, field: torch.Tensor, structures: Sequence[Structure], *, radius: int = 2
 ) -> dict[Structure, SoftMask]:
-    """Carry structures of an annotated volume along a field; ``reference_view`` is that volume's, ``target_view`` the other's."""
+    """Carry structures of an annotated volume along a field; ``reference_view`` is that volume's, ``target_view`` the other's.
+
+    Structures that the volume lacks are left out.
+    """
+    found = {structure: same_structure(reference.segmentation, structure) for structure in structures}
+    own = {structure: mine for structure, mine in found.items() if mine is not None}
     out: dict[Structure, SoftMask] = {}
-    for layer in sorted({structure.layer for structure in structures}):
-        mine = [structure for structure in structures if structure.layer == layer]
+    for layer in sorted({mine.layer for mine in own.values()}):
         labels = resample(canonical(reference.segmentation.layers[layer]), reference_view.grid, nearest=True)
-        values = sitk.GetArrayFromImage(labels).astype(np.int64)
-        # All labels of the layer compete, also those that nobody asked for.
-        present = [int(value) for value in np.unique(values) if value]
-        lookup = {value: index + 1 for index, value in enumerate(present)}
+        values = sitk.GetArrayFromImage(labels)
+        asked = sorted({mine.label for mine in own.values() if mine.layer == layer})
+        # What nobody asked for competes as background does: that changes no answer and saves a number a voxel.
         compact = np.zeros(values.shape, np.int64)
-        for value, index in lookup.items():
-            compact[values == value] = index
+        for index, label in enumerate(asked, start=1):
+            compact[values == label] = index
         with torch.no_grad():
             where, probability = fuse_labels(
-                target_view.embedded, reference_view.embedded, field, torch.from_numpy(compact), len(present) + 1, radius=radius
+                target_view.embedded, reference_view.embedded, field, torch.from_numpy(compact), len(asked) + 1, radius=radius
             )
-        for structure in mine:
-            if structure.label in lookup:
-                out[structure] = _soft_mask(probability[:, lookup[structure.label]].numpy(), where.numpy(), target_view.grid)
-            else:
-                out[structure] = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), target_view.grid)
-    return out
+        for structure, mine in own.items():
+            if mine.layer == layer:
+                column = probability[:, asked.index(mine.label) + 1]
+                out[structure] = _soft_mask(column.numpy(), where.numpy(), target_view.grid)
+    return {structure: out[structure] for structure in own}
+
+
+def body(values: np.ndarray) -> np.ndarray:
+    """The foreground of normalized intensities (z, y, x) with what it encloses in a slice: lungs and ventricles are as dark as air."""
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in foreground(values)])
+
+
+def affordable_spacing(image: sitk.Image) -> float:
+    """The smallest isotropic spacing in mm at which a volume has no more voxels than memory allows for.
+
+    It matters where a small reference, say a heart, meets a whole body.
+    """
+    return float((np.prod(np.array(image.GetSize()) * image.GetSpacing()) / MOST_VOXELS) ** (1 / 3))
 
 
 def _soft_mask(probability: np.ndarray, where: np.ndarray, grid: sitk.Image) -> SoftMask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ def _gather(features: Tensor, at: Tensor) -> Tensor:
 class MatchingNet(nn.Module):
     """A 3D U-Net with two embedding heads.
 
-    Source: own design, after self-supervised anatomical embedding (Yan et al., 2020) and feature-based discrete registration (Siebert et al., 2021).
+    Source: own design, after self-supervised anatomical embedding (Yan et al., 2020) and feature-based discrete registration
+    (Siebert et al., 2021).
     """
 
     def __init__(self, config: MatchingConfig | None = None) -> None:
@@ -62,7 +64,7 @@ class MatchingNet(nn.Module):
         self.config = config or MatchingConfig()
         widths = self.config.widths
         self.encoder = nn.ModuleList(_Block(a, b) for a, b in zip((1, *widths[:-1]), widths, strict=True))
-        self.decoder = nn.ModuleList(_Block(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.decoder = nn.ModuleList(_Block(a + b, a) for a, b in pairwise(widths))
         # The fine embedding reads several levels: sharp borders from the first, context from the others.
         self.fine = nn.ModuleList(nn.Conv3d(widths[level], self.config.fine_dim, 1) for level in range(self.config.coarse_level + 1))
         self.coarse = nn.Conv3d(widths[self.config.coarse_level], self.config.coarse_dim, 1)
@@ -106,6 +108,7 @@ class MatchingNet(nn.Module):
         """Fine unit embeddings (N, fine_dim) at voxels (N, 4) of (batch, z, y, x): what training needs, without the dense map."""
         total: Tensor | None = None
         for depth, head in enumerate(self.fine):
+            assert isinstance(head, nn.Conv3d)
             at = torch.cat([voxels[:, :1], voxels[:, 1:] >> depth], dim=1)
             part = F.linear(_gather(features[depth], at).float(), head.weight.flatten(1), head.bias)
             total = part if total is None else total + part

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
-from ...results import Localization, SlicePrompt, SoftMask
+from ...results import Localization, SlicePrompt, SoftMask, weighted
 from ...vision import MatchedReference, MatchedSlices, Vision
 from ..assignment import assign
 from .network import Answers, Evidence, RauVlm, boxes_of, matched_boxes
@@ -52,46 +52,47 @@ class VlmLocalizer:
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> list[Localization]:
-        """See ``protocols.Localizer``. Several references answer each for themselves; their answers are averaged."""
+        """See ``protocols.Localizer``. Each reference answers for the structures it has; the answers are averaged."""
         slices = self._vision.look(references, target, part(progress, 0.0, 0.7), cancel)
         if slices is None:
             return []
-        priors: dict[Structure, list[np.ndarray]] = {structure: [] for structure in structures}
+        frame = canonical(target)
+        carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
         asked: dict[Structure, list[_Asked]] = {structure: [] for structure in structures}
         for number, reference in enumerate(slices.references):
-            carried = reference.match.carry(structures)
-            heats = {structure: mask.spread(slices.grid) for structure, mask in carried.items()}
-            for structure in structures:
-                priors[structure].append(heats[structure])
+            masks = reference.match.carry(structures, frame)
+            for structure, mask in masks.items():
+                carried[structure].append(mask)
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
-            answered = self._ask(slices, reference, structures, heats, part(progress, *share), cancel)
+            # Spread out, a hundred masks take most of the memory of a run: they are not kept.
+            heats = {structure: mask.spread(slices.grid) for structure, mask in masks.items()}
+            answered = self._ask(slices, reference, heats, part(progress, *share), cancel)
+            del heats
             if cancel.cancelled:
                 return []
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        # A hundred priors take most of the memory of a run: one reference's are not copied.
-        means = {structure: of[0] if len(of) == 1 else np.mean(of, axis=0, dtype=np.float32).astype(np.float16) for structure, of in priors.items()}
-        return _jointly(structures, merged, means, slices.grid, canonical(target))
+        priors = {structure: weighted([(mask, 1 / len(given)) for mask in given], frame) for structure, given in carried.items()}
+        return _jointly(structures, merged, priors, slices.grid, frame)
 
     def _ask(
         self,
         slices: MatchedSlices,
         reference: MatchedReference,
-        structures: Sequence[Structure],
         heats: dict[Structure, np.ndarray],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> dict[Structure, _Asked]:
-        answers = {structure: _Asked() for structure in structures}
+        answers = {structure: _Asked() for structure in heats}
         assert slices.features is not None and reference.features is not None
         size, cells = slices.images.shape[-1], slices.features.low.shape[-1]
-        drawn = {structure: reference.masks(structure).sum((1, 2)) >= _PIXELS for structure in structures}
-        hot = {structure: heats[structure].max((1, 2)) >= _HEAT for structure in structures}
+        drawn = {structure: reference.masks(structure).sum((1, 2)) >= _PIXELS for structure in heats}
+        hot = {structure: heat.max((1, 2)) >= _HEAT for structure, heat in heats.items()}
         for level in range(len(slices)):
             if cancel.cancelled:
                 break
-            here = [structure for structure in structures if drawn[structure][level] or hot[structure][level]]
+            here = [structure for structure in heats if drawn[structure][level] or hot[structure][level]]
             if here:
                 region = torch.from_numpy(np.stack([reference.mask(structure, level) for structure in here]))
                 heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
@@ -129,21 +130,28 @@ def _merge(asked: Sequence[_Asked]) -> _Asked:
     out = _Asked()
     for level in sorted({level for one in asked for level in one.presence}):
         says = [one for one in asked if level in one.presence]
-        weight = np.array([one.presence[level] + 1e-3 for one in says])
+        weight = np.array([one.presence[level] + 1e-3 for one in says], np.float32)
         out.presence[level] = float(sum(one.presence[level] for one in says) / len(asked))
         out.boxes[level] = np.average([one.boxes[level] for one in says], axis=0, weights=weight)
         out.queries[level] = np.average([one.queries[level] for one in says], axis=0, weights=weight)
     return out
 
 
-def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], priors: dict[Structure, np.ndarray], grid: sitk.Image, frame: sitk.Image) -> list[Localization]:
+def _jointly(
+    structures: Sequence[Structure],
+    asked: dict[Structure, _Asked],
+    priors: dict[Structure, SoftMask],
+    grid: sitk.Image,
+    frame: sitk.Image,
+) -> list[Localization]:
     """Boxes that agree over the slices of a structure and between structures."""
-    ranges = {structure: _contiguous(asked[structure], priors[structure]) for structure in structures}
+    heats = {structure: prior.spread(grid) for structure, prior in priors.items()}
+    ranges = {structure: _contiguous(asked[structure], heats[structure]) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
     holders = [structure for structure in structures if ranges[structure]]
     evidence = np.zeros((len(structures), len(holders)))
     for row, structure in enumerate(structures):
-        prior = priors[structure]
+        prior = heats[structure]
         mass = float(prior.sum(dtype=np.float64))
         if mass <= 0:
             continue
@@ -152,8 +160,7 @@ def _jointly(structures: Sequence[Structure], asked: dict[Structure, _Asked], pr
     chosen = assign(evidence, presence) if holders else [None] * len(structures)
     out = []
     for structure, box, probability in zip(structures, chosen, presence, strict=True):
-        prior = priors[structure]
-        soft = _crop(prior, grid)
+        soft = priors[structure]
         if box is None:
             out.append(Localization(structure, min(float(probability), 0.5) if holders else float(probability), None, prior=soft))
             continue
@@ -175,11 +182,14 @@ def _box(values: np.ndarray) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
-def _on_frame(boxes: dict[int, tuple[float, float, float, float]], grid: sitk.Image, frame: sitk.Image) -> dict[int, tuple[float, float, float, float]]:
+def _on_frame(
+    boxes: dict[int, tuple[float, float, float, float]], grid: sitk.Image, frame: sitk.Image
+) -> dict[int, tuple[float, float, float, float]]:
     """Boxes of the slice grid as boxes on the canonical frame's own slices, each from the nearest slice of the grid."""
     out = {}
     levels = np.array(sorted(boxes))
-    first, last = (frame.TransformPhysicalPointToContinuousIndex(grid.TransformIndexToPhysicalPoint((0, 0, int(n))))[2] for n in (levels[0], levels[-1]))
+    ends = [grid.TransformIndexToPhysicalPoint((0, 0, int(level))) for level in (levels[0], levels[-1])]
+    first, last = (frame.TransformPhysicalPointToContinuousIndex(end)[2] for end in ends)
     step = grid.GetSpacing()[2] / frame.GetSpacing()[2]
     for number in range(max(0, round(first - (step - 1) / 2)), min(frame.GetSize()[2] - 1, round(last + (step - 1) / 2)) + 1):
         level = int(levels[np.argmin(np.abs(first + (levels - levels[0]) * step - number))])
@@ -220,15 +230,6 @@ def _held(prior: np.ndarray, asked: _Asked, levels: Sequence[int]) -> float:
         left, top, right, bottom = np.clip(np.round(asked.boxes[level]), 0, size).astype(int)
         total += float(prior[level, top:bottom, left:right].sum(dtype=np.float64))
     return total
-
-
-def _crop(prior: np.ndarray, grid: sitk.Image) -> SoftMask:
-    keep = np.argwhere(prior > 0.02)
-    if len(keep) == 0:
-        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
-    low, high = keep.min(0), keep.max(0) + 1
-    values = prior[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
-    return SoftMask(values, (int(low[0]), int(low[1]), int(low[2])), grid)
 
 
 def _box_mm(boxes: dict, grid: sitk.Image) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -96,9 +96,10 @@ class RauVlm(nn.Module):
         self.evidence = nn.Sequential(nn.Linear(2 * vision + EVIDENCE_NUMBERS, width), nn.GELU(), nn.Linear(width, width))
         self.special = nn.Parameter(torch.randn(2, width) * 0.02)
         self.presence_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
-        nn.init.zeros_(self.box_head[-1].weight)
-        nn.init.zeros_(self.box_head[-1].bias)
+        offset = nn.Linear(width, 4)
+        self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), offset)
+        nn.init.zeros_(offset.weight)
+        nn.init.zeros_(offset.bias)
 
     def _image_tokens(self, features: Tensor, which: int) -> Tensor:
         """(1, C, h, w) -> (n, width)."""
@@ -118,7 +119,9 @@ class RauVlm(nn.Module):
         ratio = torch.log(mass.clamp(min=1e-2) / evidence.region.flatten(1).sum(1).clamp(min=1e-2))
         similarity = F.cosine_similarity(region, heat, dim=1)
         region_token = self.region(torch.cat([region, evidence.region_box, area[:, None]], dim=1))
-        evidence_token = self.evidence(torch.cat([heat, region - heat, evidence.matched_box, numbers, ratio[:, None], similarity[:, None]], dim=1))
+        evidence_token = self.evidence(
+            torch.cat([heat, region - heat, evidence.matched_box, numbers, ratio[:, None], similarity[:, None]], dim=1)
+        )
         special = self.special.expand(structures, -1, -1)
         groups = torch.cat([region_token[:, None], evidence_token[:, None], special], dim=1)
         images = torch.cat([self._image_tokens(reference, 0), self._image_tokens(target, 1)])
@@ -128,7 +131,7 @@ class RauVlm(nn.Module):
         return Answers(self.presence_head(location)[:, 0], _offset(evidence.matched_box, self.box_head(location)), query)
 
     def _read(self, sequence: Tensor, images: int, structures: int) -> Tensor:
-        """Hidden states (N, width). Image tokens see each other; a structure's tokens see the images and what precedes them in its group."""
+        """Hidden states (N, width). Image tokens see each other; a structure's see the images and what precedes them in its group."""
         length = sequence.shape[1]
         group = torch.cat([torch.full((images,), -1), torch.arange(structures).repeat_interleave(TOKENS_PER_STRUCTURE)])
         order = torch.arange(length)

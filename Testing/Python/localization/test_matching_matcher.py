@@ -1,0 +1,148 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from RAUSlicerLib.imaging.frame import canonical
+from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.localization.matching import matcher as module
+from RAUSlicerLib.localization.matching.matcher import Matcher, affordable_spacing, body
+from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.progress import CancelToken, ignore
+
+
+@pytest.fixture(scope="module")
+def net() -> MatchingNet:
+    torch.manual_seed(0)
+    return MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16)).eval()
+
+
+@pytest.fixture(scope="module")
+def matcher(net: MatchingNet) -> Matcher:
+    return Matcher(net, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def case(make_ellipsoids) -> Reference:
+    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
+
+
+def test_embeddings_are_unit_vectors_of_the_volumes_size(net: MatchingNet) -> None:
+    with torch.no_grad():
+        fine, coarse = net(torch.rand(2, 1, 9, 13, 6))
+    assert fine.shape == (2, 16, 9, 13, 6) and coarse.shape == (2, 16, 3, 4, 2)
+    torch.testing.assert_close(fine.norm(dim=1), torch.ones(2, 9, 13, 6))
+    torch.testing.assert_close(coarse.norm(dim=1), torch.ones(2, 3, 4, 2))
+
+
+def test_embeddings_at_voxels_are_those_of_the_dense_map(net: MatchingNet) -> None:
+    with torch.no_grad():
+        features = net.features(torch.rand(2, 1, 9, 13, 6))
+        fine, coarse = net.embed(features, (9, 13, 6))
+        voxels, cells = torch.tensor([[0, 8, 12, 5], [1, 3, 0, 2]]), torch.tensor([[0, 2, 3, 1], [1, 0, 1, 0]])
+        torch.testing.assert_close(net.embed_at(features, voxels), torch.stack([fine[b, :, z, y, x] for b, z, y, x in voxels.tolist()]))
+        torch.testing.assert_close(net.coarse_at(features, cells), torch.stack([coarse[b, :, z, y, x] for b, z, y, x in cells.tolist()]))
+
+
+def test_configuration_survives_its_json_form() -> None:
+    config = MatchingConfig(widths=(4, 8), fine_dim=3, coarse_level=1)
+    values = config.to_dict()
+    values["widths"] = list(values["widths"])
+    assert MatchingConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize("code", ["RAS", "PSL"])
+def test_the_affine_map_leads_a_reoriented_copy_back_to_the_same_place(matcher: Matcher, case: Reference, code: str) -> None:
+    target = sitk.DICOMOrient(case.volume, code)
+    match = matcher.match(case, target, ignore, CancelToken())
+    assert match is not None and match.support > 0.9
+    for index in ((10, 12, 6), (25, 30, 12)):
+        point = case.volume.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(match.affine.TransformPoint(point), point, atol=1.0)
+
+
+def test_patients_lie_at_different_places_in_the_world(matcher: Matcher, case: Reference) -> None:
+    target = sitk.Image(case.volume)
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(0.3, -0.2, 0.4)
+    target.SetDirection(turn.GetMatrix())
+    target.SetOrigin((500.0, -300.0, 1200.0))
+    match = matcher.match(case, target, ignore, CancelToken())
+    assert match is not None
+    for index in ((10, 12, 6), (25, 30, 12)):
+        mapped = match.affine.TransformPoint(target.TransformIndexToPhysicalPoint(index))
+        np.testing.assert_allclose(mapped, case.volume.TransformIndexToPhysicalPoint(index), atol=1.0)
+
+
+def renumbered(case: Reference) -> Reference:
+    body_, left, _ = case.segmentation.structures
+    labelmap = sitk.ChangeLabel(case.segmentation.labelmap, {1: 9, 2: 1, 3: 0})
+    return Reference(case.volume, Segmentation(labelmap, (replace(left, label=1), replace(body_, label=9))))
+
+
+def test_structures_are_carried_by_name_and_missing_ones_left_out(matcher: Matcher, case: Reference) -> None:
+    match = matcher.match(renumbered(case), case.volume, ignore, CancelToken())
+    assert match is not None
+    carried = match.carry(case.segmentation.structures)
+    assert [structure.name for structure in carried] == ["body", "left organ"]
+    frame = canonical(case.volume)
+    for structure, mask in carried.items():
+        truth = case.segmentation.array(structure)
+        found = mask.spread(frame) > 0.5
+        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9 - 0.1 * (structure.label == 1)
+
+
+def test_what_is_carried_does_not_depend_on_what_else_is_asked(matcher: Matcher, case: Reference) -> None:
+    match = matcher.match(case, case.volume, ignore, CancelToken())
+    assert match is not None
+    left = case.segmentation.structures[1]
+    alone, among = match.carry([left])[left], match.carry(case.segmentation.structures[::-1])[left]
+    assert alone.start == among.start
+    np.testing.assert_allclose(alone.values, among.values, atol=1e-6)
+
+
+def test_a_structure_without_a_voxel_on_the_working_grid_comes_out_empty(matcher: Matcher, case: Reference) -> None:
+    ghost = Structure(77, "ghost")
+    haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, ghost)))
+    match = matcher.match(haunted, case.volume, ignore, CancelToken())
+    assert match is not None and match.carry([ghost])[ghost].values.max() == 0
+
+
+@pytest.mark.parametrize("events", [1, 2])
+def test_a_cancel_between_the_steps_ends_the_matching(matcher: Matcher, case: Reference, events: int) -> None:
+    cancel, seen = CancelToken(), []
+
+    def watch(event) -> None:
+        seen.append(event)
+        if len(seen) == events:
+            cancel.cancel()
+
+    assert matcher.match(case, case.volume, watch, cancel) is None
+    assert len(seen) == events
+
+
+def test_the_body_holds_what_it_encloses() -> None:
+    values = np.zeros((3, 20, 20), np.float32)
+    values[:, 4:16, 4:16] = 0.5
+    values[:, 8:12, 8:12] = 0.0
+    expected = np.zeros(values.shape, bool)
+    expected[:, 4:16, 4:16] = True
+    np.testing.assert_array_equal(body(values), expected)
+
+
+def test_a_small_reference_does_not_make_a_large_target_unaffordable(
+    matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_VOXELS", 8000)
+    match = matcher.match(case, case.volume, ignore, CancelToken())
+    assert match is not None
+    for view in (match.target_view, match.reference_view):
+        assert np.prod(view.grid.GetSize()) <= 8000
+    assert affordable_spacing(case.volume) > match.target_view.grid.GetSpacing()[0] - 1e-9

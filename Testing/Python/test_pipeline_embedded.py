@@ -1,0 +1,66 @@
+"""The whole way with the embedded weights, on the middle of the sample data."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.imaging.grids import same_grid
+from RAUSlicerLib.imaging.segmentation import Reference
+from RAUSlicerLib.pipeline import Pipeline
+from RAUSlicerLib.results import Transfer
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return 2 * np.count_nonzero(first & second) / max(np.count_nonzero(first) + np.count_nonzero(second), 1)
+
+
+@pytest.fixture(scope="module")
+def sample() -> tuple[Reference, sitk.Image]:
+    """The middle of both heads, in thicker slices, so that a run takes seconds."""
+    reference, target = load_sample()
+
+    def part(image: sitk.Image) -> sitk.Image:
+        return image[:, :, 60:96:3]
+
+    return Reference(part(reference.volume), reference.segmentation.map_layers(map(part, reference.segmentation.layers))), part(target)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Pipeline:
+    return Pipeline("embedded", "cpu")
+
+
+STRUCTURES = ["left thalamus", "right thalamus", "left insula", "right insula"]
+
+
+@pytest.fixture(scope="module")
+def plain(embedded: Pipeline, sample: tuple[Reference, sitk.Image]) -> Transfer:
+    return embedded.transfer(*sample, STRUCTURES)
+
+
+def test_embedded_model_keeps_left_on_the_left(plain: Transfer, sample: tuple[Reference, sitk.Image]) -> None:
+    assert same_grid(plain.segmentation.labelmap, sample[1])
+    middle = sample[1].TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in sample[1].GetSize()])[0]
+    for structure in plain.segmentation.structures:
+        indices = np.argwhere(plain.segmentation.array(structure))[:, ::-1]
+        assert len(indices) > 50, structure.name
+        x = sample[1].TransformContinuousIndexToPhysicalPoint(indices.mean(0).tolist())[0]
+        assert (x > middle + 4) == structure.name.lower().startswith("left"), structure.name
+
+
+def test_embedded_model_lands_on_the_atlas(plain: Transfer, sample: tuple[Reference, sitk.Image]) -> None:
+    atlas = sitk.Resample(sample[0].segmentation.labelmap, sample[1], sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    labels = sitk.GetArrayFromImage(atlas)
+    assert np.mean([dice(plain.segmentation.array(s), labels == s.label) for s in plain.segmentation.structures]) > 0.5
+
+
+@pytest.mark.parametrize("code", ["RAS", "SLA"])
+def test_embedded_model_gives_a_flipped_or_permuted_copy_the_same(
+    embedded: Pipeline, plain: Transfer, sample: tuple[Reference, sitk.Image], code: str
+) -> None:
+    result = embedded.transfer(sample[0], sitk.DICOMOrient(sample[1], code), STRUCTURES)
+    back = sitk.GetArrayFromImage(sitk.DICOMOrient(result.segmentation.labelmap, "LPS"))
+    straight = sitk.GetArrayFromImage(sitk.DICOMOrient(plain.segmentation.labelmap, "LPS"))
+    assert dice(back > 0, straight > 0) >= 0.98
+    assert np.mean((back == straight)[straight > 0]) >= 0.98

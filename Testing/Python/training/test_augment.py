@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from RAUSlicerLib.training.augment import cut, drop_field_of_view, patch_transform, random_affine, recolor, rotation
+from RAUSlicerLib.training.cases import Case
+
+
+@pytest.fixture
+def ramp() -> Case:
+    """Intensities that tell the position: 3 z + 2 y + x; every voxel of a plane has the plane's number as label."""
+    z, y, x = np.indices((12, 20, 24))
+    image = torch.from_numpy((3 * z + 2 * y + x).astype(np.uint8))
+    labels = torch.from_numpy(z.astype(np.uint8))
+    return Case("heart_mr", "ramp", "ramp", image, labels, (5.0, 2.0, 1.5), (2.5, 2.5, 2.5), {})
+
+
+def test_a_patch_shows_what_its_map_says(ramp: Case, rng) -> None:
+    to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng))
+    patch = cut(ramp, (6, 7, 8), to_source)
+    for index in ((0, 0, 0), (3, 2, 5), (5, 6, 7)):
+        source = to_source[:, :3] @ index + to_source[:, 3]
+        assert float(patch.image[index]) * 255 == pytest.approx(source @ (3, 2, 1), abs=1e-2)
+        assert int(patch.labels[index]) == round(source[0])
+
+
+def test_the_middle_of_a_patch_is_where_it_was_asked_for_and_its_scale_is_the_working_one(ramp: Case) -> None:
+    centre = np.array([5.0, 10.0, 12.0])
+    to_source = patch_transform(ramp, (5, 7, 9), centre, np.eye(3))
+    np.testing.assert_allclose(to_source[:, :3] @ (2, 3, 4) + to_source[:, 3], centre)
+    np.testing.assert_allclose(to_source[:, :3] * np.array(ramp.spacing)[:, None], np.diag(ramp.working))
+
+
+def test_what_lies_outside_is_black_and_ignored(ramp: Case) -> None:
+    patch = cut(ramp, (4, 4, 4), patch_transform(ramp, (4, 4, 4), np.array([-50.0, 10.0, 12.0]), np.eye(3)))
+    assert float(patch.image.abs().max()) == 0 and (patch.labels == 255).all()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_rotation_turns_about_its_axis_and_never_mirrors(axis: int) -> None:
+    angles = np.zeros(3)
+    angles[axis] = 0.3
+    turn = rotation(angles)
+    np.testing.assert_allclose(turn @ np.eye(3)[axis], np.eye(3)[axis], atol=1e-12)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.trace(turn) == pytest.approx(1 + 2 * np.cos(0.3))
+
+
+def test_left_stays_left_in_all_random_maps(rng) -> None:
+    for _ in range(50):
+        affine = random_affine(rng)
+        assert np.linalg.det(affine) > 0.3 and (affine.diagonal() > 0.5).all()
+
+
+def test_a_missing_field_of_view_is_black_and_ignored_on_one_side(ramp: Case, rng) -> None:
+    patch = cut(ramp, (8, 8, 8), patch_transform(ramp, (8, 8, 8), np.array([5.0, 10.0, 12.0]), np.eye(3)))
+    drop_field_of_view(patch, rng)
+    gone = patch.labels == 255
+    assert 0.2 < gone.float().mean() < 0.7
+    assert float(patch.image[gone].abs().max()) == 0
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+def test_recoloring_keeps_air_and_changes_tissue(rng, contrast: bool) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(6, 7, 8) * 0.8 + 0.1
+    image[:2] = 0
+    changed = recolor(image, rng, contrast=contrast)
+    assert changed.shape == image.shape and torch.equal(changed[:2], image[:2])
+    assert (changed[2:] - image[2:]).abs().mean() > 0.01
+    assert changed.min() >= 0 and changed.max() <= 1.2

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.training.cases import load_case, load_cases, subject_of
+
+
+def test_cases_come_cropped_in_the_canonical_frame_with_centres_in_voxels(hearts) -> None:
+    case = load_cases(hearts, ("heart_mr",))[2]
+    assert (case.domain, case.name, case.subject) == ("heart_mr", "patient002_frame01", "patient002")
+    assert case.image.shape == case.labels.shape and case.image.dtype == case.labels.dtype
+    assert case.spacing == pytest.approx((5.0, 2.0, 2.0)) and len(set(case.working)) == 1
+    for label, centre in case.centroids.items():
+        np.testing.assert_allclose(np.argwhere(case.labels.numpy() == label).mean(0), centre, rtol=1e-6)
+    # Left is toward larger x in LPS: the bright ellipsoid lies there.
+    assert case.centroids[2][2] > case.centroids[1][2] > case.centroids[3][2]
+    assert case.image[case.labels == 2].float().mean() > case.image[case.labels == 3].float().mean()
+
+
+def test_a_reoriented_file_is_the_same_case(hearts, tmp_path) -> None:
+    (tmp_path / "heart_mr").mkdir()
+    name = "patient002_frame01"
+    for suffix in ("", "_seg"):
+        image = sitk.ReadImage(str(hearts / "heart_mr" / f"{name}{suffix}.nii.gz"))
+        sitk.WriteImage(sitk.DICOMOrient(image, "ASR"), str(tmp_path / "heart_mr" / f"{name}{suffix}.nii.gz"))
+    first, second = (load_case(folder / "heart_mr", name, "patient002") for folder in (hearts, tmp_path))
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert first.spacing == pytest.approx(second.spacing)
+
+
+def test_frames_and_rescans_belong_to_one_person() -> None:
+    splits = {"heart_mr": {}, "brain_t1": {"rescan": {"1001_again": "1001"}}}
+    assert subject_of("heart_mr", "patient001_frame12", splits) == "patient001"
+    assert subject_of("brain_t1", "1001_again", splits) == "1001"
+    assert subject_of("brain_t1", "1002", splits) == "1002"

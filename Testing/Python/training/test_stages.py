@@ -1,0 +1,136 @@
+"""Two steps of each training stage on tiny data: they save, resume where they stopped, and what they leave can be exported and opened."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from RAUSlicerLib.models.rau import RauModel, load_model
+from RAUSlicerLib.segmentation.confidence import Evidence as Proof
+from RAUSlicerLib.training import export, joint, matching
+from RAUSlicerLib.training.augment import Patch
+
+
+@pytest.fixture(scope="module")
+def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """States of both stages after one step and a resumed second one."""
+    output = tmp_path_factory.mktemp("trained")
+    options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
+        patch.setattr(matching, "PATCH", {"heart_mr": (16, 48, 48)})
+        patch.setattr(joint, "SHARE", {"heart_mr": 1.0})
+        for steps in (1, 2):
+            matching.train(Namespace(output=str(output / "matching"), steps=steps, **options))
+            joint.train(Namespace(output=str(output / "joint"), steps=steps, batch=1, **options))
+            for stage in ("matching", "joint"):
+                state = (output / stage / "state.pt").read_bytes()
+                (output / f"{stage}-{steps}.pt").write_bytes(state)
+    return output
+
+
+@pytest.mark.parametrize("stage", ["matching", "joint"])
+def test_a_stage_resumes_at_the_step_it_stopped_at_and_learns(trained: Path, stage: str) -> None:
+    first, second = (torch.load(trained / f"{stage}-{steps}.pt", weights_only=True) for steps in (1, 2))
+    assert (first["step"], second["step"]) == (1, 2)
+    counts = {int(entry["step"]) for entry in second["optimizer"]["state"].values()}
+    # Parameters of domains that were not drawn are never stepped; nothing was stepped more than twice.
+    assert max(counts) == 2
+    changed = [name for name, value in second["model"].items() if not torch.equal(value, first["model"][name])]
+    assert len(changed) > 20
+    assert all(torch.isfinite(value).all() for value in second["ema"].values() if value.is_floating_point())
+
+
+def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
+    before = (trained / "matching" / "state.pt").read_bytes()
+    options = Namespace(data=str(hearts), output=str(trained / "matching"), steps=2, threads=1, seed=0, save_every=1, rate=1e-3)
+    matching.train(options)
+    assert (trained / "matching" / "state.pt").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> RauModel:
+    calibration = trained / "calibration.json"
+    calibration.write_text(json.dumps({"intercept": -1.5, "weights": {"back": 2.5}}))
+    export.export(trained / "matching" / "state.pt", trained / "joint" / "state.pt", trained / "model", calibration)
+    return load_model(str(trained / "model"))
+
+
+def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, exported: RauModel) -> None:
+    torch.manual_seed(0)
+    first, second = (torch.load(trained / stage / "state.pt", weights_only=True)["ema"] for stage in ("matching", "joint"))
+    original = matching.Trainee(matching.MatchingConfig())
+    original.load_state_dict(first)
+    whole = joint.Trainee()
+    whole.load_state_dict(second)
+    image, plane = torch.rand(1, 1, 9, 10, 11), torch.rand(1, 1, 192, 192)
+    with torch.no_grad():
+        for ours, theirs in zip(exported.matching(image), original.net.eval()(image), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
+        ours, theirs = exported.segmenter.encode(plane).low, whole.segmenter.eval().encode(plane).low
+        assert (ours - theirs).abs().mean() < 0.01 * theirs.abs().mean() + 1e-3
+        evidence = joint.Evidence(torch.rand(2, 24, 24), torch.rand(2, 24, 24), torch.rand(2, 4), torch.rand(2, 4))
+        answers = [vlm.eval()(theirs, theirs, evidence) for vlm in (exported.vlm, whole.vlm)]
+    torch.testing.assert_close(answers[0].presence, answers[1].presence, atol=2e-2, rtol=0)
+    torch.testing.assert_close(answers[0].boxes, answers[1].boxes, atol=2e-3, rtol=0)
+
+
+def test_an_exported_model_carries_calibration_card_and_licence(trained: Path, exported: RauModel) -> None:
+    assert exported.calibration.confidence(Proof(0.6, 0, 0, 0, 0)) == pytest.approx(0.5)
+    for part in ("matching", "vlm", "sam2"):
+        card = (trained / "model" / part / "README.md").read_text()
+        assert "Not a medical device" in card and "2 steps done" in card and "license: cc-by-nc-sa-4.0" in card
+
+
+def test_a_state_that_lacks_tensors_is_not_exported(trained: Path, tmp_path: Path) -> None:
+    state = torch.load(trained / "matching" / "state.pt", weights_only=True)
+    del state["ema"]["net.coarse.weight"]
+    torch.save(state, tmp_path / "broken.pt")
+    with pytest.raises(RuntimeError, match="coarse"):
+        export.export(tmp_path / "broken.pt", trained / "joint" / "state.pt", tmp_path / "model", None)
+    assert not (tmp_path / "model").exists()
+
+
+def test_label_loss_is_none_when_attention_is_right_and_large_when_wrong() -> None:
+    keys, labels = torch.eye(4), torch.tensor([0, 1, 2, 3])
+    scale = torch.tensor(40.0)
+    assert matching.label_loss(keys, labels, keys, labels, scale) < 1e-6
+    assert matching.label_loss(keys, labels.flip(0), keys, labels, scale) == 8
+    assert matching.label_loss(keys, labels + 9, keys, labels, scale) == 0
+
+
+def test_position_loss_forgives_neighbours() -> None:
+    keys = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [0.99, 0.1, 0], [0, 0, 1.0]]), dim=1)
+    where = torch.tensor([[0.0, 0, 0], [1, 0, 0], [9, 9, 9]])
+    distance = torch.cdist(where, where)
+    near, strict = (matching.position_loss(keys, keys, distance, torch.tensor(20.0), radius) for radius in (3.0, 0.5))
+    assert near < 1e-3 < strict
+
+
+def test_sampling_is_spread_over_the_labels_and_avoids_ignored_voxels(rng: np.random.Generator) -> None:
+    labels = torch.zeros(20, 20, 20, dtype=torch.long)
+    labels[0, 0, :5] = 3
+    labels[10:] = 255
+    drawn = labels.flatten()[matching.stratified(labels, 900, rng)]
+    assert (drawn != 255).all() and (drawn == 3).float().mean() > 0.1
+    assert len(matching.stratified(torch.full((2, 2, 2), 255), 10, rng)) == 0
+
+
+def test_corresponding_voxels_show_the_same_point(rng: np.random.Generator) -> None:
+    shift = np.hstack([np.eye(3), [[2.0], [-1.0], [0.0]]])
+    patches = [Patch(torch.ones(8, 8, 8), torch.zeros(8, 8, 8), m) for m in (np.hstack([np.eye(3), np.zeros((3, 1))]), shift)]
+    a, b, _ = matching.corresponding(*patches, (8, 8, 8), rng, 100)
+    assert len(a) > 50 and (a - b == torch.tensor([2, -1, 0])).all()
+
+
+def test_box_and_mask_figures() -> None:
+    a = torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1]])
+    b = torch.tensor([[1.0, 0, 3, 2], [2, 2, 3, 3]])
+    torch.testing.assert_close(joint.box_iou(a, b), torch.tensor([1 / 3, 0.0]))
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0, :2], masks[1, 1:3] = True, True
+    torch.testing.assert_close(joint.dice(masks, masks.flip(0)), torch.tensor([0.5, 0.5]))
