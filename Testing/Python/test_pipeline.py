@@ -156,7 +156,7 @@ def test_a_cancel_before_anything_is_finished_gives_an_empty_result_on_the_grid(
     assert not sitk.GetArrayViewFromImage(result.segmentation.labelmap).any()
     # Nothing is computed after it only to be thrown away.
     stages = [event.stage for event in events]
-    assert "segmentation" not in stages and stages.count("matching") <= 3
+    assert "segmentation" not in stages and "matching" not in stages[stages.index(stage) + stages.count(stage) :]
 
 
 def test_a_cancel_keeps_the_structures_that_are_finished(tiny_pipeline: Pipeline, case: Reference) -> None:

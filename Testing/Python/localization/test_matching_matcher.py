@@ -90,7 +90,7 @@ def renumbered(case: Reference) -> Reference:
 def test_structures_are_carried_by_name_and_missing_ones_left_out(matcher: Matcher, case: Reference) -> None:
     match = matcher.match(renumbered(case), case.volume, ignore, CancelToken())
     assert match is not None
-    carried = match.carry(case.segmentation.structures)
+    carried = match.carry(case.segmentation.structures, canonical(case.volume))
     assert [structure.name for structure in carried] == ["body", "left organ"]
     frame = canonical(case.volume)
     for structure, mask in carried.items():
@@ -103,7 +103,8 @@ def test_what_is_carried_does_not_depend_on_what_else_is_asked(matcher: Matcher,
     match = matcher.match(case, case.volume, ignore, CancelToken())
     assert match is not None
     left = case.segmentation.structures[1]
-    alone, among = match.carry([left])[left], match.carry(case.segmentation.structures[::-1])[left]
+    frame = canonical(case.volume)
+    alone, among = match.carry([left], frame)[left], match.carry(case.segmentation.structures[::-1], frame)[left]
     assert alone.start == among.start
     np.testing.assert_allclose(alone.values, among.values, atol=1e-6)
 
@@ -112,7 +113,7 @@ def test_a_structure_without_a_voxel_on_the_working_grid_comes_out_empty(matcher
     ghost = Structure(77, "ghost")
     haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, ghost)))
     match = matcher.match(haunted, case.volume, ignore, CancelToken())
-    assert match is not None and match.carry([ghost])[ghost].values.max() == 0
+    assert match is not None and match.carry([ghost], canonical(case.volume))[ghost].values.max() == 0
 
 
 @pytest.mark.parametrize("events", [1, 2])

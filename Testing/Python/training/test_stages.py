@@ -21,7 +21,7 @@ def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
-        patch.setattr(matching, "PATCH", {"heart_mr": (16, 48, 48)})
+        patch.setattr(matching, "PATCH", {"heart_mr": (40, 40, 40)})
         patch.setattr(joint, "SHARE", {"heart_mr": 1.0})
         for steps in (1, 2):
             matching.train(Namespace(output=str(output / "matching"), steps=steps, **options))
