@@ -8,11 +8,11 @@ import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.imaging.frame import canonical
-from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
-from RAUSlicerLib.localization.vlm.localizer import VlmLocalizer
+from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.localization.vlm.localizer import VlmLocalizer, _Asked, _jointly
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.results import Localization
+from RAUSlicerLib.results import Localization, SoftMask
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,25 @@ def test_a_structure_that_left_the_field_of_view_is_left_out_of_the_boxes(locali
     haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, empty)))
     ghost = locate(localizer, [haunted], case.volume)["ghost"]
     assert ghost.box_mm is None and ghost.presence == 0
+
+
+def test_a_structure_with_a_box_of_its_own_is_not_given_the_larger_one_around_it() -> None:
+    grid = sitk.Image(20, 20, 4, sitk.sitkUInt8)
+    small, large = Structure(1, "small"), Structure(2, "large")
+    inner, outer = np.zeros((4, 20, 20), np.float32), np.zeros((4, 20, 20), np.float32)
+    inner[:, 8:12, 8:12], outer[:, 2:18, 2:18] = 1, 1
+    outer[:, 8:12, 8:12] = 0
+    query = np.zeros(3, np.float32)
+
+    def asked(box: tuple[float, float, float, float]) -> _Asked:
+        return _Asked(dict.fromkeys(range(4), 0.6), {level: np.array(box) for level in range(4)}, dict.fromkeys(range(4), query))
+
+    found = _jointly(
+        (small, large),
+        {small: asked((8, 8, 12, 12)), large: asked((2, 2, 18, 18))},
+        {small: SoftMask(inner, (0, 0, 0), grid), large: SoftMask(outer, (0, 0, 0), grid)},
+        grid,
+        grid,
+    )
+
+    assert [localization.prompts[0].box for localization in found] == [(8, 8, 12, 12), (2, 2, 18, 18)]

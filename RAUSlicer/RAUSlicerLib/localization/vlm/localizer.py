@@ -97,7 +97,9 @@ class VlmLocalizer:
                 region = torch.from_numpy(np.stack([reference.mask(structure, level) for structure in here]))
                 heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
                 answer = self._answer(slices, reference, level, region, heat, cells)
-                presence = answer.presence.sigmoid().cpu().numpy()
+                # Geometric mean with the matching's own word, so that either can deny: the language model alone doubted a whole gyrus that
+                # matching saw clearly, and calibration gave its answer no weight beside the rest.
+                presence = np.sqrt(answer.presence.sigmoid().cpu().numpy() * heat.flatten(1).amax(1).numpy())
                 boxes, queries = (answer.boxes.clamp(0, 1) * size).cpu().numpy(), answer.queries.cpu().numpy()
                 for index, structure in enumerate(here):
                     answers[structure].presence[level] = float(presence[index])
@@ -149,14 +151,17 @@ def _jointly(
     ranges = {structure: _contiguous(asked[structure], heats[structure]) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
     holders = [structure for structure in structures if ranges[structure]]
+    stacks = np.stack([_stack(asked[structure], ranges[structure], len(heats[structure])) for structure in structures])
     evidence = np.zeros((len(structures), len(holders)))
     for row, structure in enumerate(structures):
-        prior = heats[structure]
-        mass = float(prior.sum(dtype=np.float64))
-        if mass <= 0:
-            continue
+        heat = heats[structure]
+        mass = float(heat.sum(dtype=np.float64))
+        # A large box holds the small ones inside of it: it is evidence only as far as it is the structure's own.
+        own = _overlaps(stacks[row], stacks) if mass > 0 else np.zeros(len(structures))
         for column, holder in enumerate(holders):
-            evidence[row, column] = _held(prior, asked[holder], ranges[holder]) / mass
+            alike = own[structures.index(holder)]
+            if alike > 0:
+                evidence[row, column] = alike * _held(heat, asked[holder], ranges[holder]) / mass
     chosen = assign(evidence, presence) if holders else [None] * len(structures)
     out = []
     for structure, box, probability in zip(structures, chosen, presence, strict=True):
@@ -220,6 +225,26 @@ def _contiguous(asked: _Asked, prior: np.ndarray) -> list[int]:
         return []
     best = max(runs, key=lambda run: float(prior[run].sum(dtype=np.float64)) + 1e-3 * len(run))
     return [level for level in best if level in asked.boxes]
+
+
+def _stack(asked: _Asked, levels: Sequence[int], count: int) -> np.ndarray:
+    """Boxes of every slice (N, 4), empty where the structure isn't."""
+    out = np.zeros((count, 4))
+    for level in levels:
+        out[level] = asked.boxes[level]
+    return out
+
+
+def _overlaps(one: np.ndarray, stacks: np.ndarray) -> np.ndarray:
+    """3D intersection over union of a stack of boxes (N, 4) with others (S, N, 4)."""
+    low, high = np.maximum(one[:, :2], stacks[..., :2]), np.minimum(one[:, 2:], stacks[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(-1).sum(-1)
+    union = _area(one).sum() + _area(stacks).sum(-1) - shared
+    return np.where(union > 0, shared / np.maximum(union, 1e-9), 0.0)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 
 
 def _held(prior: np.ndarray, asked: _Asked, levels: Sequence[int]) -> float:
