@@ -13,7 +13,7 @@ from .imaging.names import same_structure
 from .imaging.segmentation import Reference, Structure
 from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
-from .models.device import autocast
+from .models.device import autocast, keep_memory, release_memory
 from .progress import CancelToken, ProgressCallback, ProgressEvent, part
 from .segmentation.sam2 import MemorySegmenter, SliceFeatures
 
@@ -90,6 +90,7 @@ class Vision:
     """Matches and encodes once a run, for whoever asks first; localizer and propagator hold the same one."""
 
     def __init__(self, matcher: Matcher, segmenter: MemorySegmenter, device: torch.device) -> None:
+        keep_memory()
         self._matcher = matcher
         self.segmenter = segmenter.to(device).eval()
         self.device = device
@@ -127,3 +128,4 @@ class Vision:
     def forget(self) -> None:
         """Let go of the last run's volumes and features."""
         self._for, self._slices = None, None
+        release_memory()

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from .intensity import normalize
 
 # Voxels along the longer in-plane side of the reference's foreground. The networks were trained at this scale.
-WORKING_EXTENT = 112
+WORKING_EXTENT = 128
 
 
 def canonical(image: sitk.Image) -> sitk.Image:

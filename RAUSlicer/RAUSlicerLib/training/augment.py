@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cases import Case
+from .cases import IGNORE, MIRRORED, Case
 
 
 @dataclass
 class Patch:
     """A patch on the working grid.
 
-    ``image`` (z, y, x) in 0 to 1; ``labels`` (z, y, x), 255 is ignored or outside. ``to_source`` (3, 4) maps patch voxels (z, y, x) to
-    source voxels.
+    ``image`` (z, y, x) in 0 to 1; ``labels`` (z, y, x), `IGNORE` where nothing is known or outside. ``to_source`` (3, 4) maps patch voxels
+    (z, y, x) to source voxels. ``domain`` is the case's.
     """
 
     image: Tensor
     labels: Tensor
     to_source: np.ndarray
+    domain: str = ""
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
@@ -38,32 +39,46 @@ def rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def random_affine(rng: np.random.Generator, degrees: tuple[float, float, float] = (20.0, 10.0, 10.0), scale: float = 0.16) -> np.ndarray:
+def random_affine(rng: np.random.Generator, degrees: tuple[float, float, float] = (22.0, 18.0, 18.0), scale: float = 0.16) -> np.ndarray:
     """A random rotation about z, y, x and anisotropic scale, as a (3, 3) matrix in mm."""
-    turn = rotation(np.radians(rng.uniform(-1, 1, 3) * degrees))
+    # Small turns are the rule; the root keeps the large ones from being most of the pairs.
+    draw = rng.uniform(-1, 1, 3)
+    turn = rotation(np.radians(draw * np.abs(draw) ** 0.5 * degrees))
     return turn @ np.diag(np.exp(rng.uniform(-scale, scale) + rng.uniform(-0.06, 0.06, 3)))
 
 
-def patch_transform(case: Case, size: tuple[int, int, int], centre: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The (3, 4) map from patch voxels to source voxels that puts ``centre`` (source voxels) in the middle of the patch."""
-    linear = np.diag(1 / np.array(case.spacing)) @ affine @ np.diag(case.working)
+def patch_transform(case: Case, size: tuple[int, int, int], centre: np.ndarray, affine: np.ndarray, working: float) -> np.ndarray:
+    """The (3, 4) map from patch voxels of ``working`` mm to source voxels that puts ``centre`` (source voxels) in the patch's middle."""
+    linear = np.diag(1 / np.array(case.spacing)) @ affine * working
     return np.concatenate([linear, (centre - linear @ ((np.array(size) - 1) / 2))[:, None]], axis=1)
 
 
 def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray) -> Patch:
     """Sample a patch of ``size`` (z, y, x)."""
-    extent = np.array(case.image.shape, dtype=np.float64)
+    window, offset = _window(case, size, to_source)
+    extent = np.array([s.stop - s.start for s in window], dtype=np.float64)
     # affine_grid speaks (x, y, z) in units where -1 and 1 are the outer voxel centres.
     source, patch = (extent - 1) / 2, (np.array(size) - 1) / 2
     linear = np.diag(1 / source) @ to_source[:, :3] @ np.diag(patch)
-    shift = (to_source[:, :3] @ patch + to_source[:, 3] - source) / source
+    shift = (to_source[:, :3] @ patch + to_source[:, 3] - offset - source) / source
     theta = np.concatenate([linear[::-1, ::-1], shift[::-1, None]], axis=1)
     grid = F.affine_grid(torch.from_numpy(theta.copy()).float()[None], [1, 1, *size], align_corners=True)
-    image = F.grid_sample(case.image[None, None].float(), grid, align_corners=True)[0, 0] / 255
     # One is added so that what lies outside of the volume, which grid_sample fills with zero, can be told from background.
-    labels = F.grid_sample(case.labels[None, None].float() + 1, grid, mode="nearest", align_corners=True)[0, 0].round().long() - 1
-    labels[labels < 0] = 255
-    return Patch(image, labels, to_source)
+    labels = F.grid_sample(case.labels[window][None, None].float() + 1, grid, mode="nearest", align_corners=True)[0, 0].round().long() - 1
+    labels[labels < 0] = IGNORE
+    image = F.grid_sample(case.image[window][None, None].float(), grid, align_corners=True)[0, 0] / 255
+    return Patch(image, labels, to_source, case.domain)
+
+
+def _window(case: Case, size: tuple[int, int, int], to_source: np.ndarray) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    """The part of a case that a patch can see, at least two voxels along each axis, and where it starts: converting all of it is slow."""
+    ends = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)]) * (np.array(size) - 1)
+    corners = ends @ to_source[:, :3].T + to_source[:, 3]
+    extent = np.array(case.image.shape)
+    low = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, extent - 2)
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + 2, low + 2, extent)
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return (z, y, x), low.astype(np.float64)
 
 
 def drop_field_of_view(patch: Patch, rng: np.random.Generator) -> None:
@@ -74,7 +89,7 @@ def drop_field_of_view(patch: Patch, rng: np.random.Generator) -> None:
     gone = [slice(None)] * 3
     gone[axis] = slice(0, at) if rng.random() < 0.5 else slice(extent - at, extent)
     patch.image[tuple(gone)] = 0
-    patch.labels[tuple(gone)] = 255
+    patch.labels[tuple(gone)] = IGNORE
 
 
 def recolor(image: Tensor, rng: np.random.Generator, *, contrast: bool) -> Tensor:
@@ -94,3 +109,20 @@ def recolor(image: Tensor, rng: np.random.Generator, *, contrast: bool) -> Tenso
         x = F.avg_pool3d(F.pad(x[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
     x = x + torch.randn_like(x) * float(rng.uniform(0, 0.04))
     return torch.where(air, image, x.clamp(0, 1.2))
+
+
+def synthesize(labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """A made-up scan of a label patch: every label a random intensity, blurred over the borders.
+
+    Source: the generative model of SynthSeg (Billot et al., 2023), in its simplest form.
+    """
+    table = torch.from_numpy(rng.uniform(0.12, 0.95, 256)).float()
+    # Both halves of a body are alike in any contrast.
+    for one, other in MIRRORED:
+        table[other] = table[one]
+    table[0] = table[IGNORE] = 0.0
+    texture = torch.from_numpy(rng.uniform(0.0, 0.06, 256)).float()
+    image = table[labels] + torch.randn(labels.shape) * texture[labels] * (labels != 0) * (labels != IGNORE)
+    blurred = F.avg_pool3d(F.pad(image[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
+    share = float(rng.uniform(0.3, 0.9))
+    return (share * blurred + (1 - share) * image).clamp(0, 1)

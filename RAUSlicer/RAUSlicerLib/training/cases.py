@@ -9,21 +9,41 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
 
-# Labels that mark no structure of their own or differ between annotators; they are neither positives nor negatives.
-IGNORED = {"brain_t1": (1, 15, 42, 43, 46, 53, 54, 63, 64, 69, 74)}
+# Marks voxels of which nothing is known: neither positives nor negatives.
+IGNORE = 255
+# Labels that mark no structure of their own.
+IGNORED = {"brain_t1": (1, 42, 43, 53, 54, 74)}
+
+# FreeSurfer's numbers (head_labelmaps) for what Neuromorphometrics' numbers (brain_t1) mean; the others get numbers of their own.
+_SHARED = {
+    **{2: 45, 4: 52, 5: 50, 7: 41, 8: 39, 10: 60, 11: 37, 12: 58, 13: 56, 14: 4, 15: 11, 16: 35, 17: 48, 18: 32, 26: 30, 28: 62, 30: 64},
+    **{41: 44, 43: 51, 44: 49, 46: 40, 47: 38, 49: 59, 50: 36, 51: 57, 52: 55, 53: 47, 54: 31, 58: 23, 60: 61, 62: 63, 72: 15, 85: 69},
+}
+_OWN = {
+    **{24: 208, 3: 209, 42: 210, 25: 211, 57: 212, 136: 213, 137: 214, 163: 215, 164: 216},
+    **{502: 217, 506: 218, 507: 219, 508: 220, 509: 221, 511: 222, 512: 223, 514: 224, 515: 225, 516: 226, 530: 227},
+}
+_FLUID, _OUTSIDE = 208, 217
+# Left and right of one another, in numbers of training.
+MIRRORED = (
+    *((45, 44), (52, 51), (50, 49), (41, 40), (39, 38), (60, 59), (37, 36), (58, 57), (56, 55), (48, 47), (32, 31), (30, 23), (62, 61)),
+    *((64, 63), (209, 210), (211, 212), (213, 214), (215, 216)),
+)
 
 
 @dataclass
 class Case:
     """One labelled volume, cropped to its foreground.
 
-    ``image`` and ``labels`` are uint8 tensors of shape (z, y, x); intensities 0 to 255. ``spacing`` and ``working`` are (z, y, x) in mm.
-    ``centroids`` maps a label to its centre in voxels (z, y, x).
+    ``image`` and ``labels`` are uint8 tensors of shape (z, y, x); intensities 0 to 255. ``spacing`` is (z, y, x) in mm, ``working`` the
+    spacing in mm at which it is matched as a reference. ``centroids`` maps a label to its centre in voxels (z, y, x). Where ``synthetic``
+    the image is only a place holder: patches get one made of their labels.
     """
 
     domain: str
@@ -32,8 +52,9 @@ class Case:
     image: Tensor
     labels: Tensor
     spacing: tuple[float, float, float]
-    working: tuple[float, float, float]
+    working: float
     centroids: dict[int, tuple[float, float, float]]
+    synthetic: bool = False
 
 
 def subject_of(domain: str, name: str, splits: dict) -> str:
@@ -48,23 +69,57 @@ def load_case(folder: Path, name: str, subject: str) -> Case:
     volume = canonical(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
     labels = sitk.GetArrayFromImage(canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))).astype(np.uint8)
     values = normalize(sitk.GetArrayViewFromImage(volume))
-    working = (working_spacing(volume, values),) * 3
+    working = working_spacing(volume, values)
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(values))
     values, labels = values[box], labels[box]
-    labels[np.isin(labels, IGNORED.get(folder.name, ()))] = 255
-    centroids = {}
-    for label in np.unique(labels):
-        if label not in (0, 255):
-            z, y, x = np.nonzero(labels == label)
-            if len(z) >= 20:
-                centroids[int(label)] = (float(z.mean()), float(y.mean()), float(x.mean()))
+    labels[np.isin(labels, IGNORED.get(folder.name, ()))] = IGNORE
     image = torch.from_numpy(np.round(values * 255).astype(np.uint8))
-    return Case(
-        folder.name, name, subject, image, torch.from_numpy(np.ascontiguousarray(labels)), volume.GetSpacing()[::-1], working, centroids
-    )
+    kept = torch.from_numpy(np.ascontiguousarray(labels))
+    return Case(folder.name, name, subject, image, kept, volume.GetSpacing()[::-1], working, _centroids(labels))
+
+
+def load_head(folder: Path, name: str, *, stripped: bool) -> Case:
+    """Read the label map ``<name>_seg.nii.gz`` of a whole head, or of the brain in it, to make scans of any contrast from."""
+    volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
+    values = sitk.GetArrayFromImage(volume)
+    table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
+    table[0] = 0
+    for source, own in {**_SHARED, **_OWN}.items():
+        if source < len(table):
+            table[source] = own
+    labels = table[values]
+    if stripped:
+        labels[(labels >= _OUTSIDE) & (labels != IGNORE) | (labels == _FLUID)] = 0
+    inside = (labels != 0).astype(np.float32)
+    working = working_spacing(volume, inside)
+    box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(inside))
+    kept = torch.from_numpy(np.ascontiguousarray(labels[box]))
+    spacing = volume.GetSpacing()[::-1]
+    return Case(folder.name, name, name, torch.zeros_like(kept), kept, spacing, working, _centroids(labels[box]), synthetic=True)
+
+
+def _centroids(labels: np.ndarray) -> dict[int, tuple[float, float, float]]:
+    out = {}
+    for label, window in enumerate(ndimage.find_objects(labels), start=1):
+        if window is not None and label != IGNORE:
+            places = np.argwhere(labels[window] == label)
+            if len(places) >= 20:
+                z, y, x = places.mean(0) + [s.start for s in window]
+                out[label] = (float(z), float(y), float(x))
+    return out
 
 
 def load_cases(data: Path, domains: tuple[str, ...], split: str = "train") -> list[Case]:
-    """All cases of a split; ``data`` holds ``splits.json`` and one folder a domain."""
+    """All cases of a split; ``data`` holds ``splits.json`` and one folder a domain.
+
+    A label map without an image is a head twice: as it is, and as the brain alone.
+    """
     splits = json.loads((data / "splits.json").read_text())
-    return [load_case(data / d, name, subject_of(d, name, splits)) for d in domains for name in splits[d][split]]
+    out = []
+    for domain in domains:
+        for name in splits[domain][split]:
+            if (data / domain / f"{name}.nii.gz").exists():
+                out.append(load_case(data / domain, name, subject_of(domain, name, splits)))
+            else:
+                out += [load_head(data / domain, name, stripped=stripped) for stripped in (False, True)]
+    return out

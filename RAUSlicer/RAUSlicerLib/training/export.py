@@ -40,6 +40,7 @@ Trained on the train split of three sets, from random weights:
 - Contrast abdominal CT: BTCV ("Multi-Atlas Labeling Beyond the Cranial Vault"); stated CC BY 4.0 by a third party, not verified.
   17 people.
 - Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
+- Label maps of heads (SynthSeg repository; Apache-2.0), for made-up scans of any contrast; the matching network only. 10 people.
 
 No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
 
@@ -53,8 +54,8 @@ and not the very weights.
 them.
 
 ## Limits
-A first, short training on a CPU. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
-structures (vessels, adrenal glands) are often missed. Other body parts and contrasts were not seen. Confidence is a rough guide.
+A short training on two CPU cores. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
+structures (vessels, adrenal glands) are often missed. Other body parts were not seen. Confidence is a rough guide.
 """
 
 _COMMAND = "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}` ({done} steps done)."

@@ -22,10 +22,10 @@ from torchvision.ops import generalized_box_iou_loss
 
 from ..localization.vlm.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config, plain_attention
-from .cases import load_cases
-from .matching import CLASSES, IGNORE
+from .cases import IGNORE, load_cases
 from .planes import PairSampler, PlanePair
 
+CLASSES = {"brain_t1": 208, "abdomen_ct": 14, "heart_mr": 4}
 SHARE = {"brain_t1": 0.38, "abdomen_ct": 0.4, "heart_mr": 0.22}
 OBJECTS = 5
 # A slice shows a structure from this many pixels on; fewer count neither as present nor as absent.

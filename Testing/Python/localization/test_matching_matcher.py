@@ -5,11 +5,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.imaging.frame import canonical
+from RAUSlicerLib.imaging.frame import canonical, normalized, working_spacing
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.localization.matching import matcher as module
 from RAUSlicerLib.localization.matching.matcher import Matcher, affordable_spacing, body
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.models.device import autocast
 from RAUSlicerLib.progress import CancelToken, ignore
 
 
@@ -44,15 +44,29 @@ def test_embeddings_are_unit_vectors_of_the_volumes_size(net: MatchingNet) -> No
 
 def test_embeddings_at_voxels_are_those_of_the_dense_map(net: MatchingNet) -> None:
     with torch.no_grad():
-        features = net.features(torch.rand(2, 1, 9, 13, 6))
-        fine, coarse = net.embed(features, (9, 13, 6))
-        voxels, cells = torch.tensor([[0, 8, 12, 5], [1, 3, 0, 2]]), torch.tensor([[0, 2, 3, 1], [1, 0, 1, 0]])
-        torch.testing.assert_close(net.embed_at(features, voxels), torch.stack([fine[b, :, z, y, x] for b, z, y, x in voxels.tolist()]))
+        image = torch.rand(2, 1, 9, 13, 6)
+        features = net.features(image)
+        fine, coarse = net(image)
+        voxels, cells = torch.tensor([[0, 8, 12, 5], [1, 3, 0, 2], [1, 4, 7, 3]]), torch.tensor([[0, 2, 3, 1], [1, 0, 1, 0]])
+        expected = torch.stack([fine[b, :, z, y, x] for b, z, y, x in voxels.tolist()])
+        torch.testing.assert_close(net.embed_at(features, image, voxels), expected)
         torch.testing.assert_close(net.coarse_at(features, cells), torch.stack([coarse[b, :, z, y, x] for b, z, y, x in cells.tolist()]))
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_thin_volume_is_embedded_alike_in_half_and_in_full_precision(net: MatchingNet, depth: int) -> None:
+    torch.manual_seed(1)
+    image = torch.rand(1, 1, depth, 40, 46)
+    with torch.no_grad():
+        expected = net(image)
+        with autocast(torch.device("cpu")):
+            given = net(image)
+    for ours, theirs in zip(given, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
+
+
 def test_configuration_survives_its_json_form() -> None:
-    config = MatchingConfig(widths=(4, 8), fine_dim=3, coarse_level=1)
+    config = MatchingConfig(widths=(4, 8), hidden=6, fine_dim=3)
     values = config.to_dict()
     values["widths"] = list(values["widths"])
     assert MatchingConfig.from_dict(values) == config
@@ -141,9 +155,40 @@ def test_the_body_holds_what_it_encloses() -> None:
 def test_a_small_reference_does_not_make_a_large_target_unaffordable(
     matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_VOXELS", 8000)
+    monkeypatch.setattr(matcher, "most_voxels", 8000)
     match = matcher.match(case, case.volume, ignore, CancelToken())
     assert match is not None
     for view in (match.target_view, match.reference_view):
         assert np.prod(view.grid.GetSize()) <= 8000
-    assert affordable_spacing(case.volume) > match.target_view.grid.GetSpacing()[0] - 1e-9
+    assert affordable_spacing(case.volume, 8000) > match.target_view.grid.GetSpacing()[0] - 1e-9
+
+
+def test_a_small_annotated_part_is_looked_at_from_nearer_and_comes_back_at_its_place(
+    matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = case.segmentation.structures[1]
+    small = Reference(case.volume, Segmentation(sitk.ChangeLabel(case.segmentation.labelmap, {1: 0, 3: 0}), (left,)))
+    # The target lies elsewhere in the world and lacks some rows: the second look must find its own part of it.
+    target = sitk.RegionOfInterest(case.volume, [36, 40, 18], [4, 3, 1])
+    target.SetOrigin((200.0, -50.0, 30.0))
+    truth = sitk.GetArrayFromImage(sitk.RegionOfInterest(small.segmentation.labelmap, [36, 40, 18], [4, 3, 1])) == left.label
+    # Finer voxels, so that there is something to be seen from nearer.
+    small = Reference(_finer(small.volume), Segmentation(_finer(small.segmentation.labelmap, nearest=True), (left,)))
+    frame = normalized(canonical(small.volume))
+
+    match = matcher.match(small, _finer(target), ignore, CancelToken())
+
+    assert match is not None
+    assert match.target_view.grid.GetSpacing()[0] < 0.8 * working_spacing(frame, sitk.GetArrayViewFromImage(frame))
+    found = match.carry([left], canonical(target))[left].spread(canonical(target)) > 0.5
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
+
+
+def _finer(image: sitk.Image, *, nearest: bool = False) -> sitk.Image:
+    """The same with voxels of half the size in the plane."""
+    grid = sitk.Image([2 * image.GetSize()[0], 2 * image.GetSize()[1], image.GetSize()[2]], sitk.sitkUInt8)
+    spacing = image.GetSpacing()
+    grid.SetSpacing((spacing[0] / 2, spacing[1] / 2, spacing[2]))
+    grid.SetDirection(image.GetDirection())
+    grid.SetOrigin(image.GetOrigin())
+    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear, 0.0)

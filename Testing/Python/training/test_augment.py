@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.training.augment import cut, drop_field_of_view, patch_transform, random_affine, recolor, rotation
-from RAUSlicerLib.training.cases import Case
+from RAUSlicerLib.training.augment import cut, drop_field_of_view, patch_transform, random_affine, recolor, rotation, synthesize
+from RAUSlicerLib.training.cases import IGNORE, Case
 
 
 @pytest.fixture
@@ -12,11 +12,11 @@ def ramp() -> Case:
     z, y, x = np.indices((12, 20, 24))
     image = torch.from_numpy((3 * z + 2 * y + x).astype(np.uint8))
     labels = torch.from_numpy(z.astype(np.uint8))
-    return Case("heart_mr", "ramp", "ramp", image, labels, (5.0, 2.0, 1.5), (2.5, 2.5, 2.5), {})
+    return Case("heart_mr", "ramp", "ramp", image, labels, (5.0, 2.0, 1.5), 2.5, {})
 
 
 def test_a_patch_shows_what_its_map_says(ramp: Case, rng) -> None:
-    to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng))
+    to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng), ramp.working)
     patch = cut(ramp, (6, 7, 8), to_source)
     for index in ((0, 0, 0), (3, 2, 5), (5, 6, 7)):
         source = to_source[:, :3] @ index + to_source[:, 3]
@@ -26,13 +26,13 @@ def test_a_patch_shows_what_its_map_says(ramp: Case, rng) -> None:
 
 def test_the_middle_of_a_patch_is_where_it_was_asked_for_and_its_scale_is_the_working_one(ramp: Case) -> None:
     centre = np.array([5.0, 10.0, 12.0])
-    to_source = patch_transform(ramp, (5, 7, 9), centre, np.eye(3))
+    to_source = patch_transform(ramp, (5, 7, 9), centre, np.eye(3), ramp.working)
     np.testing.assert_allclose(to_source[:, :3] @ (2, 3, 4) + to_source[:, 3], centre)
-    np.testing.assert_allclose(to_source[:, :3] * np.array(ramp.spacing)[:, None], np.diag(ramp.working))
+    np.testing.assert_allclose(to_source[:, :3] * np.array(ramp.spacing)[:, None], 2.5 * np.eye(3))
 
 
 def test_what_lies_outside_is_black_and_ignored(ramp: Case) -> None:
-    patch = cut(ramp, (4, 4, 4), patch_transform(ramp, (4, 4, 4), np.array([-50.0, 10.0, 12.0]), np.eye(3)))
+    patch = cut(ramp, (4, 4, 4), patch_transform(ramp, (4, 4, 4), np.array([-50.0, 10.0, 12.0]), np.eye(3), ramp.working))
     assert float(patch.image.abs().max()) == 0 and (patch.labels == 255).all()
 
 
@@ -53,7 +53,7 @@ def test_left_stays_left_in_all_random_maps(rng) -> None:
 
 
 def test_a_missing_field_of_view_is_black_and_ignored_on_one_side(ramp: Case, rng) -> None:
-    patch = cut(ramp, (8, 8, 8), patch_transform(ramp, (8, 8, 8), np.array([5.0, 10.0, 12.0]), np.eye(3)))
+    patch = cut(ramp, (8, 8, 8), patch_transform(ramp, (8, 8, 8), np.array([5.0, 10.0, 12.0]), np.eye(3), ramp.working))
     drop_field_of_view(patch, rng)
     gone = patch.labels == 255
     assert 0.2 < gone.float().mean() < 0.7
@@ -69,3 +69,15 @@ def test_recoloring_keeps_air_and_changes_tissue(rng, contrast: bool) -> None:
     assert changed.shape == image.shape and torch.equal(changed[:2], image[:2])
     assert (changed[2:] - image[2:]).abs().mean() > 0.01
     assert changed.min() >= 0 and changed.max() <= 1.2
+
+
+def test_a_made_up_scan_has_one_intensity_a_label_and_both_sides_alike(rng) -> None:
+    torch.manual_seed(0)
+    labels = torch.zeros(12, 12, 40, dtype=torch.long)
+    for number, label in enumerate((60, 59, 58, IGNORE)):
+        labels[:, :, 10 * number : 10 * number + 9] = label
+    first, second = synthesize(labels, rng), synthesize(labels, rng)
+    left, right, other = (first[2:10, 2:10, 10 * n + 2 : 10 * n + 7] for n in range(3))
+    assert float(left.mean()) == pytest.approx(float(right.mean()), abs=0.02) and abs(left.mean() - other.mean()) > 0.05
+    assert abs(float(second[2:10, 2:10, 2:7].mean()) - float(left.mean())) > 0.02
+    assert float(first[:, :, 32:36].abs().max()) == 0

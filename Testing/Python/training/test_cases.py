@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.training.cases import load_case, load_cases, subject_of
+from RAUSlicerLib.training.cases import load_case, load_cases, load_head, subject_of
 
 
 def test_cases_come_cropped_in_the_canonical_frame_with_centres_in_voxels(hearts) -> None:
     case = load_cases(hearts, ("heart_mr",))[2]
     assert (case.domain, case.name, case.subject) == ("heart_mr", "patient002_frame01", "patient002")
     assert case.image.shape == case.labels.shape and case.image.dtype == case.labels.dtype
-    assert case.spacing == pytest.approx((5.0, 2.0, 2.0)) and len(set(case.working)) == 1
+    assert case.spacing == pytest.approx((5.0, 2.0, 2.0)) and case.working > 0
     for label, centre in case.centroids.items():
         np.testing.assert_allclose(np.argwhere(case.labels.numpy() == label).mean(0), centre, rtol=1e-6)
     # Left is toward larger x in LPS: the bright ellipsoid lies there.
@@ -34,3 +34,20 @@ def test_frames_and_rescans_belong_to_one_person() -> None:
     assert subject_of("heart_mr", "patient001_frame12", splits) == "patient001"
     assert subject_of("brain_t1", "1001_again", splits) == "1001"
     assert subject_of("brain_t1", "1002", splits) == "1002"
+
+
+def test_a_label_map_of_a_head_is_read_in_the_numbers_of_the_brains_with_or_without_its_outside(tmp_path) -> None:
+    values = np.zeros((20, 24, 22), np.uint8)
+    labels = sitk.GetImageFromArray(values.astype(np.int16))
+    labels[3:20, 3:22, 2:18] = 507  # outside of the brain
+    labels[6:17, 6:18, 5:15] = 24  # fluid around it
+    labels[8:12, 8:16, 6:14] = 10  # one thalamus
+    labels[12:16, 8:16, 6:14] = 49  # the other
+    labels.SetSpacing((8.0, 8.0, 8.0))
+    labels.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(labels, str(tmp_path / "head_seg.nii.gz"))
+    whole, brain = (load_head(tmp_path, "head", stripped=stripped) for stripped in (False, True))
+    assert set(whole.labels.unique().tolist()) == {0, 60, 59, 208, 219} and set(brain.labels.unique().tolist()) == {0, 59, 60}
+    assert whole.synthetic and brain.working < whole.working
+    # The file's first axis runs to the right: in the canonical frame the structure with the smaller index comes out further left.
+    assert whole.centroids[60][2] > whole.centroids[59][2]

@@ -11,15 +11,16 @@ import torch
 from scipy import ndimage
 
 from ...baselines.warping import warp_structures
-from ...imaging.frame import canonical, foreground, foreground_box, grid_over, normalized, resample, working_spacing
+from ...imaging.frame import WORKING_EXTENT, canonical, foreground, foreground_box, grid_over, normalized, resample, working_spacing
 from ...imaging.names import same_structure
 from ...imaging.segmentation import Reference, Structure
 from ...imaging.slicing import grid_map
 from ...models.device import autocast
-from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore
+from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from ...results import SoftMask, weighted
-from .correspondence import Affine, Embedded, coarse_field, fuse_labels, global_affine, refine, self_similarity
+from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
 from .network import MatchingNet
+from .refinement import refine
 from .warp import field_transform, polish
 
 STAGE = "matching"
@@ -27,6 +28,8 @@ STAGE = "matching"
 NEGLIGIBLE = 0.02
 # The network holds some 500 bytes a voxel while it works.
 MOST_VOXELS = 4_000_000
+# A second look is taken if it is nearer by this factor or more, at the annotated part and this share of its width around it.
+_NEARER, _AROUND = 0.8, 0.3
 
 
 @dataclass(frozen=True)
@@ -65,45 +68,99 @@ class Match:
 
 
 class Matcher:
-    """Runs the matching network on reference and target and regularizes what it finds."""
+    """Runs the matching network on reference and target and regularizes what it finds.
+
+    ``polished`` says whether registration may sharpen what the network has matched; the benchmark turns it off to judge the network alone.
+    """
+
+    polished = True
 
     def __init__(self, net: MatchingNet, device: torch.device) -> None:
         self._net: MatchingNet = net.to(device).eval()
         if device.type == "cpu":
             self._net.to(memory_format=torch.channels_last_3d)
         self._device = device
+        # Where memory has run out, fewer are tried.
+        self.most_voxels = MOST_VOXELS
 
-    def view(self, image: sitk.Image, spacing: float) -> View:
-        """Embed a volume at a working spacing in mm."""
-        frame = normalized(canonical(image))
-        grid = grid_over(frame, spacing, foreground_box(sitk.GetArrayViewFromImage(frame)))
+    def view(self, frame: sitk.Image, spacing: float) -> View:
+        """Embed the foreground of a canonical, normalized volume at a working spacing in mm."""
+        return self._view_on(frame, grid_over(frame, spacing, foreground_box(sitk.GetArrayViewFromImage(frame))))
+
+    def _view_on(self, frame: sitk.Image, grid: sitk.Image) -> View:
         values = sitk.GetArrayFromImage(resample(frame, grid))
         with torch.inference_mode(), autocast(self._device):
             fine, coarse = self._net(torch.from_numpy(values)[None, None].to(self._device))
         inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
         # Correspondence needs plain tensors: inference tensors can't be used where gradients are taken later.
-        return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), texture, inside, (spacing,) * 3))
+        spacing = tuple(grid.GetSpacing()[::-1])
+        return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), texture, inside, spacing))
 
     def match(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> Match | None:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""
-        frame = normalized(canonical(reference.volume))
-        spacing = working_spacing(frame, sitk.GetArrayViewFromImage(frame))
-        spacing = max(spacing, *(affordable_spacing(image) for image in (reference.volume, target)))
+        frames = [normalized(canonical(image)) for image in (reference.volume, target)]
+        first = self._first_look(frames, part(progress, 0.0, 0.5), cancel)
+        if first is None:
+            return None
+        reference_view, target_view, affine, field = first
+        world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
+        nearer = self._nearer(reference, frames, (reference_view, target_view), field)
+        if nearer is not None:
+            reference_view, target_view, field = nearer
+        progress(ProgressEvent(STAGE, 0.8))
+        if cancel.cancelled:
+            return None
+        dense: sitk.Transform = field_transform(field, target_view.grid, reference_view.grid)
+        if self.polished:
+            dense = polish(dense, target, reference.volume, reference_view.grid.GetSpacing()[0])
+        progress(ProgressEvent(STAGE, 1.0))
+        return Match(reference, target_view, reference_view, world, dense, field, affine.support)
+
+    def _first_look(
+        self, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
+    ) -> tuple[View, View, Affine, torch.Tensor] | None:
+        """Both views of the whole foreground, and the maps from the target's to the reference's; None after a cancel."""
+        spacing = working_spacing(frames[0], sitk.GetArrayViewFromImage(frames[0]))
+        spacing = max(spacing, *(affordable_spacing(frame, self.most_voxels) for frame in frames))
         views = []
-        for image in (reference.volume, target):
-            views.append(self.view(image, spacing))
-            progress(ProgressEvent(STAGE, 0.2 * len(views)))
+        for frame in frames:
+            views.append(self.view(frame, spacing))
+            progress(ProgressEvent(STAGE, 0.3 * len(views)))
             if cancel.cancelled:
                 return None
         reference_view, target_view = views
         affine, field = correspond(target_view, reference_view)
-        progress(ProgressEvent(STAGE, 0.7))
-        if cancel.cancelled:
-            return None
-        dense = polish(field_transform(field, target_view.grid, reference_view.grid), target, reference.volume, spacing)
         progress(ProgressEvent(STAGE, 1.0))
-        world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
-        return Match(reference, target_view, reference_view, world, dense, field, affine.support)
+        return None if cancel.cancelled else (reference_view, target_view, affine, field)
+
+    def _nearer(
+        self, reference: Reference, frames: Sequence[sitk.Image], views: tuple[View, View], field: torch.Tensor
+    ) -> tuple[View, View, torch.Tensor] | None:
+        """A second look at the annotated part alone, where that is small enough to be seen from much nearer; else None."""
+        frame, target_frame = frames
+        reference_view, target_view = views
+        labelled = _labelled_box(reference)
+        sides = [(s.stop - s.start) * size for s, size in zip(labelled, frame.GetSpacing()[::-1], strict=True)]
+        spacing = max((1 + 2 * _AROUND) * max(sides[1:]) / WORKING_EXTENT, *sorted(frame.GetSpacing())[:1])
+        if spacing > _NEARER * reference_view.grid.GetSpacing()[0]:
+            return None
+        margin = round(_AROUND * max(sides) / spacing)
+        grid = grid_over(frame, spacing, labelled, margin)
+        box = _matched_box(field, target_view.grid, reference_view.grid, grid, target_frame)
+        if box is None:
+            return None
+        target_grid = grid_over(target_frame, spacing, box, margin // 2)
+        if max(np.prod(grid.GetSize()), np.prod(target_grid.GetSize())) > self.most_voxels:
+            return None
+        closer, target_closer = self._view_on(frame, grid), self._view_on(target_frame, target_grid)
+        # Positions along the axes of one grid differ from those of another by where the two begin.
+        cells = positions(target_closer.embedded.size, target_closer.embedded.spacing, COARSE_STEP)
+        given = sample(
+            field.permute(3, 0, 1, 2), cells + _between(target_view.grid, target_grid), target_view.embedded.spacing, outside="border"
+        )
+        estimate = given.permute(1, 2, 3, 0) - _between(reference_view.grid, grid)
+        with torch.no_grad():
+            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate)
 
     @staticmethod
     def reversed_field(match: Match) -> torch.Tensor:
@@ -116,7 +173,36 @@ def correspond(target: View, reference: View) -> tuple[Affine, torch.Tensor]:
     with torch.no_grad():
         affine = global_affine(target.embedded, reference.embedded)
         coarse = coarse_field(target.embedded, reference.embedded, affine)
-    return affine, refine(target.embedded, reference.embedded, coarse)
+        return affine, refine(target.embedded, reference.embedded, coarse)
+
+
+def _labelled_box(reference: Reference) -> tuple[slice, slice, slice]:
+    """Slices (z, y, x) of the canonical frame that hold all structures of an annotated case."""
+    marked = np.logical_or.reduce([sitk.GetArrayFromImage(canonical(layer)) > 0 for layer in reference.segmentation.layers])
+    z, y, x = ndimage.find_objects(marked.astype(np.uint8))[0] if marked.any() else (slice(0, n) for n in marked.shape)
+    return z, y, x
+
+
+def _matched_box(
+    field: torch.Tensor, target_grid: sitk.Image, reference_grid: sitk.Image, piece: sitk.Image, target: sitk.Image
+) -> tuple[slice, slice, slice] | None:
+    """Slices (z, y, x) of the target that are matched to a part of the reference's grid; None if nothing is."""
+    low = _between(reference_grid, piece)
+    high = low + torch.tensor(piece.GetSize()[::-1]) * torch.tensor(piece.GetSpacing()[::-1])
+    places = ((field > low) & (field < high)).all(-1).nonzero()
+    if len(places) == 0:
+        return None
+    ends = [target_grid.TransformIndexToPhysicalPoint([int(i) for i in corner.flip(0)]) for corner in (places.min(0)[0], places.max(0)[0])]
+    first, last = (np.array(target.TransformPhysicalPointToContinuousIndex(end))[::-1] for end in ends)
+    z, y, x = (slice(max(0, int(a)), int(np.ceil(b)) + 1) for a, b in zip(first, last, strict=True))
+    return z, y, x
+
+
+def _between(grid: sitk.Image, other: sitk.Image) -> torch.Tensor:
+    """Where another grid with the same axes begins, (z, y, x) in mm along these from the first voxel of ``grid``."""
+    direction = np.array(grid.GetDirection()).reshape(3, 3)
+    along = direction.T @ (np.array(other.GetOrigin()) - np.array(grid.GetOrigin()))
+    return torch.from_numpy(along[::-1].copy()).float()
 
 
 def carry_labels(
@@ -153,12 +239,12 @@ def body(values: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(plane) for plane in foreground(values)])
 
 
-def affordable_spacing(image: sitk.Image) -> float:
+def affordable_spacing(image: sitk.Image, most: int = MOST_VOXELS) -> float:
     """The smallest isotropic spacing in mm at which a volume has no more voxels than memory allows for.
 
     It matters where a small reference, say a heart, meets a whole body.
     """
-    return float((np.prod(np.array(image.GetSize()) * image.GetSpacing()) / MOST_VOXELS) ** (1 / 3))
+    return float((np.prod(np.array(image.GetSize()) * image.GetSpacing()) / most) ** (1 / 3))
 
 
 def _soft_mask(probability: np.ndarray, where: np.ndarray, grid: sitk.Image) -> SoftMask:

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
+from ...baselines.registration import alike, diffeomorphic_demons
 from ...imaging.frame import canonical, foreground, foreground_box, grid_over, normalized, resample
 from .correspondence import positions
 
@@ -50,11 +51,6 @@ def polish(matched: sitk.Transform, target: sitk.Image, reference: sitk.Image, s
     seen = foreground(first) | foreground(second)
     if not seen.any() or first[seen].std() == 0 or second[seen].std() == 0 or np.corrcoef(first[seen], second[seen])[0, 1] < ALIKE:
         return matched
-    demons = sitk.DiffeomorphicDemonsRegistrationFilter()
-    demons.SetNumberOfIterations(_ITERATIONS)
-    demons.SetSmoothDisplacementField(True)
-    demons.SetStandardDeviations(1.2)
-    demons.SetMaximumUpdateStepLength(2.0)
-    rest = demons.Execute(fixed, sitk.HistogramMatching(moving, fixed, 256, 15, True))
+    rest = diffeomorphic_demons(_ITERATIONS).Execute(fixed, alike(moving, fixed))
     # The last transform of a composite is applied first.
     return sitk.CompositeTransform([matched, sitk.DisplacementFieldTransform(sitk.Cast(rest, sitk.sitkVectorFloat64))])
