@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
 
+from .correction import Correction, check_correction
 from .errors import InputError
-from .imaging.frame import canonical, resample
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import check_inputs
-from .localization.matching.matcher import Match, Matcher, carry_labels
+from .judging import Judge, reverse_agreement, reversed_field, unless_cancelled, way_back
+from .localization.matching.matcher import MOST_VOXELS, Matcher
 from .localization.registration import RegistrationLocalizer
 from .localization.vlm.localizer import VlmLocalizer
 from .models.device import choose_device
 from .models.rau import RauModel, load_model
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .protocols import Localizer
-from .results import Localization, SoftMask, Status, StructureResult, Transfer
-from .segmentation.confidence import Evidence, overlap, sharpness
+from .results import Status, StructureResult, Transfer
+from .second_pass import SecondPass, Warm, find_structure, lean, megabytes
 from .segmentation.propagation import Sam2Propagator
 from .segmentation.resolution import resolve
 from .vision import Vision
@@ -40,6 +42,12 @@ class Pipeline:
         self.vision = Vision(self.matcher, self.model.segmenter, self.device)
         self.propagator = Sam2Propagator(self.vision)
         self.calibration = self.model.calibration
+        self.warm: Warm | None = None
+
+    def forget(self) -> None:
+        """Let go of the last run's volumes and features."""
+        self.warm = None
+        self.vision.forget()
 
     def transfer(
         self,
@@ -49,10 +57,17 @@ class Pipeline:
         *,
         localizer: str = "vlm",
         edits: Mapping[Structure, Mapping[int, np.ndarray]] | None = None,
+        keep_mb: float = 0.0,
+        economy: int = 0,
         progress: ProgressCallback = ignore,
         cancel: CancelToken | None = None,
     ) -> Transfer:
-        """See `transfer`."""
+        """See `transfer`.
+
+        A run is kept warm for corrections if that takes at most ``keep_mb``. Each step of ``economy`` matches on a quarter of the voxels.
+        """
+        self.forget()
+        self.matcher.most_voxels = MOST_VOXELS // 4**economy
         cancel = cancel or CancelToken()
         given = [references] if isinstance(references, Reference) else list(references)
         inputs = check_inputs([(reference.volume, reference.segmentation) for reference in given], target)
@@ -62,8 +77,8 @@ class Pipeline:
             with _timed(timings, "localization"):
                 found = self._localizer(localizer).locate(inputs.references, inputs.target, wanted, part(progress, 0.0, 0.55), cancel)
             with _timed(timings, "segmentation"):
-                painted = {structure for structure, levels in (edits or {}).items() if levels}
-                present = [localization for localization in found if localization.box_mm is not None or localization.structure in painted]
+                drawn = {structure for structure, levels in (edits or {}).items() if levels}
+                present = [localization for localization in found if localization.box_mm is not None or localization.structure in drawn]
                 masks = self.propagator.segment(inputs.references, inputs.target, present, edits or {}, part(progress, 0.55, 0.85), cancel)
             with _timed(timings, "resolution"):
                 # What was not reached before a cancel is left out; what is not there comes out empty.
@@ -72,11 +87,26 @@ class Pipeline:
                 finished = [structure for structure in wanted if structure in masks or structure in absent]
                 segmentation = resolve(masks, finished, inputs.target)
             with _timed(timings, "confidence"):
-                results = self._judge(
-                    inputs.references[0], inputs.target, segmentation, masks, found, painted, part(progress, 0.85, 1.0), cancel
-                )
+                # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
+                match = self.vision.matches[0] if self.vision.matches else None
+                stopped = cancel.cancelled
+                field = None if match is None or stopped else reversed_field(match, cancel)
+                progress(ProgressEvent("confidence", 0.92))
+                back = None
+                if match is not None and field is not None:
+                    there = (match, field, segmentation, inputs.target)
+                    back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
+                judge = Judge(self.calibration, inputs.references[0], inputs.target, match.support if match is not None else 0.0, drawn)
+                results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
+            if keep_mb > 0 and match is not None:
+                way = way_back(match, field) if field is not None else None
+                # What was taken back claims no voxels from others.
+                lost = {result.structure for result in results if result.status is Status.NOT_FOUND}
+                rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
+                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way), keep_mb)
         finally:
-            self.vision.forget()
+            if self.warm is None:
+                self.forget()
         segmentation, results = _without_lost(segmentation, results)
         progress(ProgressEvent("done", 1.0))
         return Transfer(segmentation, results, timings, inputs.warnings, cancel.cancelled, self.model.name, localizer)
@@ -88,70 +118,81 @@ class Pipeline:
             return RegistrationLocalizer()
         raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")
 
-    def _judge(
+    def _keep(self, warm: Warm, most_mb: float) -> None:
+        slices = self.vision.look(warm.inputs.references, warm.inputs.target, ignore, CancelToken())
+        assert slices is not None
+        lean(slices)
+        self.warm = warm if megabytes(slices, warm) <= most_mb else None
+
+    def correct(
         self,
-        reference: Reference,
-        target: sitk.Image,
-        segmentation: Segmentation,
-        masks: Mapping[Structure, SoftMask],
-        found: Sequence[Localization],
-        painted: Collection[Structure],
-        progress: ProgressCallback,
-        cancel: CancelToken,
-    ) -> tuple[StructureResult, ...]:
-        """Confidence and status of every finished structure, from the reverse pass and the localizer's answers."""
-        # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
-        match = self.vision.matches[0] if self.vision.matches else None
-        stopped = cancel.cancelled
-        back = {} if match is None or stopped else reverse_agreement(match, segmentation, target)
-        progress(ProgressEvent("confidence", 0.9))
-        by_structure = {localization.structure: localization for localization in found}
-        results = []
-        for structure in segmentation.structures:
-            voxels = int(segmentation.array(structure).sum())
-            volume = voxels * float(np.prod(target.GetSpacing())) / 1000
-            known = float(reference.segmentation.array(structure).sum() * np.prod(reference.volume.GetSpacing())) / 1000
-            localization = by_structure[structure]
-            evidence = Evidence(
-                back.get(structure, 0.0),
-                localization.presence,
-                sharpness(masks[structure]) if structure in masks else 0.0,
-                match.support if match is not None else 0.0,
-                min(volume, known) / max(volume, known, 1e-9),
+        correction: Correction,
+        reference: Reference | None = None,
+        target: sitk.Image | None = None,
+        *,
+        localizer: str = "vlm",
+        keep_mb: float = math.inf,
+        economy: int = 0,
+        progress: ProgressCallback = ignore,
+        cancel: CancelToken | None = None,
+    ) -> Transfer:
+        """Carry one structure over again from what the user has corrected of it.
+
+        Args:
+            correction: The structure and what was changed.
+            reference: With ``target``, what to match first; without, the run that is kept warm is corrected.
+            target: See ``reference``.
+            localizer: As for `transfer`; a warm run has its own.
+            keep_mb: As for ``Pipeline.transfer``.
+            economy: As for ``Pipeline.transfer``.
+            progress: As for `transfer`.
+            cancel: As for `transfer`.
+
+        Returns:
+            That structure alone on the target's own grid; painted slices are voxel by voxel as in the correction. No structure after a
+            cancel.
+
+        Raises:
+            InputError: there is no such structure, no run to correct, or the correction doesn't fit the target.
+        """
+        cancel = cancel or CancelToken()
+        timings: dict[str, float] = {}
+        start = 0.0
+        if reference is not None and target is not None:
+            asked = find_structure(reference.segmentation, correction.structure)
+            check_correction(correction, target)
+            start = 0.85
+            with _timed(timings, "first pass"):
+                first = self.transfer(
+                    reference,
+                    target,
+                    [asked.name],
+                    localizer=localizer,
+                    keep_mb=math.inf,
+                    economy=economy,
+                    progress=part(progress, 0.0, start),
+                    cancel=cancel,
+                )
+            if cancel.cancelled:
+                return replace(first, segmentation=replace(first.segmentation, structures=()), results=())
+        if self.warm is None:
+            raise InputError(
+                f"There is no run whose {correction.structure!r} could be corrected.",
+                "A correction starts from a transfer, and none was made or kept.",
+                "Transfer the structure again, then correct it.",
             )
-            confidence = self.calibration.confidence(evidence) if voxels else 0.0
-            status = self.calibration.status(confidence, voxels)
-            if voxels and status is Status.NOT_FOUND and (stopped or structure in painted):
-                # What a stopped run has finished and what the user has painted is not taken back for want of evidence.
-                status = Status.LOW_CONFIDENCE
-            results.append(StructureResult(structure, status, confidence, volume, known, localization, asdict(evidence)))
-        return tuple(results)
-
-
-def reverse_agreement(match: Match, segmentation: Segmentation, target: sitk.Image) -> dict[Structure, float]:
-    """Dice of each structure, carried back from the target onto the reference, with the reference's own annotation.
-
-    The way back is matched anew, so that a wrong way there is not simply undone. Source: RevSAM2.
-    """
-    structures = [structure for structure in segmentation.structures if segmentation.array(structure).any()]
-    if not structures:
-        return {}
-    field = Matcher.reversed_field(match)
-    annotated = Reference(target, segmentation)
-    carried = carry_labels(annotated, match.reference_view, match.target_view, field, structures, radius=1)
-    out = {}
-    own = match.reference.segmentation
-    grid = match.reference_view.grid
-    truth = [sitk.GetArrayFromImage(resample(canonical(layer), grid, nearest=True)) for layer in own.layers]
-    for structure, mask in carried.items():
-        z, y, x = mask.start
-        d, h, w = mask.values.shape
-        label = truth[structure.layer] == structure.label
-        window = (slice(z, z + d), slice(y, y + h), slice(x, x + w))
-        inside = np.zeros_like(label)
-        inside[window] = mask.values > 0.5
-        out[structure] = overlap(inside, label)
-    return out
+        warm = self.warm
+        with _timed(timings, "correction"):
+            second = SecondPass(warm, self.vision, self.propagator, self.calibration)
+            corrected = second.correct(correction, part(progress, start, 1.0), cancel)
+        slices = self.vision.look(warm.inputs.references, warm.inputs.target, ignore, CancelToken())
+        if slices is not None and megabytes(slices, warm) > keep_mb:
+            self.forget()
+        if corrected is None:
+            return Transfer(resolve({}, (), warm.inputs.target), (), timings, warm.inputs.warnings, True, self.model.name, warm.localizer)
+        progress(ProgressEvent("done", 1.0))
+        segmentation, result = corrected
+        return Transfer(segmentation, (result,), timings, warm.inputs.warnings, False, self.model.name, warm.localizer)
 
 
 def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ...]) -> tuple[Segmentation, tuple[StructureResult, ...]]:

@@ -1,5 +1,6 @@
 """The whole way: with tiny random networks, which match a volume to itself, and with the embedded weights on a part of the sample data."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -166,6 +167,51 @@ def test_a_cancel_keeps_the_structures_that_are_finished(tiny_pipeline: Pipeline
     np.testing.assert_array_equal(*(sitk.GetArrayFromImage(r.segmentation.labelmap) for r in (whole, result)))
     # Without the reverse pass nobody knows how good they are.
     assert set(result.statuses.values()) == {Status.LOW_CONFIDENCE}
+
+
+def test_a_cancel_during_the_way_back_is_answered_at_once_and_keeps_everything(
+    tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, started, release = CancelToken(), threading.Event(), threading.Event()
+
+    def endless(match):
+        started.set()
+        cancel.cancel()
+        release.wait(600)
+
+    monkeypatch.setattr("RAUSlicerLib.judging.Matcher.reversed_field", endless)
+
+    result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
+
+    assert started.is_set() and not release.is_set()
+    release.set()
+    assert result.cancelled and set(result.statuses.values()) == {Status.LOW_CONFIDENCE}
+    assert all(result.segmentation.array(structure).any() for structure in case.segmentation.structures)
+
+
+def test_an_economical_run_matches_on_fewer_voxels_and_finds_the_same(
+    tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("RAUSlicerLib.pipeline.MOST_VOXELS", 40_000)
+    sizes = []
+    for economy in (0, 1):
+        result = tiny_pipeline.transfer(case, case.volume, ["left organ"], keep_mb=500, economy=economy)
+        sizes.append(tiny_pipeline.vision.matches[0].target_view.grid.GetNumberOfPixels())
+        assert (
+            dice(result.segmentation.array(result.segmentation.structures[0]), case.segmentation.array(case.segmentation.structures[1]))
+            > 0.7
+        )
+    tiny_pipeline.forget()
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_an_error_on_the_way_back_is_not_swallowed(tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(match):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("RAUSlicerLib.judging.Matcher.reversed_field", fails)
+    with pytest.raises(MemoryError):
+        tiny_pipeline.transfer(case, case.volume)
 
 
 def test_progress_goes_forward_to_the_end(tiny_pipeline: Pipeline, case: Reference) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,6 +28,18 @@ _EMPTY = 0.02
 _PATIENCE = 2
 
 
+@dataclass(frozen=True)
+class Frame:
+    """A slice of the target whose mask is known, for SAM2's memory.
+
+    ``level`` is its place on the slice grid, maybe between two slices; ``features`` are the vision tower's of it, ``mask`` (S, S) booleans.
+    """
+
+    level: float
+    features: SliceFeatures
+    mask: np.ndarray
+
+
 class Sam2Propagator:
     """Masks from SAM2's memory of matched reference slices, starting at the localizer's prior where it has one.
 
@@ -48,8 +61,12 @@ class Sam2Propagator:
         edits: Mapping[Structure, Mapping[int, np.ndarray]],
         progress: ProgressCallback,
         cancel: CancelToken,
+        frames: Mapping[Structure, Sequence[Frame]] | None = None,
     ) -> dict[Structure, SoftMask]:
-        """See ``protocols.Propagator``; ``edits`` are slices of the shared slice grid. An edited slice comes back as it was painted."""
+        """See ``protocols.Propagator``; ``edits`` are slices of the shared slice grid. An edited slice comes back as it was painted.
+
+        ``frames`` are remembered as edits are, but need not lie on the grid and are not put into the answer.
+        """
         slices = self._vision.look(references, target, part(progress, 0.0, 0.1), cancel)
         if slices is None:
             return {}
@@ -58,6 +75,8 @@ class Sam2Propagator:
         groups = [localizations[n : n + _OBJECTS] for n in range(0, len(localizations), _OBJECTS)]
         for number, group in enumerate(groups):
             tracks = [_Track(slices, localization, edits.get(localization.structure, {}), self._use_prior) for localization in group]
+            for track in tracks:
+                track.frames = [*self._frames(slices, track.edits), *(frames or {}).get(track.structure, ())]
             for step in range(len(slices)):
                 if cancel.cancelled:
                     return out
@@ -114,11 +133,17 @@ class Sam2Propagator:
     def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> Tensor:
         """(M, C, h, w): one matched slice a reference, and one more for the nearest edited slice where there is one."""
         slots = [self._conditioning(slices.references[number], track, number, at) for number, at in track.memory_levels(level)]
-        edited = track.nearest_edit(level)
-        if edited is not None:
-            assert slices.features is not None
-            slots.append(self._memorize(slices.features, edited, track.edits[edited]))
+        nearest = track.nearest_frame(level)
+        if nearest is not None:
+            if nearest not in track.remembered:
+                track.remembered[nearest] = self._memorize(track.frames[nearest].features, 0, track.frames[nearest].mask)
+            slots.append(track.remembered[nearest])
         return torch.stack(slots)
+
+    def _frames(self, slices: MatchedSlices, edits: Mapping[int, np.ndarray]) -> list[Frame]:
+        assert slices.features is not None
+        device = self._vision.device
+        return [Frame(level, slices.features.take(torch.tensor([level], device=device)), mask) for level, mask in edits.items()]
 
     def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> Tensor:
         key = (number, level)
@@ -155,6 +180,8 @@ class _Track:
         self.masks = [reference.masks(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
         self.cache: dict[tuple[int, int], Tensor] = {}
+        self.frames: list[Frame] = []
+        self.remembered: dict[int, Tensor] = {}
         self._kept: dict[int, np.ndarray] = {}
         self._silent = {-1: 0, 1: 0}
         self._limits = self._range(len(slices))
@@ -195,13 +222,14 @@ class _Track:
 
     def slots(self, level: int) -> int:
         """How many slices are in its memory here."""
-        return len(self.memory_levels(level)) + bool(self.edits)
+        return len(self.memory_levels(level)) + bool(self.frames)
 
     def prompted(self, level: int) -> bool:
         return level in self.localization.prompts
 
-    def nearest_edit(self, level: int) -> int | None:
-        return min(self.edits, key=lambda edited: abs(edited - level)) if self.edits else None
+    def nearest_frame(self, level: int) -> int | None:
+        """The number of the frame nearest to a slice."""
+        return min(range(len(self.frames)), key=lambda number: abs(self.frames[number].level - level)) if self.frames else None
 
     def prior_logits(self, level: int) -> np.ndarray:
         share = np.clip(self._prior[level].astype(np.float32), 0.003, 0.997)

@@ -12,12 +12,18 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ResourceError
 from . import process as processes
 from .folder import ExchangeFolder
 from .protocol import REPLIES, Message, ProtocolError, decode, encode
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..correction import Correction
+    from ..imaging.segmentation import Reference
 
 _LOG_LINES = 400
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
@@ -33,6 +39,17 @@ class WorkerClient:
         command: The whole command, in place of ``python -m RAUSlicerLib.service.worker``.
 
     ``poll`` never waits: call it from a timer. A worker that ends by itself answers every open request with an error of code "crash".
+
+    A run is sent by ``transfer`` or ``correct``, into a folder that ``new_run_folder`` made::
+
+        folder = client.new_run_folder()
+        id_ = client.transfer(folder, reference, target, structures=["liver"], model="embedded", device="auto", threads=2, memory_mb=None)
+        id_ = client.correct(folder, reference, target, Correction("liver", mask, slices=((2, 41),)), model="embedded", device="auto")
+
+    Both are answered by ``progress`` messages and one ``result`` or ``error`` with that id. ``exchange.read_result`` turns the result into
+    a ``Transfer``; that of a correction holds the corrected structure alone. The worker keeps the last transfer warm, so that a correction
+    of it takes seconds; after a restart, or with another reference, target or model, it matches again first, and ``matched_again`` in the
+    reply says so. An error of code "cancelled" says that nothing was finished when the user cancelled.
     """
 
     def __init__(
@@ -57,6 +74,11 @@ class WorkerClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: ExchangeFolder | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
+        # What was asked for (inputs, localizer, model, device): by request, and of the run that the worker keeps warm.
+        self._cases: dict[str, tuple[str, str, str, str]] = {}
+        self._warm: tuple[str, str, str, str] | None = None
+        # Names and segment ids of the structures of that run.
+        self._kept: frozenset[str] = frozenset()
 
     @property
     def running(self) -> bool:
@@ -118,6 +140,104 @@ class WorkerClient:
             self._log.append(f"The request {kind!r} could not be sent.")
         return id_
 
+    def transfer(
+        self,
+        folder: Path,
+        reference: Reference,
+        target: sitk.Image,
+        *,
+        structures: Sequence[str] | None = None,
+        localizer: str = "vlm",
+        model: str = "embedded",
+        device: str = "auto",
+        threads: int | None = None,
+        memory_mb: int | None = None,
+    ) -> str:
+        """Ask for a run and return the request's id.
+
+        Args:
+            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            reference: The annotated case.
+            target: The new volume.
+            structures: Names to carry over; None takes all.
+            localizer: As for ``pipeline.transfer``.
+            model: As for ``pipeline.transfer``; a name or a folder.
+            device: As for ``pipeline.transfer``.
+            threads: How many the worker may use; None leaves it to the libraries.
+            memory_mb: How much memory the worker may take; None is what the machine has free. Beyond it the run is repeated smaller.
+
+        Raises:
+            OutputError: the temporary folder can't be written.
+            ResourceError: the worker can't be started.
+        """
+        from . import exchange
+
+        files = exchange.write_request(folder, reference, target)
+        self._warm = None
+        id_ = self.send(
+            "transfer",
+            **files,
+            structures=None if structures is None else list(structures),
+            localizer=localizer,
+            model=model,
+            device=device,
+            threads=threads,
+            memory_mb=memory_mb,
+        )
+        self._cases[id_] = (files["case"], localizer, model, device)
+        return id_
+
+    def correct(
+        self,
+        folder: Path,
+        reference: Reference,
+        target: sitk.Image,
+        correction: Correction,
+        *,
+        localizer: str = "vlm",
+        model: str = "embedded",
+        device: str = "auto",
+        threads: int | None = None,
+        memory_mb: int | None = None,
+    ) -> str:
+        """Ask for one structure to be carried over again from what the user has corrected, and return the request's id.
+
+        Give the same reference, target, localizer, model and device as for the transfer; they are compared with what the worker keeps
+        warm, and written to files only where it must match again.
+
+        Args:
+            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            reference: The annotated case.
+            target: The volume that is corrected.
+            correction: The structure and what the user has changed of it.
+            localizer: As for ``transfer``.
+            model: As for ``transfer``.
+            device: As for ``transfer``.
+            threads: As for ``transfer``.
+            memory_mb: As for ``transfer``.
+
+        Raises:
+            OutputError: the temporary folder can't be written.
+            ResourceError: the worker can't be started.
+        """
+        from . import exchange
+
+        self.start()
+        case = (exchange.fingerprint(reference, target), localizer, model, device)
+        fields = exchange.write_correction(folder, correction)
+        if case == self._warm and correction.structure.strip().casefold() in self._kept:
+            fields["case"] = case[0]
+        else:
+            fields.update(exchange.write_request(folder, reference, target))
+        id_ = self.send("correct", **fields, localizer=localizer, model=model, device=device, threads=threads, memory_mb=memory_mb)
+        self._cases[id_] = case
+        return id_
+
+    def forget(self) -> str:
+        """Ask the worker to let go of the last run's volumes and features, for example when the scene is closed."""
+        self._warm = None
+        return self.send("forget")
+
     def poll(self) -> list[Message]:
         """The replies that have come in since the last call, oldest first. Never waits."""
         replies, self._undelivered = self._undelivered, []
@@ -133,6 +253,7 @@ class WorkerClient:
                 continue
             if message["type"] != "progress":
                 self._open.discard(message["id"])
+                self._note_warm(message)
             replies.append(message)
 
     def stop(self, seconds: float = 2.0) -> None:
@@ -146,9 +267,17 @@ class WorkerClient:
                 self._log.append("The worker did not leave by itself and was ended.")
         self._discard_process()
 
+    def _note_warm(self, message: Message) -> None:
+        case = self._cases.pop(message["id"] or "", None)
+        if case is not None:
+            self._kept = frozenset(name.strip().casefold() for name in message.get("warm") or ())
+            self._warm = case if self._kept else None
+
     def _discard_process(self) -> None:
         self._generation += 1  # replies of the old process no longer count
         self._open.clear()
+        self._cases.clear()
+        self._warm = None
         if self._finalizer is not None:
             self._finalizer()
         if self._process is not None and self._process.stdin is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
+from ..correction import Correction
 from ..errors import OutputError
 from ..imaging.files import read_segmentation, read_volume, write_segmentation
 from ..imaging.segmentation import Reference, Segmentation, Structure
@@ -23,18 +26,74 @@ def write_request(folder: Path, reference: Reference, target: sitk.Image) -> Jso
         OutputError: the temporary folder can't be written.
     """
     paths = {name: str(folder / f"{name}.nrrd") for name in ("reference", "target")}
-    try:
-        sitk.WriteImage(reference.volume, paths["reference"])
-        sitk.WriteImage(target, paths["target"])
-    except RuntimeError as error:
-        raise OutputError(
-            f"The volumes can't be written to the temporary folder {str(folder)!r}.",
-            "The disk may be full.",
-            "Free some space, or set the TMPDIR environment variable to a folder on another disk.",
-        ) from error
+    _write(reference.volume, paths["reference"])
+    _write(target, paths["target"])
     segmentation = folder / "reference.seg.nrrd"
     write_segmentation(reference.segmentation, segmentation, reference.volume)
-    return {**paths, "reference_segmentation": str(segmentation), "output": str(folder / "result.seg.nrrd")}
+    fields = {**paths, "reference_segmentation": str(segmentation), "output": str(folder / "result.seg.nrrd")}
+    return {**fields, "case": fingerprint(reference, target)}
+
+
+def _write(image: sitk.Image, path: str) -> None:
+    try:
+        sitk.WriteImage(image, path)
+    except RuntimeError as error:
+        raise _disk_full(Path(path)) from error
+    # The image library does not notice that the end of a file could not be written.
+    if Path(path).stat().st_size <= image.GetNumberOfPixels() * image.GetSizeOfPixelComponent():
+        raise _disk_full(Path(path))
+
+
+def _disk_full(path: Path) -> OutputError:
+    return OutputError(
+        f"The file {path.name!r} can't be written to the temporary folder {str(path.parent)!r}.",
+        "The disk may be full.",
+        "Free some space, or set the TMPDIR environment variable to a folder on another disk.",
+    )
+
+
+def fingerprint(reference: Reference, target: sitk.Image) -> str:
+    """The same text for the same voxels, geometry and structures: it tells the worker whether it has seen a pair before."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in (target, reference.volume, *reference.segmentation.layers):
+        digest.update(repr((image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), image.GetPixelID())).encode())
+        digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data)
+    digest.update(repr(reference.segmentation.structures).encode())
+    return digest.hexdigest()
+
+
+def write_correction(folder: Path, correction: Correction) -> Json:
+    """Write a correction's mask into a folder and return the fields of the request that describe the correction.
+
+    Raises:
+        OutputError: the temporary folder can't be written.
+    """
+    mask = None
+    if correction.mask is not None:
+        mask = str(folder / "corrected.nrrd")
+        _write(sitk.Cast(correction.mask != 0, sitk.sitkUInt8), mask)
+    return {
+        "structure": correction.structure,
+        "mask": mask,
+        "slices": [[int(axis), int(index)] for axis, index in correction.slices],
+        "box_mm": None if correction.box_mm is None else [[float(value) for value in corner] for corner in correction.box_mm],
+        "output": str(folder / "result.seg.nrrd"),
+    }
+
+
+def read_correction(request: Mapping[str, Any]) -> Correction:
+    """The correction that a request describes.
+
+    Raises:
+        InputError: its mask is missing or unreadable.
+    """
+    box = request["box_mm"]
+    return Correction(
+        request["structure"],
+        None if request["mask"] is None else read_volume(request["mask"]),
+        tuple((axis, index) for axis, index in request["slices"]),
+        None if box is None else (tuple(box[0]), tuple(box[1])),
+    )
 
 
 def read_request(request: Mapping[str, Any]) -> tuple[Reference, sitk.Image]:
@@ -49,8 +108,17 @@ def read_request(request: Mapping[str, Any]) -> tuple[Reference, sitk.Image]:
 
 
 def write_result(transfer: Transfer, output: Path) -> Json:
-    """Write a result's voxels to a file and return the fields of the reply."""
+    """Write a result's voxels to a file and return the fields of the reply.
+
+    Raises:
+        OutputError: the temporary folder can't be written.
+    """
     write_segmentation(transfer.segmentation, output, transfer.segmentation.labelmap, force=True)
+    try:
+        # On a full disk, the last few kilobytes of a file may be missing without any complaint from the image library.
+        sitk.ReadImage(str(output))
+    except RuntimeError as error:
+        raise _disk_full(output) from error
     return {
         "segmentation": str(output),
         "structures": [_structure_to_json(structure) for structure in transfer.segmentation.structures],

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RAUSlicerError
 
 VERSION = 1
-REQUESTS = ("hello", "transfer", "cancel", "shutdown")
+REQUESTS = ("hello", "transfer", "correct", "forget", "cancel", "shutdown")
 REPLIES = ("progress", "result", "error")
 # Arrays go through files, so a longer line is not one of ours.
 LONGEST_LINE = 1 << 20  # bytes
@@ -26,6 +26,12 @@ class BusyError(RAUSlicerError):
     """A run was asked for while another one is under way."""
 
     code = "busy"
+
+
+class CancelledError(RAUSlicerError):
+    """The user cancelled before a structure was finished."""
+
+    code = "cancelled"
 
 
 def encode(kind: str, id_: str | None, **fields: Any) -> bytes:

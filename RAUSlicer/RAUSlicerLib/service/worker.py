@@ -5,23 +5,29 @@ Started as ``python -m RAUSlicerLib.service.worker``. It leaves when stdin close
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import queue
+import signal
 import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 from .. import __version__
-from ..errors import RAUSlicerError, ResourceError
-from ..progress import CancelToken, ProgressEvent
+from ..errors import OutputError, RAUSlicerError, ResourceError
+from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from .folder import remove
-from .protocol import LONGEST_LINE, REQUESTS, BusyError, Message, ProtocolError, decode, encode, error_fields
+from .protocol import LONGEST_LINE, REQUESTS, BusyError, CancelledError, Message, ProtocolError, decode, encode, error_fields
+from .runs import Runner
 
-if TYPE_CHECKING:
-    from ..pipeline import Pipeline
+# A run asks between steps whether it was cancelled. Where a step takes longer than this, the user is answered without waiting for it.
+_PATIENCE_S = 1.5
+# From this stage on there may be finished structures, which are waited for.
+_FINISHING = ("segmentation", "confidence", "done")
 
 
 class InternalError(RAUSlicerError):
@@ -55,8 +61,9 @@ class Worker:
         self._runs: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._current: str | None = None
+        self._finishing = False
         self._cancel = CancelToken()
-        self._loaded: tuple[tuple[str, str], Pipeline] | None = None
+        self._runner = Runner()
         self.folder: Path | None = None
         threading.Thread(target=self._run_forever, name="runs", daemon=True).start()
 
@@ -77,10 +84,14 @@ class Worker:
     def _answer(self, kind: str, id_: str | None, message: Message) -> bool:
         if kind == "hello":
             self._hello(id_, message)
-        elif kind == "transfer":
+        elif kind in ("transfer", "correct"):
             self._accept(message)
         else:
-            self.cancel()
+            if kind == "forget":
+                # After the run under way, in its thread.
+                self._runs.put(message)
+            else:
+                self.cancel()
             self._channel.send("result", id_, of=kind)
         return kind != "shutdown"
 
@@ -88,6 +99,24 @@ class Worker:
         """Ask the run under way to stop and keep what is finished."""
         with self._lock:
             self._cancel.cancel()
+            id_ = self._current
+        if id_ is not None:
+            waiting = threading.Timer(_PATIENCE_S, self._abandon, (id_,))
+            waiting.daemon = True
+            waiting.start()
+
+    def _abandon(self, id_: str) -> None:
+        """Answer a cancelled run that is in the middle of a long step and has finished nothing; what it still does counts no more."""
+        with self._lock:
+            if self._current != id_ or self._finishing:
+                return
+            self._current = None
+        error = CancelledError(
+            "The run was cancelled before a structure was finished.",
+            "It was still reading, loading or matching.",
+            "Start again when you like.",
+        )
+        self._channel.send_error(id_, error)
 
     def _hello(self, id_: str | None, message: Message) -> None:
         folder = message.get("folder")
@@ -110,82 +139,93 @@ class Worker:
                     "Wait for it to end, or cancel it.",
                 )
             self._current = message["id"]
-            self._cancel = CancelToken()
+            self._finishing = False
+            # Each run has its own: one that was abandoned stays cancelled.
+            self._cancel = message["cancel"] = CancelToken()
         self._runs.put(message)
 
     def _run_forever(self) -> None:
         while True:
             message = self._runs.get()
             id_ = message["id"]
+            if message["type"] == "forget":
+                self._runner.forget()
+                continue
             try:
-                reply = self._transfer(message)
+                reply = self._runner.run(message, self._reporter(id_), message["cancel"])
             except RAUSlicerError as error:
                 self._finish(id_, "error", error_fields(error))
             except Exception as error:
                 # Whatever a library raises must reach the user as a message, and the worker must be there for the next run.
-                traceback.print_exc()
+                _log_without_data(error)
                 self._finish(id_, "error", error_fields(_explained(error)))
             else:
-                self._finish(id_, "result", {"of": "transfer", **reply})
+                self._finish(id_, "result", {"of": message["type"], **reply})
 
     def _finish(self, id_: str, kind: str, fields: Message) -> None:
         # Free before the answer is out: the client may send the next run as soon as it reads it.
         with self._lock:
+            if self._current != id_:
+                return
             self._current = None
         self._channel.send(kind, id_, **fields)
 
-    def _transfer(self, message: Message) -> Message:
+    def _reporter(self, id_: str) -> ProgressCallback:
         def report(event: ProgressEvent) -> None:
-            self._channel.send("progress", message["id"], stage=event.stage, fraction=event.fraction, structure=event.structure)
+            with self._lock:
+                if self._current != id_:
+                    return
+                self._finishing = event.stage in _FINISHING
+            self._channel.send("progress", id_, stage=event.stage, fraction=event.fraction, structure=event.structure)
 
-        report(ProgressEvent("starting", 0.0))
-        # Importing the networks takes seconds: cancel and shutdown are read meanwhile.
-        from .exchange import read_request, write_result
-
-        reference, target = read_request(message)
-        result = self._pipeline(message.get("model", "embedded"), message.get("device", "auto")).transfer(
-            reference,
-            target,
-            message.get("structures"),
-            localizer=message.get("localizer", "vlm"),
-            progress=report,
-            cancel=self._cancel,
-        )
-        return write_result(result, Path(message["output"]))
-
-    def _pipeline(self, model: str, device: str) -> Pipeline:
-        """The model, loaded; the last one stays warm."""
-        from ..pipeline import Pipeline
-
-        if self._loaded is None or self._loaded[0] != (model, device):
-            # One at a time: a second one may not fit beside it.
-            self._loaded = None
-            self._loaded = (model, device), Pipeline(model, device)
-        return self._loaded[1]
+        return report
 
 
 def _require_fields(message: Message) -> None:
-    texts = ("id", "reference", "reference_segmentation", "target", "output")
+    correcting = message["type"] == "correct"
+    texts = ["id", "output", *(("structure",) if correcting else ())]
+    if not correcting or "reference" in message:
+        texts += ["reference", "reference_segmentation", "target"]
     wrong = [name for name in texts if not isinstance(message.get(name), str)]
-    wrong += [name for name in ("localizer", "model", "device") if not isinstance(message.get(name, ""), str)]
+    wrong += [name for name in ("localizer", "model", "device", "case") if not isinstance(message.get(name, ""), str)]
+    wrong += [name for name in ("threads", "memory_mb") if not _is_count(message.get(name))]
     names = message.get("structures")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         wrong.append("structures")
+    if correcting:
+        wrong += _wrong_in_correction(message)
     if wrong:
         raise ProtocolError(
-            f"The transfer request lacks {', '.join(wrong)}, or they are of the wrong type.",
-            "Files are named by their paths; structures are a list of names.",
+            f"The {message['type']} request lacks {', '.join(wrong)}, or they are of the wrong type.",
+            "Files are named by their paths; structures are a list of names; slices are pairs of axis and index.",
             "Restart the worker, and install the same version of RAUSlicer on both sides if this happens again.",
         )
 
 
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def _wrong_in_correction(message: Message) -> list[str]:
+    wrong = [] if isinstance(message.get("mask"), str | None) else ["mask"]
+    slices, box = message.get("slices"), message.get("box_mm")
+    if not (isinstance(slices, list) and all(_is_row(pair, 2, int) for pair in slices)):
+        wrong.append("slices")
+    if box is not None and not (isinstance(box, list) and len(box) == 2 and all(_is_row(corner, 3, int | float) for corner in box)):
+        wrong.append("box_mm")
+    return wrong
+
+
+def _is_row(values: object, count: int, kind: Any) -> bool:
+    return isinstance(values, list) and len(values) == count and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+
+
 def _explained(error: Exception) -> RAUSlicerError:
-    # torch.OutOfMemoryError is known by name: importing torch to ask would cost seconds and memory just when there is none.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ResourceError(
-            "The computer ran out of memory.",
-            f"{type(error).__name__}: {error}",
-            "Close other programs, choose fewer structures, crop the target volume, or choose the CPU as the device.",
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return OutputError(
+            "The result can't be written: the disk of the temporary folder is full.",
+            f"{error.strerror}.",
+            "Free some space, or set the TMPDIR environment variable to a folder on another disk, and run again.",
         )
     if isinstance(error, ImportError):
         return ResourceError(
@@ -200,6 +240,12 @@ def _explained(error: Exception) -> RAUSlicerError:
     )
 
 
+def _log_without_data(error: Exception) -> None:
+    """Print where an error happened and of what kind it is; its message may hold paths and names, which a log must not carry on."""
+    print(f"Error in a run: {type(error).__name__}", file=sys.stderr)
+    traceback.print_tb(error.__traceback__, file=sys.stderr)
+
+
 def _take_over_stdout() -> BinaryIO:
     # Libraries print to stdout, from C as well. The protocol moves to a private duplicate, and what is printed goes to stderr, the log.
     private = os.fdopen(os.dup(1), "wb")
@@ -211,10 +257,11 @@ def _take_over_stdout() -> BinaryIO:
 def main() -> None:
     """Serve until stdin closes or a shutdown is asked for."""
     worker = Worker(Channel(_take_over_stdout()))
-    serving = True
+    serving, orphaned = True, False
     while serving:
         line = sys.stdin.buffer.readline(LONGEST_LINE + 1)
         if not line:
+            orphaned = True
             break
         if len(line) > LONGEST_LINE:
             _skip_to_line_end(line)
@@ -225,7 +272,11 @@ def main() -> None:
         # The client may have been killed, and then nobody else removes the patient's data.
         remove(worker.folder)
     # Threads of numerical libraries may be busy for minutes; leaving must not wait for them.
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    if orphaned and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        # A library may have started processes, and the client that would have ended them is gone.
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 

@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,15 @@ def client(temporary):
 def scripted(temporary):
     """A client of the real worker around a scripted pipeline."""
     client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-u", str(HERE / "scripted_worker.py")])
+    yield client
+    client.stop()
+
+
+@pytest.fixture
+def tiny(temporary, tiny_model):
+    """A client of the real worker with the real pipeline; the tiny model is found in an offline folder of models."""
+    environment = {**os.environ, "RAUSLICER_MODELS": str(tiny_model.parent), "OMP_NUM_THREADS": "1"}
+    client = WorkerClient(temporary_folder=temporary, environment=environment, command=[sys.executable, "-u", str(HERE / "tiny_worker.py")])
     yield client
     client.stop()
 

@@ -10,10 +10,27 @@ import sys
 import time
 import types
 
+import numpy as np
+import SimpleITK as sitk
+
 from RAUSlicerLib.errors import ModelError
+from RAUSlicerLib.imaging.segmentation import Segmentation
 from RAUSlicerLib.progress import ProgressEvent
 from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
 from RAUSlicerLib.service import worker
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls a GPU's."""
+
+
+class Warm:
+    """A run that is kept: what the worker asks of it."""
+
+    def __init__(self, reference, target, structures):
+        self.reference, self.target = reference, target
+        self.found = dict.fromkeys(reference.segmentation.select(structures), "a place")
+        self.masks = dict.fromkeys(self.found, "a mask")
 
 
 class Pipeline:
@@ -21,8 +38,27 @@ class Pipeline:
 
     def __init__(self, model, device):
         self._model = model
+        self.device = types.SimpleNamespace(type="cuda" if model == "small gpu" and device == "auto" else "cpu")
+        self.warm = None
 
-    def transfer(self, reference, target, structures, *, localizer, progress, cancel):
+    def forget(self):
+        self.warm = None
+
+    def correct(self, correction, reference=None, target=None, *, keep_mb, economy=0, progress, cancel, localizer="vlm"):
+        """The mask as it was sent, as the structure; the first pass only where it is needed."""
+        timings = {"correction": 0.1}
+        if reference is not None:
+            self.warm = Warm(reference, target, [correction.structure])
+            timings["first pass"] = 1.0
+        reference = self.warm.reference
+        structure = reference.segmentation.select([correction.structure])[0]
+        labels = sitk.Cast(correction.mask * structure.label, sitk.sitkUInt8)
+        result = StructureResult(structure, Status.FOUND, 0.5, 1.0, 1.0, Localization(structure, 0.9, correction.box_mm))
+        return Transfer(
+            Segmentation(labels, (dataclasses.replace(structure, layer=0),)), (result,), timings, (), False, self._model, "copy"
+        )
+
+    def transfer(self, reference, target, structures, *, localizer, keep_mb, economy, progress, cancel):
         model = self._model
         print("a library prints to stdout", flush=True)
         os.system("echo a child process prints to stdout")
@@ -34,16 +70,26 @@ class Pipeline:
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             progress(ProgressEvent("segmentation", 0.5, str(os.getpid())))
             time.sleep(600)
+        elif model == "long step":
+            progress(ProgressEvent("matching", 0.2))
+            time.sleep(4)
         elif model == "crash":
             os._exit(3)
         elif model == "memory":
-            raise MemoryError("Unable to allocate 64 GiB")
+            np.empty(1 << 50, np.uint8)
+        elif model == "large":
+            # 256 MiB, then 64 MiB.
+            np.ones((256 >> (2 * economy)) << 20, np.uint8)
+        elif model == "small gpu" and self.device.type == "cuda":
+            raise OutOfMemoryError("CUDA out of memory.")
         elif model == "model":
             raise ModelError("The model 'x' is damaged.", "A checksum differs.", "Install it again.")
         elif model == "package":
             importlib.import_module("no_such_package")
         elif model == "bug":
-            raise ZeroDivisionError("division by zero")
+            raise ZeroDivisionError("division by zero in the volume of " + " ".join(("Jane", "Doe")))
+        if keep_mb > 0:
+            self.warm = Warm(reference, target, structures)
         segmentation = dataclasses.replace(reference.segmentation, structures=reference.segmentation.select(structures))
         if model == "nothing":
             segmentation = segmentation.map_layers(layer * 0 for layer in segmentation.layers)

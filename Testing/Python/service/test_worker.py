@@ -100,7 +100,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted
     ("command", "code", "problem"),
     [
         ("model", "model", "The model 'x' is damaged."),
-        ("memory", "resource", "out of memory"),
+        ("memory", "memory", "out of memory"),
         ("package", "resource", "No module named 'no_such_package'"),
         ("bug", "internal", "ZeroDivisionError: division by zero"),
     ],

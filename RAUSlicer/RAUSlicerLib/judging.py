@@ -1,0 +1,128 @@
+"""Confidence and status of what was found: the way back to the reference, and what else speaks for a structure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .imaging.frame import canonical, from_array, resample
+from .imaging.segmentation import Reference, Segmentation, Structure
+from .localization.matching.matcher import Match, Matcher, carry_labels
+from .localization.matching.warp import field_transform
+from .progress import CancelToken
+from .results import Localization, SoftMask, Status, StructureResult
+from .segmentation.confidence import Calibration, Evidence, overlap, sharpness
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What all structures of a run are judged by. ``kept`` are those that the user has painted: they are not taken back."""
+
+    calibration: Calibration
+    reference: Reference
+    target: sitk.Image
+    support: float
+    kept: Collection[Structure] = ()
+
+    def judge(
+        self,
+        segmentation: Segmentation,
+        masks: Mapping[Structure, SoftMask],
+        found: Sequence[Localization],
+        back: Mapping[Structure, float],
+        *,
+        stopped: bool,
+    ) -> tuple[StructureResult, ...]:
+        """Confidence and status of every finished structure; ``back`` is what the way back to the reference says of each."""
+        by_structure = {localization.structure: localization for localization in found}
+        results = []
+        for structure in segmentation.structures:
+            voxels = int(segmentation.array(structure).sum())
+            volume = voxels * float(np.prod(self.target.GetSpacing())) / 1000
+            known = float(self.reference.segmentation.array(structure).sum() * np.prod(self.reference.volume.GetSpacing())) / 1000
+            localization = by_structure[structure]
+            evidence = Evidence(
+                back.get(structure, 0.0),
+                localization.presence,
+                sharpness(masks[structure]) if structure in masks else 0.0,
+                self.support,
+                min(volume, known) / max(volume, known, 1e-9),
+            )
+            confidence = self.calibration.confidence(evidence) if voxels else 0.0
+            status = self.calibration.status(confidence, voxels)
+            if voxels and status is Status.NOT_FOUND and (stopped or structure in self.kept):
+                # What a stopped run has finished and what the user has painted is not taken back for want of evidence.
+                status = Status.LOW_CONFIDENCE
+            results.append(StructureResult(structure, status, confidence, volume, known, localization, asdict(evidence)))
+        return tuple(results)
+
+
+def reverse_agreement(match: Match, field: torch.Tensor, segmentation: Segmentation, target: sitk.Image) -> dict[Structure, float]:
+    """Dice of each structure, carried back from the target onto the reference, with the reference's own annotation.
+
+    The way back, ``field``, is matched anew, so that a wrong way there is not simply undone. Source: RevSAM2.
+    """
+    structures = [structure for structure in segmentation.structures if segmentation.array(structure).any()]
+    if not structures:
+        return {}
+    annotated = Reference(target, segmentation)
+    carried = carry_labels(annotated, match.reference_view, match.target_view, field, structures, radius=1)
+    out = {}
+    own = match.reference.segmentation
+    grid = match.reference_view.grid
+    truth = [sitk.GetArrayFromImage(resample(canonical(layer), grid, nearest=True)) for layer in own.layers]
+    for structure, mask in carried.items():
+        z, y, x = mask.start
+        d, h, w = mask.values.shape
+        label = truth[structure.layer] == structure.label
+        window = (slice(z, z + d), slice(y, y + h), slice(x, x + w))
+        inside = np.zeros_like(label)
+        inside[window] = mask.values > 0.5
+        out[structure] = overlap(inside, label)
+    return out
+
+
+def way_back(match: Match, field: torch.Tensor) -> sitk.Transform:
+    """The world transform from reference points to target points."""
+    return field_transform(field, match.reference_view.grid, match.target_view.grid)
+
+
+def carried_back(match: Match, back: sitk.Transform, inside: np.ndarray, structure: Structure, frame: sitk.Image) -> float:
+    """As `reverse_agreement` for one structure (voxels ``inside`` of the canonical frame), along a way back that is known already."""
+    grid = match.reference_view.grid
+    there = sitk.GetArrayFromImage(sitk.Resample(from_array(inside.astype(np.float32), frame), grid, back, sitk.sitkLinear, 0.0)) > 0.5
+    own = resample(canonical(match.reference.segmentation.layers[structure.layer]), grid, nearest=True)
+    return overlap(there, sitk.GetArrayFromImage(own) == structure.label)
+
+
+def reversed_field(match: Match, cancel: CancelToken) -> torch.Tensor | None:
+    """Places of the reference's voxels in the target, matched anew; None after a cancel."""
+    return unless_cancelled(lambda: Matcher.reversed_field(match), cancel)
+
+
+def unless_cancelled(work: Callable[[], Answer], cancel: CancelToken) -> Answer | None:
+    """What ``work`` returns, or None as soon as the user cancels: it can't ask by itself and is then left to end on its own."""
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="unless-cancelled", daemon=True)
+    thread.start()
+    while thread.is_alive() and not cancel.cancelled:
+        thread.join(0.05)
+    if errors:
+        raise errors[0]
+    return answers[0] if answers else None
