@@ -170,13 +170,10 @@ def _add_models(commands: argparse._SubParsersAction, parent: argparse.ArgumentP
 
 
 def _add_benchmark(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    from .cli_benchmark import add_options
+
     command = _add_command(commands, "benchmark", "compare methods on labelled volumes", parent)
-    command.add_argument("--data", type=Path, default=Path("../shared/data"), help="data folder with splits.json (default: %(default)s)")
-    command.add_argument("--split", default="val", help="split whose cases are the targets (default: %(default)s)")
-    command.add_argument("--domains", help="names of data sets, separated by commas (default: all that have the split)")
-    command.add_argument("--methods", help="separated by commas (default: all): copy, affine, demons, sam2-memory, rauslicer")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of each data set")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write scores, table and plots")
+    add_options(command)
 
     def run(options: argparse.Namespace) -> int:
         from .cli_benchmark import run_benchmark_command

@@ -1,45 +1,176 @@
-"""The command ``rauslicer benchmark``."""
+"""The command ``rauslicer benchmark``: its options, and its three suites."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from .evaluation.records import Run
+    from .progress import CancelToken, ProgressCallback
 
-from .cli import CANCELLED
-from .cli_progress import cancel_on_interrupt, show_progress
-from .evaluation.benchmark import run_benchmark
-from .evaluation.report import COLUMNS, table
+SUITES = ("bars", "trust", "vqa")
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Define the options; nothing heavy is imported for ``--help``."""
+    command.add_argument(
+        "--suite",
+        choices=SUITES,
+        default="bars",
+        help="bars: ours and all peers on the same pairs; trust: does it know when it is wrong; vqa: questions on slices "
+        "(default: %(default)s)",
+    )
+    command.add_argument("--data", type=Path, default=Path("../shared/data"), help="data folder with splits.json (default: %(default)s)")
+    command.add_argument("--split", default="val", help="split whose cases are the targets (default: %(default)s)")
+    command.add_argument("--domains", help="names of data sets, separated by commas (default: all that have the split)")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of each data set")
+    command.add_argument("--model", default="embedded", help="name or folder of the model (default: %(default)s)")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: %(default)s)")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go; an interrupted run in it goes on")
+    bars = command.add_argument_group("suite bars")
+    bars.add_argument(
+        "--methods",
+        help="separated by commas, run on every pair: copy, affine, demons, elastix, ants, sam2-memory, rauslicer, rauslicer-alone (no "
+        "registration prompt), rauslicer-registration (default: what each kind of pair needs)",
+    )
+    bars.add_argument(
+        "--variants",
+        default="natural,rotated,half",
+        help="states of the target: natural, rotated, half, scaled, mirrored, rotated20 (default: %(default)s)",
+    )
+    bars.add_argument("--references", default="1,3", metavar="K", help="numbers of references used at a time (default: %(default)s)")
+    bars.add_argument("--unseen", metavar="LABELS", help="labels of brain_t1 that were left out of training, separated by commas")
+    bars.add_argument("--redo", metavar="METHODS", help="methods whose recorded runs are dropped and run again")
 
 
 def run_benchmark_command(options: argparse.Namespace) -> int:
-    """Run the benchmark and print a table for every data set; return the exit code."""
-    with cancel_on_interrupt() as cancel, show_progress() as progress:
-        runs = run_benchmark(
-            options.data,
-            options.output,
-            split=options.split,
-            domains=_names(options.domains),
-            methods=_names(options.methods),
-            limit=options.limit,
-            progress=progress,
-            cancel=cancel,
-        )
-    # A log has no width of its own, and figures that are cut off are no use.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    for domain in dict.fromkeys(run.domain for run in runs):
-        printed = Table(*COLUMNS, title=domain, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for row in table([run for run in runs if run.domain == domain]):
-            printed.add_row(*row)
-        console.print(printed)
-    for error in dict.fromkeys(f"{run.method}: {run.error}" for run in runs if run.error):
-        console.print(f"Failed: {error}", markup=False, soft_wrap=True)
-    console.print(f"Written to {options.output}.", markup=False, soft_wrap=True)
+    """Run a suite and print its tables; return the exit code."""
+    from .cli import CANCELLED
+    from .cli_progress import cancel_on_interrupt, show_progress
+
+    run = {"bars": _run_bars, "trust": _run_trust, "vqa": _run_vqa}[options.suite]
+    with cancel_on_interrupt() as cancel:
+        with show_progress() as progress:
+            tables, notes = run(options, progress, cancel)
+        _print(tables, [*notes, f"Written to {options.output}."])
     return CANCELLED if cancel.cancelled else 0
+
+
+Tables = list[tuple[str, Sequence[str], list[list[str]]]]
+
+
+def _run_bars(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
+    from .evaluation.bars import verdicts
+    from .evaluation.benchmark import SCORES, Results, plan_benchmark, run_plan, write_scores
+    from .evaluation.report import COLUMNS, VERDICT_COLUMNS, draw_plots, groups, table, verdict_rows, write_report
+
+    unseen = _numbers(options.unseen, "--unseen") if options.unseen else []
+    plan = plan_benchmark(
+        options.data,
+        split=options.split,
+        domains=_names(options.domains),
+        methods=_names(options.methods),
+        limit=options.limit,
+        variants=_names(options.variants) or (),
+        counts=_numbers(options.references, "--references"),
+        model=options.model,
+        device=options.device,
+        redo=_names(options.redo) or (),
+    )
+
+    def report(results: Results) -> None:
+        write_report(results, verdicts(results.runs, unseen=unseen), options.output)
+
+    results = run_plan(plan, options.output, progress=progress, cancel=cancel, report=report)
+    report(results)
+    write_scores(results, options.output / SCORES, split=options.split)
+    draw_plots(results.runs, options.output)
+    tables: Tables = [(title, COLUMNS, table(runs)) for title, runs in groups(results.runs)]
+    tables.append(("Bars", VERDICT_COLUMNS, verdict_rows(verdicts(results.runs, unseen=unseen))))
+    return tables, _failures(results.runs, results.missing)
+
+
+def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
+    from .evaluation.benchmark import Results, run_plan, write_scores
+    from .evaluation.trust import CHECK_COLUMNS, COLUMNS, SIDE_COLUMNS, check_rows, plan_trust, rows, side_rows, write_trust
+
+    plan = plan_trust(
+        options.data,
+        split=options.split,
+        domains=_names(options.domains),
+        limit=options.limit,
+        model=options.model,
+        device=options.device,
+    )
+
+    def report(results: Results) -> None:
+        write_trust(results.runs, results.missing, options.output)
+
+    results = run_plan(plan, options.output, progress=progress, cancel=cancel, report=report)
+    report(results)
+    write_scores(results, options.output / "trust.json", split=options.split)
+    runs = results.runs
+    tables: Tables = [
+        ("Does it know when it is wrong", COLUMNS, rows(runs)),
+        ("Mirrored targets, lateralised structures", SIDE_COLUMNS, side_rows(runs)),
+        ("Checks", CHECK_COLUMNS, check_rows(runs)),
+    ]
+    return tables, _failures(runs, results.missing)
+
+
+def _run_vqa(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
+    from .evaluation.vqa_suite import NAMING, PRESENCE, naming_rows, presence_rows, run_vqa
+
+    sheets = run_vqa(
+        options.data,
+        options.output,
+        split=options.split,
+        domains=_names(options.domains),
+        limit=options.limit,
+        model=options.model,
+        device=options.device,
+        progress=progress,
+        cancel=cancel,
+    )
+    return [("Name a marked region", NAMING, naming_rows(sheets)), ("Is X present in this slice", PRESENCE, presence_rows(sheets))], []
+
+
+def _failures(runs: Sequence[Run], missing: int) -> list[str]:
+    notes = list(dict.fromkeys(f"Failed: {run.method}: {run.error}" for run in runs if run.error))
+    return [*notes, f"{missing} runs of the list are missing; the same command goes on with them."] if missing else notes
+
+
+def _print(tables: Tables, notes: Sequence[str]) -> None:
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # A log has no width of its own, and figures that are cut off are no use.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    for title, columns, lines in tables:
+        printed = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for line in lines:
+            printed.add_row(*line)
+        console.print(printed)
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from .errors import InputError
+
+    try:
+        return [int(number) for number in _names(text) or []]
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text!r} is no list of numbers.", str(error).capitalize() + ".", "Separate whole numbers by commas."
+        ) from error

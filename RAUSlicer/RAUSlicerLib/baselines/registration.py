@@ -28,8 +28,8 @@ _FEWEST_SLICES = 4
 
 def align_boxes(target: sitk.Image, reference: sitk.Image) -> sitk.Transform:
     """Map the target's foreground box onto the reference's by shift and scale; target points (LPS, mm) to reference points."""
-    fixed, moving = _axis_aligned(target), _axis_aligned(reference)
-    return _between_worlds(_box_transform(fixed, moving, per_axis=True), target, reference)
+    fixed, moving = axis_aligned(target), axis_aligned(reference)
+    return between_worlds(_box_transform(fixed, moving, per_axis=True), target, reference)
 
 
 def register(
@@ -65,7 +65,7 @@ def register(
                 f"Registration needs at least {_FEWEST_SLICES} voxels along each axis.",
                 "Choose the localizer 'vlm', which works slice by slice.",
             )
-    fixed, moving = _axis_aligned(fixed_target), _axis_aligned(moving_reference)
+    fixed, moving = axis_aligned(fixed_target), axis_aligned(moving_reference)
     affine_share = 0.4 if deformable else 1.0
     affine = _affine(
         fixed,
@@ -87,10 +87,22 @@ def register(
         # The last transform of a composite is applied first.
         found = sitk.CompositeTransform([affine, field])
     progress(ProgressEvent(STAGE, 1.0))
-    return _between_worlds(found, fixed_target, moving_reference)
+    return between_worlds(found, fixed_target, moving_reference)
 
 
-def _axis_aligned(image: sitk.Image) -> sitk.Image:
+def overlaid(target: sitk.Image, reference: sitk.Image) -> tuple[sitk.Image, sitk.Image, sitk.AffineTransform]:
+    """Both volumes as other registration packages get them: target, reference laid over it, and how it was laid.
+
+    Both come on one isotropic grid, the one that demons work on, in the frame of `axis_aligned`. The reference's foreground lies over the
+    target's as well as boxes and a shift along the body can bring it, so that no package fails for want of a start.
+    """
+    fixed, moving = axis_aligned(target), axis_aligned(reference)
+    start = _best_start(fixed, moving, _LEVELS[0] * _spacing_for(fixed, _AFFINE_VOXELS))
+    grid = _resample_isotropic(fixed, _spacing_for(fixed, _DEFORMABLE_VOXELS))
+    return grid, sitk.Resample(moving, grid, start, sitk.sitkLinear, 0.0), start
+
+
+def axis_aligned(image: sitk.Image) -> sitk.Image:
     """Normalized intensities, axes in LPS order, with neither origin nor direction."""
     plain = normalized(canonical(image))
     plain.SetOrigin((0.0, 0.0, 0.0))
@@ -98,7 +110,7 @@ def _axis_aligned(image: sitk.Image) -> sitk.Image:
     return plain
 
 
-def _between_worlds(transform: sitk.Transform, target: sitk.Image, reference: sitk.Image) -> sitk.Transform:
+def between_worlds(transform: sitk.Transform, target: sitk.Image, reference: sitk.Image) -> sitk.Transform:
     """A transform between axis-aligned frames as one between the two patients' own spaces."""
     return sitk.CompositeTransform([_to_world(canonical(reference)), transform, _to_world(canonical(target)).GetInverse()])
 
@@ -245,13 +257,8 @@ def _demons(
             break
         fixed_level = _resample_isotropic(fixed, finest * factor)
         moving_level = sitk.Resample(_resample_isotropic(moving, finest * factor), fixed_level, affine, sitk.sitkLinear, 0.0)
-        # Demons compare intensities one to one.
-        moving_level = sitk.HistogramMatching(moving_level, fixed_level, 256, 15, True)
-        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
-        demons.SetNumberOfIterations(iterations)
-        demons.SetSmoothDisplacementField(True)
-        demons.SetStandardDeviations(1.2)
-        demons.SetMaximumUpdateStepLength(2.0)
+        moving_level = alike(moving_level, fixed_level)
+        demons = diffeomorphic_demons(iterations)
         span = (sum(work[:level]) / sum(work), sum(work[: level + 1]) / sum(work))
         watch = _Watch(demons, demons.GetElapsedIterations, iterations, span, report, cancel)
         try:
@@ -259,6 +266,21 @@ def _demons(
         finally:
             watch.raise_own_error()
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+
+
+def diffeomorphic_demons(iterations: int) -> sitk.DiffeomorphicDemonsRegistrationFilter:
+    """The demons filter with this project's smoothness and step; wherever demons run, they run alike."""
+    demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+    demons.SetNumberOfIterations(iterations)
+    demons.SetSmoothDisplacementField(True)
+    demons.SetStandardDeviations(1.2)
+    demons.SetMaximumUpdateStepLength(2.0)
+    return demons
+
+
+def alike(moving: sitk.Image, fixed: sitk.Image) -> sitk.Image:
+    """An image with the intensities of another: demons compare them one to one."""
+    return sitk.HistogramMatching(moving, fixed, 256, 15, True)
 
 
 def _no_displacement(image: sitk.Image, spacing: float) -> sitk.Image:

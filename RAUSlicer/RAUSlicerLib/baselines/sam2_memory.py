@@ -28,7 +28,11 @@ class Sam2MemoryPropagator:
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
         opened, place = load_model(model), choose_device(device)
-        vision = Vision(Matcher(opened.matching, place), opened.segmenter, place)
+        matcher = Matcher(opened.matching, place)
+        # Levels come from the affine map alone: sharpening the rest would only take time.
+        matcher.polished = False
+        vision = Vision(matcher, opened.segmenter, place)
+        self._vision = vision
         self._propagator = Sam2Propagator(vision, use_prior=False, use_prompts=False)
 
     def segment(
@@ -42,4 +46,7 @@ class Sam2MemoryPropagator:
     ) -> dict[Structure, SoftMask]:
         """See ``protocols.Propagator``; of the localizations only the structures are used."""
         bare = [Localization(localization.structure, 1.0, None) for localization in localizations]
-        return self._propagator.segment(references, target, bare, edits, progress, cancel)
+        try:
+            return self._propagator.segment(references, target, bare, edits, progress, cancel)
+        finally:
+            self._vision.forget()

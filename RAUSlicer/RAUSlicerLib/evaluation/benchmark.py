@@ -1,164 +1,194 @@
-"""Compares methods on labelled volumes: seeded pairs, scores of every structure, time and peak memory."""
+"""Compares methods on labelled volumes: runs trials, scores every structure, and keeps each run as soon as it is there."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from .. import __version__
-from ..errors import InputError, OutputError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from .methods import LABELMAP, METHODS, OUTCOME
-from .metrics import score
-from .pairs import REFERENCES_A_TARGET, SEED, Pair, choose_pairs, scored_labels
+from .methods import METHODS, check_methods, default_methods, fingerprint
+from .pairs import REFERENCES_A_TARGET, SEED, Trial, choose_trials
+from .processes import Cancelled, Processes
+from .records import Run, RunLog, key_of
+from .scoring import Truth, prepare
+from .variants import NATURAL
+from .worker import LABELMAP
 
-# Smaller annotations are mostly errors at the edge of the field of view.
-FEWEST_VOXELS = 50
-
-
-@dataclass(frozen=True)
-class StructureScore:
-    """One structure of one run. ``dice``, ``hd95_mm`` and ``box_iou`` are None where the expert marked too little of it to be scored."""
-
-    name: str
-    is_present: bool
-    said_present: bool
-    dice: float | None
-    hd95_mm: float | None
-    box_iou: float | None
+SCORES = "scores.json"
+# What the bars speak of.
+DEFAULT_VARIANTS = (NATURAL, "rotated", "half")
+DEFAULT_COUNTS = (1, 3)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method on one pair. ``seconds`` are the method's alone, ``peak_mb`` its process's; ``error`` says why it failed."""
+class Plan:
+    """What is to be run: each trial with the names of its methods. ``model`` and ``device`` are those of the methods that have weights."""
 
-    domain: str
-    method: str
-    reference: str
-    target: str
-    seconds: float | None
-    peak_mb: float | None
-    structures: tuple[StructureScore, ...]
-    error: str | None = None
+    jobs: tuple[tuple[Trial, tuple[str, ...]], ...]
+    model: str = "embedded"
+    device: str = "auto"
+    # Runs of these methods are done again although they are there.
+    redo: tuple[str, ...] = ()
 
 
-def run_benchmark(
+@dataclass
+class Results:
+    """The runs of a plan that are there so far, in the plan's order, and how many are missing."""
+
+    runs: list[Run] = field(default_factory=list)
+    missing: int = 0
+
+
+def plan_benchmark(
     data: Path,
-    output: Path,
     *,
     split: str = "val",
     domains: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     limit: int | None = None,
-    progress: ProgressCallback,
-    cancel: CancelToken,
-) -> list[Run]:
-    """Run every method on every pair; write ``scores.json`` after each, and tables and plots at the end.
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    counts: Sequence[int] = DEFAULT_COUNTS,
+    model: str = "embedded",
+    device: str = "auto",
+    redo: Collection[str] = (),
+) -> Plan:
+    """The benchmark's fixed list.
 
     Args:
         data: Folder with ``splits.json`` and a folder a data set.
-        output: Folder for the results, created if need be.
         split: Split whose cases are the targets.
         domains: Data sets; None for all.
-        methods: Names of ``METHODS``; None for all.
+        methods: Names of ``METHODS``, run on every trial; None takes those that ``default_methods`` names for each kind of trial.
         limit: At most so many pairs a data set.
-        progress: Receives an event a run.
-        cancel: Asked between runs; what is finished is written.
+        variants: Of ``variants.VARIANTS``.
+        counts: How many references are used at a time.
+        model: Name or folder of the model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        redo: Methods whose recorded runs are dropped first.
 
     Raises:
-        InputError: there is no such data, split or method.
+        InputError: there is no such data, split, method or variant.
+        ResourceError: the package of an optional peer is not installed.
+    """
+    check_methods([*(methods or ()), *redo])
+    jobs = []
+    for trial in choose_trials(data, split, domains, limit, variants, counts):
+        chosen = methods or default_methods(natural=trial.variant == NATURAL, references=len(trial.references))
+        jobs.append((trial, tuple(chosen)))
+    return Plan(tuple(jobs), model, device, tuple(redo))
+
+
+def run_plan(
+    plan: Plan, output: Path, *, progress: ProgressCallback, cancel: CancelToken, report: Callable[[Results], None] | None = None
+) -> Results:
+    """Run what of a plan isn't in the output folder yet.
+
+    Args:
+        plan: What to run.
+        output: Folder of the results, created if need be; an earlier, interrupted benchmark in it goes on.
+        progress: Receives an event a run.
+        cancel: Stops the run in progress; what is finished is kept.
+        report: Called after every trial with what is there so far.
+
+    Returns:
+        All runs of the plan that are there, earlier ones included. Runs that failed are tried again next time.
+
+    Raises:
+        ModelError: there is no such model.
         OutputError: the output folder can't be created.
     """
-    from .report import write_report
-
-    chosen = list(methods or METHODS)
-    for name in chosen:
-        if name not in METHODS:
-            raise InputError(f"There is no method named {name!r}.", f"Known ones: {', '.join(METHODS)}.", "Choose among these.")
-    pairs = choose_pairs(data, split, list(domains) if domains else None, limit)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {str(output)!r} can't be created.", f"The system says: {error.strerror or error}.", "Choose another folder."
-        ) from error
-    runs: list[Run] = []
-    jobs = [(pair, method) for pair in pairs for method in chosen]
-    for number, (pair, method) in enumerate(jobs):
-        if cancel.cancelled:
-            break
-        progress(ProgressEvent(f"{pair.domain} {pair.reference} to {pair.target}", number / len(jobs), method))
-        runs.append(run_pair(pair, method))
-        _write_scores(output / "scores.json", runs, split)
-    write_report(runs, output)
+    weights = {name: fingerprint(plan.model) if METHODS[name].weights else "" for _, names in plan.jobs for name in names}
+    log = RunLog(output)
+    if plan.redo:
+        log.forget(plan.redo)
+    total, number = sum(len(names) for _, names in plan.jobs), 0
+    with Processes(plan.model, plan.device) as processes:
+        for trial, names in plan.jobs:
+            keys = {name: key_of(trial, name, weights[name]) for name in names}
+            open_ = [name for name, key in keys.items() if key not in log or log[key].error is not None]
+            number += len(names) - len(open_)
+            if not open_ or cancel.cancelled:
+                continue
+            with tempfile.TemporaryDirectory(prefix="rauslicer-benchmark-") as scratch:
+                truth = prepare(trial, Path(scratch))
+                for name in open_:
+                    progress(ProgressEvent(_words(trial), number / total, name))
+                    try:
+                        log.add(_run(trial, truth, name, weights[name], processes, Path(scratch), cancel))
+                    except Cancelled:
+                        break
+                    number += 1
+            if report is not None:
+                report(gathered(plan, log, weights))
     progress(ProgressEvent("done", 1.0))
-    return runs
+    return gathered(plan, log, weights)
 
 
-def run_pair(pair: Pair, method: str) -> Run:
-    """Run one method on one pair in a process of its own, and score it against the target's annotation."""
-    expected = sitk.ReadImage(str(pair.segmentation(pair.target)))
-    of_reference = sitk.GetArrayFromImage(sitk.ReadImage(str(pair.segmentation(pair.reference))))
-    values, counts = np.unique(of_reference[of_reference > 0], return_counts=True)
-    labels = scored_labels(pair.domain, [int(value) for value, count in zip(values, counts, strict=True) if count >= FEWEST_VOXELS])
-    names = json.loads((pair.folder / "labels.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory(prefix="rauslicer-benchmark-") as scratch:
-        folder = Path(scratch)
-        job = {
-            "method": method,
-            "labels": labels,
-            "reference": str(pair.volume(pair.reference)),
-            "reference_segmentation": str(pair.segmentation(pair.reference)),
-            "target": str(pair.volume(pair.target)),
-        }
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        child = subprocess.run([sys.executable, "-m", f"{__package__}.methods", scratch], capture_output=True, text=True, check=False)
-        if child.returncode != 0:
-            last = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            outcome: dict[str, Any] = {"error": f"the process ended: {last[0]}"}
-        else:
-            outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-        found = None if "error" in outcome else sitk.GetArrayFromImage(sitk.ReadImage(str(folder / LABELMAP)))
-    truth = sitk.GetArrayFromImage(expected)
-    # A method that fails has found nothing: leaving the run out would reward it.
-    found = np.zeros_like(truth) if found is None else found
-    scores = tuple(
-        _score(names[str(label)], truth == label, found == label, names[str(label)] in outcome.get("present", ()), expected.GetSpacing())
-        for label in labels
-    )
-    return Run(
-        pair.domain, method, pair.reference, pair.target, outcome.get("seconds"), outcome.get("peak_mb"), scores, outcome.get("error")
-    )
+def gathered(plan: Plan, log: RunLog, weights: dict[str, str]) -> Results:
+    """The runs of a plan that a log has, and those of optional peers that another environment has run on the same trials."""
+    results = Results()
+    for trial, names in plan.jobs:
+        optional = [name for name, method in METHODS.items() if method.package is not None and name not in names]
+        for name in (*names, *optional):
+            key = key_of(trial, name, weights.get(name, ""))
+            if key in log:
+                results.runs.append(log[key])
+            elif name in names:
+                results.missing += 1
+    return results
 
 
-def _score(name: str, expected: np.ndarray, found: np.ndarray, said: bool, spacing: tuple[float, float, float]) -> StructureScore:
-    voxels = int(expected.sum())
-    if voxels < FEWEST_VOXELS:
-        return StructureScore(name, voxels > 0, said, None, None, None)
-    result = score(found, expected, spacing)
-    return StructureScore(name, True, said, result.dice, result.hd95_mm, result.box_iou)
-
-
-def _write_scores(path: Path, runs: Sequence[Run], split: str) -> None:
+def write_scores(results: Results, path: Path, **settings: Any) -> None:
+    """Everything as one JSON document."""
     document = {
         "rauslicer": __version__,
         "seed": SEED,
         "references_a_target": REFERENCES_A_TARGET,
-        "split": split,
+        **settings,
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "runs": [asdict(run) for run in runs],
+        "missing_runs": results.missing,
+        "runs": [asdict(run) for run in results.runs],
     }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _words(trial: Trial) -> str:
+    variant = "" if trial.variant == NATURAL else f", {trial.variant}"
+    return f"{trial.domain} {'+'.join(trial.reference_names)} to {trial.target.name}{variant}"
+
+
+def _run(trial: Trial, truth: Truth, method: str, weights: str, processes: Processes, folder: Path, cancel: CancelToken) -> Run:
+    request = {
+        "method": method,
+        "references": [(str(case.volume), str(case.segmentation)) for case in trial.references],
+        "target": str(truth.volume),
+        "labels": list(truth.names),
+        "folder": str(folder),
+    }
+    outcome = processes.ask(METHODS[method].process, request, cancel)
+    found = None if "error" in outcome else sitk.ReadImage(str(folder / LABELMAP))
+    scores = truth.scores(outcome, found, mirrored=trial.variant == "mirrored")
+    return Run(
+        trial.domain,
+        method,
+        trial.reference_names,
+        trial.target.name,
+        trial.variant,
+        weights,
+        outcome.get("seconds"),
+        outcome.get("load_seconds"),
+        outcome.get("peak_mb"),
+        scores,
+        outcome.get("error"),
+    )

@@ -1,106 +1,209 @@
-"""Runs one method on one pair in a process of its own, so that its peak memory is its own."""
+"""The methods that are compared: ours in several forms, and the peers."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import json
-import sys
+import importlib.util
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, RAUSlicerError
+from ..baselines.registration import align_boxes
+from ..errors import InputError
+from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
-from ..inputs import load_inputs
+from ..models.manifest import CHECKSUMS
+from ..models.store import resolve as resolve_model
 from ..progress import CancelToken, ignore
 from ..protocols import Propagator
 from ..results import Localization, Status
 from ..segmentation.resolution import resolve
+from .boxes import Box, box_around, mask_box
 
-# Classes by name, so that a method costs nothing until it is used.
-_PROPAGATORS = {
-    "copy": "baselines.copy:CopyPropagator",
-    "affine": "baselines.affine:AffinePropagator",
-    "demons": "baselines.demons:DemonsPropagator",
-    "sam2-memory": "baselines.sam2_memory:Sam2MemoryPropagator",
+OURS, ALONE, MEMORY, COPY, DEMONS = "rauslicer", "rauslicer-alone", "sam2-memory", "copy", "demons"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to segment a target.
+
+    ``process``: methods of one name share a process, and with it what they have loaded; apart are those that bring a second copy of ITK.
+    ``propagator`` is its class by name, so that it costs nothing until it is used; without one it is the whole pipeline with a
+    ``localizer``. ``package`` is what it needs beyond the library, ``weights`` whether the model makes a difference to it.
+    """
+
+    process: str
+    propagator: str | None = None
+    localizer: str = "vlm"
+    package: str | None = None
+    weights: bool = False
+    # Whether registration may sharpen what the network has matched.
+    polished: bool = True
+
+
+METHODS = {
+    COPY: Method("classical", "baselines.copy:CopyPropagator"),
+    "affine": Method("classical", "baselines.affine:AffinePropagator"),
+    DEMONS: Method("classical", "baselines.demons:DemonsPropagator"),
+    "elastix": Method("elastix", "baselines.elastix:ElastixPropagator", package="itk"),
+    "ants": Method("ants", "baselines.ants:AntsPropagator", package="ants"),
+    MEMORY: Method("model", "baselines.sam2_memory:Sam2MemoryPropagator", weights=True),
+    OURS: Method("model", weights=True),
+    ALONE: Method("model", weights=True, polished=False),
+    "rauslicer-registration": Method("model", localizer="registration", weights=True),
 }
-_LOCALIZERS = {"rauslicer": "vlm", "rauslicer-registration": "registration"}
-METHODS = (*_PROPAGATORS, *_LOCALIZERS)
+# What is run on a trial unless methods are named. Variants and further references need those that a bar speaks of; the pipeline with the
+# registration localizer is not the default of anybody.
+_ON_VARIANTS = (COPY, DEMONS, MEMORY, OURS)
+_WITH_SEVERAL = (OURS,)
+_NOT_BY_DEFAULT = ("rauslicer-registration",)
 
-LABELMAP = "labelmap.nii.gz"
-OUTCOME = "outcome.json"
+
+def default_methods(*, natural: bool, references: int) -> list[str]:
+    """Methods that are run where none are named; optional peers only where they are installed."""
+    if references > 1:
+        return list(_WITH_SEVERAL)
+    if not natural:
+        return list(_ON_VARIANTS)
+    return [name for name in METHODS if name not in _NOT_BY_DEFAULT and is_installed(name)]
+
+
+def is_installed(method: str) -> bool:
+    """Whether the package that a method needs is there."""
+    package = METHODS[method].package
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Refuse what can't be run before anything is.
+
+    Raises:
+        InputError: there is no such method.
+        ResourceError: its package is not installed.
+    """
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"There is no method named {name!r}.", f"Known ones: {', '.join(METHODS)}.", "Choose among these.")
+        if not is_installed(name):
+            _propagator_class(METHODS[name]).require()
+
+
+def fingerprint(model: str) -> str:
+    """Tells a model's weights and settings from all others: the first digits of a hash over its parts' checksums.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    folder = resolve_model(model)
+    parts = [(folder.part(part) / CHECKSUMS).read_bytes() for part in folder.parts]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says of a structure, whose voxels are in the label map. All but ``present`` are None where it says nothing of it."""
+
+    present: bool
+    box_mm: Box | None = None
+    presence: float | None = None
+    confidence: float | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of a pair: label map on the target's grid, names it says are present, wall time of the method alone."""
+    """What a method made of a trial.
+
+    ``labelmap`` is on the target's grid, ``answers`` are by label. ``seconds`` is the wall time of the method alone, ``load_seconds`` that
+    of opening its model, None where it was open. ``gives_boxes`` says whether its boxes are its own and no copy of its masks'.
+    """
 
     labelmap: sitk.Image
-    present: tuple[str, ...]
+    answers: dict[int, Answer]
     seconds: float
+    load_seconds: float | None = None
+    gives_boxes: bool = False
 
 
-def run_method(method: str, reference: Reference, target: sitk.Image, structures: tuple[Structure, ...]) -> Outcome:
-    """Segment ``structures`` of one reference in a target.
+class Bench:
+    """Runs methods and keeps what they have loaded, a model or a propagator, for the next trial."""
 
-    Raises:
-        InputError: there is no such method.
-    """
-    if method in _LOCALIZERS:
-        return _run_pipeline(_LOCALIZERS[method], reference, target, structures)
-    if method not in _PROPAGATORS:
-        raise InputError(f"There is no method named {method!r}.", f"Known ones: {', '.join(METHODS)}.", "Choose among these.")
-    room, name = _PROPAGATORS[method].split(":")
-    propagator: Propagator = getattr(importlib.import_module(f"..{room}", __package__), name)()
-    start = time.perf_counter()
-    everywhere = [Localization(structure, 1.0, None) for structure in structures]
-    masks = propagator.segment([reference], target, everywhere, {}, ignore, CancelToken())
-    labelmap = resolve(masks, structures, target).labelmap
-    seconds = time.perf_counter() - start
-    found = set(np.unique(sitk.GetArrayViewFromImage(labelmap)).tolist())
-    return Outcome(labelmap, tuple(structure.name for structure in structures if structure.label in found), seconds)
+    def __init__(self, model: str = "embedded", device: str = "auto") -> None:
+        self._model, self._device = model, device
+        self._open: dict[Any, Any] = {}
+
+    def run(self, name: str, references: Sequence[Reference], target: sitk.Image, structures: Sequence[Structure]) -> Outcome:
+        """Segment structures of the first reference in a target.
+
+        Raises:
+            RAUSlicerError: whatever the method raises.
+        """
+        check_methods([name])
+        method = METHODS[name]
+        if method.propagator is None:
+            return self._run_pipeline(method, references, target, structures)
+        propagator, load = self._opened(name, lambda: self._new(method))
+        start = time.perf_counter()
+        everywhere = [Localization(structure, 1.0, None) for structure in structures]
+        masks = propagator.segment(list(references), target, everywhere, {}, ignore, CancelToken())
+        labelmap = resolve(masks, structures, target).labelmap
+        seconds = time.perf_counter() - start
+        found = set(np.unique(sitk.GetArrayViewFromImage(labelmap)).tolist())
+        boxes = rescaled_boxes(references[0], target, structures) if name == COPY else {}
+        answers = {s.label: Answer(s.label in found, boxes.get(s)) for s in structures}
+        return Outcome(labelmap, answers, seconds, load, name == COPY)
+
+    def _run_pipeline(
+        self, method: Method, references: Sequence[Reference], target: sitk.Image, structures: Sequence[Structure]
+    ) -> Outcome:
+        from ..pipeline import Pipeline
+
+        pipeline, load = self._opened("pipeline", lambda: Pipeline(self._model, self._device))
+        pipeline.matcher.polished = method.polished
+        names = [structure.name for structure in structures]
+        start = time.perf_counter()
+        result = pipeline.transfer(list(references), target, names, localizer=method.localizer)
+        seconds = time.perf_counter() - start
+        answers = {}
+        for one in result.results:
+            where = one.localization
+            box, presence = (where.box_mm, where.presence) if where is not None else (None, None)
+            answers[one.structure.label] = Answer(one.status is not Status.NOT_FOUND, box, presence, one.confidence, str(one.status))
+        return Outcome(result.segmentation.labelmap, answers, seconds, load, True)
+
+    def _new(self, method: Method) -> Propagator:
+        kind = _propagator_class(method)
+        made: Propagator = kind(self._model, self._device) if method.weights else kind()
+        return made
+
+    def _opened(self, key: str, make: Any) -> tuple[Any, float | None]:
+        if key in self._open:
+            return self._open[key], None
+        start = time.perf_counter()
+        self._open[key] = make()
+        return self._open[key], time.perf_counter() - start
 
 
-def _run_pipeline(localizer: str, reference: Reference, target: sitk.Image, structures: tuple[Structure, ...]) -> Outcome:
-    from ..pipeline import transfer
-
-    start = time.perf_counter()
-    result = transfer(reference, target, structures=[structure.name for structure in structures], localizer=localizer)
-    seconds = time.perf_counter() - start
-    present = tuple(outcome.structure.name for outcome in result.results if outcome.status is not Status.NOT_FOUND)
-    return Outcome(result.segmentation.labelmap, present, seconds)
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage also counts the parent's memory from before exec.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def rescaled_boxes(reference: Reference, target: sitk.Image, structures: Sequence[Structure]) -> dict[Structure, Box]:
+    """Each structure's box in the reference, mapped by what lays the two foreground boxes over each other: the simplest guess of a box."""
+    back = align_boxes(target, reference.volume).GetInverse()
+    boxes = {}
+    for structure in structures:
+        own = same_structure(reference.segmentation, structure)
+        box = None if own is None else mask_box(reference.segmentation.array(own), reference.volume)
+        if box is not None:
+            # Volumes that lie across their axes would need the corners in their own frame; a bounding box of the corners is close.
+            boxes[structure] = box_around([back.TransformPoint(corner) for corner in product(*zip(*box, strict=True))])
+    return boxes
 
 
-def _main(folder: Path) -> None:
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    try:
-        inputs = load_inputs([(Path(job["reference"]), Path(job["reference_segmentation"]))], Path(job["target"]))
-        reference = inputs.references[0]
-        structures = tuple(structure for structure in reference.segmentation.structures if structure.label in job["labels"])
-        outcome = run_method(job["method"], reference, inputs.target, structures)
-    except (RAUSlicerError, ImportError) as error:
-        document: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
-    else:
-        sitk.WriteImage(outcome.labelmap, str(folder / LABELMAP))
-        document = {"present": outcome.present, "seconds": outcome.seconds, "peak_mb": peak_memory_mb()}
-    (folder / OUTCOME).write_text(json.dumps(document), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+def _propagator_class(method: Method) -> Any:
+    assert method.propagator is not None
+    room, name = method.propagator.split(":")
+    return getattr(importlib.import_module(f"..{room}", __package__), name)

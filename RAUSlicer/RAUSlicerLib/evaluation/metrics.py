@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
+from scipy.stats import spearmanr
+
+from .boxes import box_iou, index_box
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,13 @@ def score(found: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, 
     """
     if not found.any():
         return Score(0.0, None, 0.0)
-    box = _box(found | expected)
+    box = index_box(found | expected)
     first, second = (torch.from_numpy(mask[box].astype(np.float32))[None, None] for mask in (found, expected))
     with warnings.catch_warnings():
         # MONAI warns of its own use of its own deprecated argument.
         warnings.simplefilter("ignore", FutureWarning)
         distance = compute_hausdorff_distance(first, second, include_background=True, percentile=95.0, spacing=list(spacing[::-1]))
     return Score(float(compute_dice(first, second)), float(distance), box_iou(found, expected))
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of the boxes around two masks of shape (z, y, x), both with at least one voxel."""
-    shared, either = 1.0, [1.0, 1.0]
-    for one, other in zip(_box(first), _box(second), strict=True):
-        shared *= max(min(one.stop, other.stop) - max(one.start, other.start), 0)
-        either = [either[0] * (one.stop - one.start), either[1] * (other.stop - other.start)]
-    return shared / (sum(either) - shared)
 
 
 def precision_and_recall(answers: Iterable[tuple[bool, bool]]) -> tuple[float, float]:
@@ -61,9 +55,8 @@ def precision_and_recall(answers: Iterable[tuple[bool, bool]]) -> tuple[float, f
     return right / said if said else math.nan, right / true if true else math.nan
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    sides = []
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return sides[0], sides[1], sides[2]
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's correlation; None where it is not defined, with fewer than three values or without any variation."""
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)

@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from RAUSlicerLib.evaluation.metrics import box_iou, precision_and_recall, score
+from RAUSlicerLib.evaluation.boxes import box_iou, box_iou_mm, mask_box
+from RAUSlicerLib.evaluation.metrics import precision_and_recall, rank_correlation, score
 
 
 def cube(start: tuple[int, int, int], side: int = 10) -> np.ndarray:
@@ -46,3 +48,32 @@ def test_precision_and_recall() -> None:
 def test_precision_of_no_answer_is_undefined() -> None:
     precision, recall = precision_and_recall([(False, True)])
     assert math.isnan(precision) and recall == 0.0
+
+
+def test_a_box_in_mm_holds_whole_voxels() -> None:
+    grid = sitk.Image(30, 30, 30, sitk.sitkUInt8)
+    grid.SetSpacing((1.0, 2.0, 3.0))
+    grid.SetOrigin((-5.0, 0.0, 100.0))
+    # Left to right and head to foot are stored the other way round.
+    grid.SetDirection((-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    assert mask_box(cube((4, 3, 2), 5), grid) == (
+        (pytest.approx(-11.5), pytest.approx(5.0), pytest.approx(74.5)),
+        (pytest.approx(-6.5), pytest.approx(15.0), pytest.approx(89.5)),
+    )
+    assert mask_box(np.zeros((30, 30, 30), bool), grid) is None
+
+
+def test_boxes_in_mm_overlap_as_boxes_in_voxels_do() -> None:
+    grid = sitk.Image(30, 30, 30, sitk.sitkUInt8)
+    grid.SetSpacing((1.0, 2.0, 3.0))
+    first, second = cube((5, 5, 10)), cube((5, 5, 5))
+    assert box_iou_mm(mask_box(first, grid), mask_box(second, grid)) == pytest.approx(box_iou(first, second)) == pytest.approx(1 / 3)
+    assert box_iou_mm(None, mask_box(second, grid)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [([1, 2, 3], [10, 20, 25], 1.0), ([1, 2, 3], [3, 2, 1], -1.0), ([1, 2], [1, 2], None), ([1, 1, 1], [1, 2, 3], None)],
+)
+def test_rank_correlation(first: list[float], second: list[float], expected: float | None) -> None:
+    assert rank_correlation(first, second) == (None if expected is None else pytest.approx(expected))

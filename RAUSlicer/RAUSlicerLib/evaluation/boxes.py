@@ -1,0 +1,53 @@
+"""Boxes around structures, in voxels and in mm. Methods need them too, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import SimpleITK as sitk
+
+# Two opposite corners of an axis-aligned box in patient space (LPS, mm).
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of the boxes around two masks of shape (z, y, x), both with at least one voxel."""
+    one, other = ([(side.start, side.stop) for side in index_box(mask)] for mask in (first, second))
+    return _iou(np.array(one).T, np.array(other).T)
+
+
+def box_iou_mm(first: Box | None, second: Box) -> float:
+    """Intersection over union of two boxes in mm; 0 where the first is None."""
+    return 0.0 if first is None else _iou(np.array(first), np.array(second))
+
+
+def mask_box(mask: np.ndarray, grid: sitk.Image) -> Box | None:
+    """The axis-aligned box in patient space around the whole voxels of a mask (z, y, x); None if it has none."""
+    if not mask.any():
+        return None
+    sides = [(side.start - 0.5, side.stop - 0.5) for side in index_box(mask)[::-1]]
+    return box_around([grid.TransformContinuousIndexToPhysicalPoint(corner) for corner in product(*sides)])
+
+
+def box_around(points: Sequence[Sequence[float]]) -> Box:
+    """The axis-aligned box around points (LPS, mm)."""
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Of two boxes (2, 3), lower and upper corner."""
+    shared = np.clip(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]), 0, None).prod()
+    either = (first[1] - first[0]).prod() + (second[1] - second[0]).prod() - shared
+    return float(shared / either)
+
+
+def index_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """Slices (z, y, x) around the true voxels; there is at least one."""
+    sides = []
+    for axis in range(3):
+        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(slice(int(hits[0]), int(hits[-1]) + 1))
+    return sides[0], sides[1], sides[2]

@@ -1,0 +1,177 @@
+"""Does it know when it is wrong? Runs what must not be trusted, and counts what is called "not found" or "low confidence"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from ..results import Status
+from .bars import confidence_against_dice
+from .benchmark import Plan
+from .methods import OURS
+from .pairs import Case, Trial, choose_trials, wrong_part_trials
+from .records import Run, StructureScore
+from .variants import NATURAL, WITHOUT
+
+# Taken out of the target for want of a case that lacks it: the structure that operations take out most often.
+_REMOVED = "gallbladder"
+_CHANGED = (NATURAL, "mirrored", "half", "rotated20", "scaled")
+# A mask that overlaps its own structure by less shows something else.
+_RIGHT = 0.3
+COLUMNS = ("Data", "Case", "Runs", "Structures", "Not found", "Low confidence", "Found", "Found but wrong", "Dice", "Spearman")
+CHECK_COLUMNS = ("Check", "Must", "Measured", "Verdict", "Structures")
+SIDE_COLUMNS = ("Mirrored, lateralised", "Structures", "Follows the anatomy", "Doubted", "Follows the coordinates")
+LEGEND = (
+    "Shares of the structures of a case. Wrong part: the reference shows another part of the body. Absent: structures that the "
+    f"reference has and the target lacks, by nature or because its {_REMOVED} was taken out. Left the field: structures that the "
+    f"missing half held. Found but wrong: called found, with a Dice below {_RIGHT}. Dice and Spearman (of confidence with Dice) are "
+    "over the structures that are there. Mirrored, lateralised: structures with a left and a right; of those, follows the anatomy: "
+    "overlaps its own anatomy, which the mirror has moved to the other side, more than its counterpart's; follows the coordinates: "
+    "is called found and does not, which no brain can avoid."
+)
+
+
+def plan_trust(
+    data: Path, *, split: str = "val", domains: Sequence[str] | None = None, limit: int | None = None, model: str, device: str
+) -> Plan:
+    """What is run: the changed frames of every target with its first reference, wrong parts of the body, and an organ taken out.
+
+    Runs in the natural frame and half of it are those of the benchmark: in the same folder they are not run twice.
+
+    Raises:
+        InputError: there is no such data, domain or split.
+    """
+    listed = choose_trials(data, split, domains, limit, _CHANGED)
+    first: dict[Case, Trial] = {}
+    for trial in listed:
+        first.setdefault(trial.target, trial)
+    trials = wrong_part_trials(data, split, domains, limit)
+    for trial in first.values():
+        label = next((label for label, name in trial.target.structure_names().items() if name.casefold() == _REMOVED), None)
+        if label is not None:
+            trials.append(Trial(trial.target, trial.references, f"{WITHOUT}{label}"))
+    trials += [trial for trial in listed if trial.references == first[trial.target].references]
+    return Plan(tuple((trial, (OURS,)) for trial in trials), model, device)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of trust: what a share must reach, and what it is. ``share`` is None where nothing was run."""
+
+    name: str
+    must: float
+    share: float | None
+    structures: int
+
+    @property
+    def words(self) -> str:
+        if self.share is None:
+            return "not measured"
+        margin = self.share - self.must
+        return f"reached (by {margin:.2f})" if margin >= 0 else f"short by {-margin:.2f}"
+
+
+def checks(runs: Sequence[Run]) -> list[Check]:
+    """The bars on trust."""
+    wrong = [score for run in runs if run.wrong_part for score in run.structures]
+    absent = [score for run in runs if not run.wrong_part for score in run.structures if _gone(run, score)]
+    sided = [score for run in runs if run.variant == "mirrored" for score in run.structures if score.mirror_dice is not None]
+    natural = [run for run in runs if run.variant == NATURAL and not run.wrong_part]
+    ranks = confidence_against_dice(natural)
+    return [
+        Check("wrong part of the body: not found or low confidence", 0.9, _share(wrong, doubted), len(wrong)),
+        Check("absent in the target: not found or low confidence", 0.9, _share(absent, doubted), len(absent)),
+        Check("mirrored: follows the anatomy or is doubted", 0.9, _share(sided, _sides_right), len(sided)),
+        Check("Spearman of confidence with Dice", 0.6, ranks, sum(s.dice is not None for run in natural for s in run.structures)),
+    ]
+
+
+def doubted(score: StructureScore) -> bool:
+    """Whether the user is told that it isn't there or can't be trusted. A run that failed has told nothing."""
+    return score.status in (Status.NOT_FOUND, Status.LOW_CONFIDENCE)
+
+
+def rows(runs: Sequence[Run]) -> list[list[str]]:
+    """A row for every data set and case, in the order of ``COLUMNS``."""
+    out = []
+    for domain in sorted({run.domain for run in runs}):
+        own = [run for run in runs if run.domain == domain]
+        right = [run for run in own if not run.wrong_part]
+        cases: dict[str, list[tuple[Run, StructureScore]]] = {
+            "wrong part": [(run, s) for run in own if run.wrong_part for s in run.structures]
+        }
+        for variant in dict.fromkeys(run.variant for run in right):
+            if not variant.startswith(WITHOUT):
+                cases[variant] = [(run, s) for run in right if run.variant == variant for s in run.structures if s.is_present]
+        cases["absent"] = [(run, s) for run in right for s in run.structures if run.variant != "half" and _gone(run, s)]
+        cases["left the field"] = [(run, s) for run in right for s in run.structures if run.variant == "half" and _gone(run, s)]
+        out += [_row(domain, name, case) for name, case in cases.items() if case]
+    return out
+
+
+def sides(runs: Sequence[Run]) -> dict[str, tuple[int, float, float, float]]:
+    """Lateralised structures in mirrored targets, by data set.
+
+    How many, and the shares that follow the anatomy, are doubted, and do neither: they follow the coordinates or lie elsewhere.
+    """
+    out = {}
+    for domain in sorted({run.domain for run in runs}):
+        of_domain = [run for run in runs if run.domain == domain and run.variant == "mirrored"]
+        known = [s for run in of_domain for s in run.structures if s.mirror_dice is not None]
+        if known:
+            follows = fmean(not doubted(s) and _follows(s) for s in known)
+            unsure = fmean(doubted(s) for s in known)
+            out[domain] = (len(known), follows, unsure, 1 - follows - unsure)
+    return out
+
+
+def check_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """A row for every check, in the order of ``CHECK_COLUMNS``."""
+    out = []
+    for check in checks(runs):
+        share = "-" if check.share is None else f"{check.share:.2f}"
+        out.append([check.name, f"{check.must:.2f}", share, check.words, str(check.structures)])
+    return out
+
+
+def side_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """A row for every data set with lateralised structures, in the order of ``SIDE_COLUMNS``."""
+    return [[name, str(count), *(f"{share:.2f}" for share in shares)] for name, (count, *shares) in sides(runs).items()]
+
+
+def write_trust(runs: Sequence[Run], missing: int, output: Path) -> None:
+    """Write ``trust.md``."""
+    lines = [LEGEND, "", f"{missing} runs of the list are still missing." if missing else "All runs are there.", ""]
+    for columns, cells in ((CHECK_COLUMNS, check_rows(runs)), (COLUMNS, rows(runs)), (SIDE_COLUMNS, side_rows(runs))):
+        lines += ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *cells)] + [""]
+    (output / "trust.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _gone(run: Run, score: StructureScore) -> bool:
+    # In a target whose organ was taken out only that one is the question: the rest is the natural frame again.
+    return score.is_present is False and (not run.variant.startswith(WITHOUT) or run.variant == f"{WITHOUT}{score.label}")
+
+
+def _follows(score: StructureScore) -> bool:
+    return (score.dice or 0.0) > (score.mirror_dice or 0.0)
+
+
+def _sides_right(score: StructureScore) -> bool:
+    return doubted(score) or _follows(score)
+
+
+def _share(scores: Sequence[StructureScore], of: Callable[[StructureScore], bool]) -> float | None:
+    return fmean(of(score) for score in scores) if scores else None
+
+
+def _row(domain: str, name: str, case: Sequence[tuple[Run, StructureScore]]) -> list[str]:
+    scores = [score for _, score in case]
+    dice = [score.dice for score in scores if score.dice is not None]
+    pairs = {(run.pair, run.variant): run for run, _ in case}
+    ranks = confidence_against_dice(list(pairs.values())) if dice else None
+    wrong = fmean(not doubted(score) and (score.dice or 0.0) < _RIGHT for score in scores)
+    shares = [fmean(score.status == status for score in scores) for status in (Status.NOT_FOUND, Status.LOW_CONFIDENCE, Status.FOUND)]
+    known = [f"{fmean(dice):.3f}" if dice else "-", "-" if ranks is None else f"{ranks:.2f}"]
+    return [domain, name, str(len(pairs)), str(len(scores)), *(f"{share:.2f}" for share in (*shares, wrong)), *known]
