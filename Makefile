@@ -39,7 +39,7 @@ format: $(VENV)/.installed-test ## Format the code
 benchmark: $(VENV)/.installed ## Compare the methods on labelled data (DATA=folder OUTPUT=folder)
 	$(BIN)/rauslicer benchmark --data $(DATA) --output $(OUTPUT)
 
-screenshots: $(VENV)/.installed-test system-libraries ## Draw the panel and the demo's pictures anew
+screenshots: $(VENV)/.installed-test system-libraries ## Draw the pictures of the tutorial anew; runs the sample data, so it takes minutes
 	$(BIN)/python Testing/host/screenshots.py Resources/Screenshots
 
 clean: ## Remove the environment, caches and outputs

@@ -13,6 +13,8 @@ from slicer.ScriptedLoadableModule import (
 )
 
 from RAUSlicerLib.errors import RAUSlicerError
+from RAUSlicerLib.scene import record
+from RAUSlicerLib.ui import sample_data
 from RAUSlicerLib.ui.panel import Panel
 from RAUSlicerLib.ui.run import Inputs, Listener, RunController, worker_client
 
@@ -32,6 +34,11 @@ class RAUSlicer(ScriptedLoadableModule):
         )
         self.parent.helpText += self.getDefaultModuleDocumentationLink()
         self.parent.acknowledgementText = _("Built on SAM2, SimpleITK, PyTorch and 3D Slicer; the README lists licences and papers.")
+        # The Sample Data module may be loaded after this one.
+        slicer.app.connect("startupCompleted()", self._registerSampleData)
+
+    def _registerSampleData(self):
+        sample_data.register(self.resourcePath("Icons/RAUSlicer.png"))
 
 
 class RAUSlicerWidget(ScriptedLoadableModuleWidget):
@@ -61,13 +68,17 @@ class RAUSlicerLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
+        # Several sets of settings may be kept in one scene.
+        self.isSingletonParameterNode = False
         self.controller = RunController(worker_client)
 
     def transfer(self, referenceVolumeNode, referenceSegmentationNode, targetVolumeNode, structures=None, **options):
         """Find a reference's structures in a target and return the segmentation node with them, None where nothing was found.
 
         Waits for the result while the application stays alive. ``structures`` are names, None for all. ``options`` are fields of
-        ``RAUSlicerLib.ui.run.Inputs``: ``localizer``, ``model``, ``device``, ``output_node``.
+        ``RAUSlicerLib.ui.jobs.Inputs``: ``localizer``, ``model``, ``device``, ``output_node``, ``threads``, ``memory_mb``. What is known of
+        each structure (confidence, status, volumes) is read with ``RAUSlicerLib.scene.record.rows_of(node)``. The worker stays warm for the
+        next call on the same logic; ``logic.controller.stop()`` ends it.
 
         Raises:
             RAUSlicerLib.errors.RAUSlicerError: the run ended without a result; problem, explanation and solution say why.
@@ -108,8 +119,25 @@ class RAUSlicerTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        self.setUp()
-        self.test_a_ball()
+        for test in (self.test_panel, self.test_a_ball):
+            self.setUp()
+            test()
+
+    def test_panel(self):
+        """The sample data loads, pairs itself, and the button says what it will do."""
+        self.delayDisplay("Loading the sample data")
+        widget = slicer.modules.rauslicer.widgetRepresentation().self()
+        widget.enter()
+        try:
+            nodes = sample_data.load()
+            slicer.app.processEvents()
+            parameters = widget.panel.parameters
+            chosen = (parameters.referenceVolume, parameters.referenceSegmentation, parameters.targetVolume)
+            self.assertEqual([node.GetID() for node in chosen], [node.GetID() for node in nodes])
+            self.assertTrue(widget.panel.ui.transferButton.enabled)
+            self.assertIn("116", widget.panel.ui.transferButton.text)
+        finally:
+            widget.exit()
 
     def test_a_ball(self):
         """Worker, model and scene work together; what is written lies where the ball is.
@@ -140,7 +168,7 @@ class RAUSlicerTest(ScriptedLoadableModuleTest):
         if node is None:
             self.delayDisplay("Test passed: the model did not find the ball and said so")
             return
-        self.assertEqual(node.GetSegmentation().GetNthSegment(0).GetName(), "Ball")
+        self.assertEqual([(row.name, row.accepted) for row in record.rows_of(node)], [("Ball", False)])
         result = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), target) > 0
         self.assertGreater(np.sum(result & ball) / np.sum(result), 0.5)
         self.delayDisplay("Test passed")

@@ -82,12 +82,24 @@ class Application:
         self._modules = ModuleManager()
         self.layout_manager = None
         self.data_io: tuple = ()
+        self._startup: list = []
 
     def mrmlScene(self):
         return self._scene
 
     def applicationLogic(self):
         return self._logic
+
+    def connect(self, signal: str, function) -> None:
+        if signal != "startupCompleted()":
+            raise RuntimeError(f"The host has no signal {signal!r} of slicer.app: add it to Testing/host/application.py.")
+        self._startup.append(function)
+
+    def complete_startup(self) -> None:
+        """All modules are loaded."""
+        for function in self._startup:
+            function()
+        self._startup.clear()
 
     def coreIOManager(self) -> FileManager:
         return self._files

@@ -36,14 +36,21 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
         if bool(value) == self._collapsed:
             return
         self._collapsed = bool(value)
-        for child in self.findChildren(QtWidgets.QWidget, "", QtCore.Qt.FindDirectChildrenOnly):
-            child.setVisible(not self._collapsed)
+        for child in self.children():
+            if child.isWidgetType():
+                child.setVisible(not self._collapsed)
         self.setMaximumHeight(_HEADER if self._collapsed else 16777215)
         self.contentsCollapsed.emit(self._collapsed)
         self.update()
 
     text = QtCore.Property(str, lambda self: self._text, _set_text)
     collapsed = QtCore.Property(bool, lambda self: self._collapsed, _set_collapsed)
+
+    def childEvent(self, event) -> None:
+        # A .ui file says "collapsed" before its children are there.
+        super().childEvent(event)
+        if self._collapsed and event.added() and event.child().isWidgetType():
+            event.child().setVisible(False)
 
     def mousePressEvent(self, event) -> None:
         if event.position().y() < _HEADER:

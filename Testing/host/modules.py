@@ -12,7 +12,7 @@ import shiboken6
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from . import application, ctk_widgets, pythonqt, qmrml_widgets
+from . import application, ctk_widgets, pythonqt, qmrml_widgets, sample_data
 from .application import HostedModule
 
 _alive: list = []
@@ -38,6 +38,7 @@ def install() -> None:
     sys.modules["qt"] = qt
     sys.modules["ctk"] = ctk_widgets.make_ctk()
     qmrml_widgets.add_to_slicer()
+    sample_data.install()
     from .ui_loader import QUiLoader
 
     qt.QUiLoader = QUiLoader

@@ -68,8 +68,11 @@ class qMRMLNodeComboBox(_SceneWidget, QtWidgets.QWidget):
         self._box.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         layout.addWidget(self._box)
         self.setFocusProxy(self._box)
+        self._attributes: dict[str, dict[str, str | None]] = {}
         self._options = {
             "nodeTypes": [],
+            "baseName": "",
+            "renameEnabled": False,
             "showHidden": False,
             "noneEnabled": False,
             "addEnabled": True,
@@ -97,9 +100,39 @@ class qMRMLNodeComboBox(_SceneWidget, QtWidgets.QWidget):
     noneEnabled = _option("noneEnabled", bool)
     addEnabled = _option("addEnabled", bool)
     removeEnabled = _option("removeEnabled", bool)
+    renameEnabled = _option("renameEnabled", bool)
     noneDisplay = _option("noneDisplay", str)
+    baseName = _option("baseName", str)
     showChildNodeTypes = _option("showChildNodeTypes", bool)
     del _option
+
+    def addAttribute(self, node_type: str, name: str, value: str | None = None) -> None:
+        """List only nodes that have this attribute; with a value, only those that have this value."""
+        self._attributes.setdefault(node_type, {})[name] = value
+        self.refresh()
+
+    def addNode(self, node_type: str = ""):
+        """What "Create new" of the application's menu does."""
+        kind = node_type or self._options["nodeTypes"][0]
+        node = self._scene.CreateNodeByClass(kind)
+        node.UnRegister(None)
+        node.SetName(self._scene.GenerateUniqueName(self._options["baseName"] or kind))
+        for name, value in self._attributes.get(kind, {}).items():
+            node.SetAttribute(name, value or "")
+        node = self._scene.AddNode(node)
+        self.setCurrentNode(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
+    def removeCurrentNode(self) -> None:
+        """What "Delete current" of the application's menu does."""
+        if self._current is not None:
+            self._scene.RemoveNode(self._current)
+
+    def _has_attributes(self, node) -> bool:
+        wanted = self._attributes.get(node.GetClassName(), {})
+        values = {name: node.GetAttribute(name) for name in wanted}
+        return all(values[name] is not None and value in (None, values[name]) for name, value in wanted.items())
 
     def refresh(self) -> None:
         nodes = self._matching()
@@ -121,7 +154,8 @@ class qMRMLNodeComboBox(_SceneWidget, QtWidgets.QWidget):
             for index in range(self._scene.GetNumberOfNodesByClass(kind)):
                 node = self._scene.GetNthNodeByClass(index, kind)
                 exact = self._options["showChildNodeTypes"] or node.GetClassName() == kind
-                if exact and node not in found and (self._options["showHidden"] or not node.GetHideFromEditors()):
+                shown = self._options["showHidden"] or not node.GetHideFromEditors()
+                if exact and shown and node not in found and self._has_attributes(node):
                     found.append(node)
         return found
 
@@ -148,7 +182,82 @@ class qMRMLNodeComboBox(_SceneWidget, QtWidgets.QWidget):
         return len(self._nodes)
 
 
-WIDGETS = (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox)
+class qMRMLSegmentEditorWidget(_SceneWidget, QtWidgets.QFrame):
+    """Holds what the application's Segment Editor is told. slicer-core has its logic (painting, undo) but not its widget: tests paint
+    through ``vtkSlicerSegmentEditorLogic``, and pictures show this frame in its place."""
+
+    mrmlSceneChanged = QtCore.Signal(object)
+
+    def __init__(self, parent=None) -> None:
+        QtWidgets.QFrame.__init__(self, parent)
+        self.setFrameShape(QtWidgets.QFrame.StyledPanel)
+        label = QtWidgets.QLabel("Here the application shows its Segment Editor.", self)
+        label.setWordWrap(True)
+        label.setAlignment(QtCore.Qt.AlignCenter)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.addWidget(label)
+        self.setMinimumHeight(90)
+        self.logic = slicer.vtkSlicerSegmentEditorLogic()
+        self.effect = ""
+        self.shortcuts_installed = self.views_observed = False
+
+    def setMRMLScene(self, scene) -> None:
+        super().setMRMLScene(scene)
+        self.logic.SetMRMLScene(scene)
+
+    def setMRMLSegmentEditorNode(self, node) -> None:
+        self.logic.SetSegmentEditorNode(node)
+
+    def mrmlSegmentEditorNode(self):
+        return self.logic.GetSegmentEditorNode()
+
+    def setSegmentationNode(self, node) -> None:
+        self.logic.SetSegmentationNode(node)
+
+    def segmentationNode(self):
+        return self.logic.GetSegmentationNode()
+
+    def setSourceVolumeNode(self, node) -> None:
+        self.logic.SetSourceVolumeNode(node)
+
+    def sourceVolumeNode(self):
+        return self.logic.GetSourceVolumeNode()
+
+    def setCurrentSegmentID(self, id_: str) -> None:
+        self.logic.SetCurrentSegmentID(id_)
+
+    def currentSegmentID(self) -> str:
+        return self.logic.GetCurrentSegmentID()
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self.effect = name
+
+    def setMaximumNumberOfUndoStates(self, number: int) -> None:
+        self.logic.SetMaximumNumberOfUndoStates(number)
+
+    def setSegmentationNodeSelectorVisible(self, _visible: bool) -> None:
+        """The frame has no selectors."""
+
+    def setSourceVolumeNodeSelectorVisible(self, _visible: bool) -> None:
+        """The frame has no selectors."""
+
+    def setSwitchToSegmentationsButtonVisible(self, _visible: bool) -> None:
+        """The frame has no buttons."""
+
+    def installKeyboardShortcuts(self) -> None:
+        self.shortcuts_installed = True
+
+    def uninstallKeyboardShortcuts(self) -> None:
+        self.shortcuts_installed = False
+
+    def setupViewObservations(self) -> None:
+        self.views_observed = True
+
+    def removeViewObservations(self) -> None:
+        self.views_observed = False
+
+
+WIDGETS = (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLSegmentEditorWidget)
 
 
 def add_to_slicer() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import slicer
@@ -13,7 +13,8 @@ from ..errors import OutputError
 from ..imaging.segmentation import Segmentation, Structure
 from ..results import Status, Transfer
 from .geometry import array_of, cropped_oriented_image, empty_oriented_image, transform_between
-from .undo import RunUndo
+from .record import RESULT_ATTRIBUTE, Row, forget_missing, remember, remember_missing, row_of
+from .undo import UndoSteps, write_label_map
 
 _BINARY = "Binary labelmap"
 # Beyond a ten-thousandth of a millimetre, the volume is not the one that the result was computed on.
@@ -28,13 +29,13 @@ class _Draft:
     structures: tuple[Structure, ...]
 
 
-def write_result(transfer: Transfer, target_node, output_node=None, undo: RunUndo | None = None):
+def write_result(transfer: Transfer, target_node, output_node=None, undo: UndoSteps | None = None, label: str = ""):
     """Write a run's segments and return the segmentation node, or None where nothing was found (the scene is then left alone).
 
     A new node is put under the target's own transform and beside the target in the subject hierarchy; its reference geometry is the
     target's. In an existing ``output_node`` the segments are added with unique ids to what is there, converted to that node's own
     transform. Every segment carries its reference's name, colour and terminology and is marked as a draft ("in progress"; "flagged"
-    where the confidence is low).
+    where the confidence is low). What the run said of each structure is kept with it (see ``record``). ``label`` names the undo step.
 
     Raises:
         OutputError: the target or the output node is no longer in the scene, the target's geometry has changed since the run began, or
@@ -48,26 +49,91 @@ def write_result(transfer: Transfer, target_node, output_node=None, undo: RunUnd
     drafts = _drafts(transfer.segmentation)
     if not drafts:
         return None
-    undo = undo or RunUndo()
+    undo = undo or UndoSteps()
     if output_node is None:
-        undo.before_new(target_node.GetScene())
-        node = _new_node(target_node)
-        undo.added(node)
-    else:
-        undo.before_change(output_node)
-        node = output_node
-        if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
-            node.SetReferenceImageGeometryParameterFromVolumeNode(target_node)
+        with undo.new_node(target_node.GetScene(), label) as added:
+            node = _new_node(target_node)
+            added.append(node)
+            _write(transfer, drafts, node, target_node)
+        return node
+    with undo.changing(output_node, (), label):
+        if output_node.GetNodeReference(output_node.GetReferenceImageGeometryReferenceRole()) is None:
+            output_node.SetReferenceImageGeometryParameterFromVolumeNode(target_node)
+        _write(transfer, drafts, output_node, target_node)
+    return output_node
+
+
+def replace_segment(transfer: Transfer, row: Row, target_node, node, undo: UndoSteps, label: str = "") -> str:
+    """Write one structure of a run in the place of what a result holds of it, and return its segment's id.
+
+    The others keep their voxels; where they and the new ones overlap, Slicer keeps both, in layers of their own. A structure that was not
+    found before gets a new segment; one that is not found now keeps its segment without voxels.
+
+    Args:
+        transfer: The run, which may hold further structures.
+        row: What the result says of the structure; its ``painted`` planes are kept.
+        target_node: The volume that the run was made on.
+        node: The result.
+        undo: Gets one step.
+        label: Names the step.
+
+    Raises:
+        OutputError: as for ``write_result``, or the run holds no such structure.
+    """
+    _require_in_scene(target_node, "target volume")
+    _require_in_scene(node, "result segmentation")
+    _require_voxels(node)
+    _require_same_place(transfer.segmentation, target_node)
+    result = next((r for r in transfer.results if row.source in (r.structure.id, r.structure.name)), None)
+    if result is None:
+        raise OutputError(
+            f"The run has no result for {row.name!r}.",
+            "It was cancelled before the structure was finished.",
+            "Nothing was changed; run again.",
+        )
+    image = cropped_oriented_image(transfer.segmentation.mask(result.structure)) or slicer.vtkOrientedImageData()
     transform = transform_between(target_node, node)
+    if transform is not None and not image.IsEmpty():
+        slicer.vtkOrientedImageDataResample.TransformOrientedImage(image, transform)
+    if row.present or not image.IsEmpty():
+        with undo.changing(node, [row.key], label):
+            modifying = node.StartModify()
+            key = row.key if row.present else _add_empty_segment(node, result.structure)
+            write_label_map(node, key, image)
+            segment = node.GetSegmentation().GetSegment(key)
+            remember(segment, replace(row_of(result), painted=row.painted))
+            _mark_draft(segment, result.status)
+            node.EndModify(modifying)
+        return key
+    return row.key
+
+
+def _add_empty_segment(node, structure: Structure) -> str:
+    segmentation = node.GetSegmentation()
+    id_ = segmentation.GenerateUniqueSegmentID(structure.id or structure.name)
+    key = segmentation.AddEmptySegment(id_, structure.name, structure.color or _generated_color(node))
+    if structure.terminology:
+        segmentation.GetSegment(key).SetTerminology(structure.terminology)
+    forget_missing(node, structure.name)
+    return key
+
+
+def _write(transfer: Transfer, drafts: list[_Draft], node, target_node) -> None:
+    transform = transform_between(target_node, node)
+    rows = {result.structure: row_of(result) for result in transfer.results}
+    statuses = {result.structure: result.status for result in transfer.results}
     # The views are told once, at the end: one update instead of one a segment.
     modifying = node.StartModify()
     for draft in drafts:
         if transform is not None:
             slicer.vtkOrientedImageDataResample.TransformOrientedImage(draft.image, transform)
         for structure in draft.structures:
-            _add_segment(node, draft.image, structure, transfer.statuses.get(structure.name))
+            segment = _add_segment(node, draft.image, structure, statuses.get(structure))
+            if structure in rows:
+                remember(segment, rows[structure])
+    written = {structure for draft in drafts for structure in draft.structures}
+    remember_missing(node, [replace(row, present=False) for structure, row in rows.items() if structure not in written])
     node.EndModify(modifying)
-    return node
 
 
 def _require_in_scene(node, role: str) -> None:
@@ -130,7 +196,12 @@ def _drafts(segmentation: Segmentation) -> list[_Draft]:
 
 def _new_node(target_node):
     scene = target_node.GetScene()
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(f"{target_node.GetName()} RAUSlicer"))
+    node = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
+    node.UnRegister(None)
+    node.SetName(scene.GenerateUniqueName(f"{target_node.GetName()} RAUSlicer"))
+    # Before it is added: node selectors filter by the attribute when a node comes.
+    node.SetAttribute(RESULT_ATTRIBUTE, "1")
+    node = scene.AddNode(node)
     node.CreateDefaultDisplayNodes()
     # With a transform on the target alone, Slicer's functions apply it twice; sharing it leaves the voxels where they are.
     node.SetAndObserveTransformNodeID(target_node.GetTransformNodeID())
@@ -143,7 +214,7 @@ def _new_node(target_node):
     return node
 
 
-def _add_segment(node, image, structure: Structure, status: Status | None) -> None:
+def _add_segment(node, image, structure: Structure, status: Status | None):
     segment = slicer.vtkSegment()
     segment.SetName(structure.name)
     segment.SetColor(*(structure.color or _generated_color(node)))
@@ -152,10 +223,15 @@ def _add_segment(node, image, structure: Structure, status: Status | None) -> No
     segment.SetLabelValue(structure.label)
     # Segments that hold the same image share a layer: 10 segments of 512x512x300 take 0.05 s, one by one they took 9 s and 10 layers.
     segment.AddRepresentation(_BINARY, image)
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    logic.SetSegmentStatus(segment, logic.Flagged if status is Status.LOW_CONFIDENCE else logic.InProgress)
+    _mark_draft(segment, status)
     segmentation = node.GetSegmentation()
     segmentation.AddSegment(segment, segmentation.GenerateUniqueSegmentID(structure.id or structure.name))
+    return segment
+
+
+def _mark_draft(segment, status: Status | None) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(segment, logic.Flagged if status is Status.LOW_CONFIDENCE else logic.InProgress)
 
 
 def _generated_color(node) -> list[float]:

@@ -45,6 +45,19 @@ def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
     return Segmentation(layers[0], tuple(structures[id_] for id_ in ordered), tuple(layers[1:]))
 
 
+def segment_mask(segmentation_node, id_: str, volume_node) -> sitk.Image:
+    """One segment's voxels on the volume's grid, 1 inside and 0 outside, where they are seen on the volume."""
+    image = slicer.vtkOrientedImageData()
+    segmentation_node.GetBinaryLabelmapRepresentation(id_, image)
+    return label_on_grid(image, 1, segmentation_node, volume_node)
+
+
+def label_on_grid(image: slicer.vtkOrientedImageData, label: int, segmentation_node, volume_node) -> sitk.Image:
+    """One label of a segmentation's image on the volume's grid, as ``segment_mask``."""
+    resampled = _resampled(image, volume_from_node(volume_node), transform_between(segmentation_node, volume_node), label)
+    return sitk.Cast(resampled == label, sitk.sitkUInt8)
+
+
 def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
     segmentation = node.GetSegmentation()
     if segmentation.ContainsRepresentation(_BINARY):

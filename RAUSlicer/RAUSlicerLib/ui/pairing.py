@@ -5,6 +5,8 @@ from __future__ import annotations
 import slicer
 import vtk
 
+from ..scene.record import is_result
+
 # Positions are compared to a thousandth of a millimetre: files keep fewer digits than memory does.
 _TOLERANCE = 1e-3
 _BINARY = "Binary labelmap"
@@ -15,7 +17,9 @@ def fill_in(parameters, scene) -> None:
     volumes = [node for node in _nodes(scene, "vtkMRMLScalarVolumeNode") if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
     segmentation, volume = parameters.referenceSegmentation, parameters.referenceVolume
     if segmentation is None:
-        candidates = [node for node in _nodes(scene, "vtkMRMLSegmentationNode") if node.GetSegmentation().GetNumberOfSegments()]
+        drawn = [node for node in _nodes(scene, "vtkMRMLSegmentationNode") if node.GetSegmentation().GetNumberOfSegments()]
+        # What a run has written is nobody's reference before the user says so.
+        candidates = [node for node in drawn if not is_result(node)]
         if volume is not None:
             candidates = [node for node in candidates if volume_of(node, [volume]) is volume]
         segmentation = candidates[0] if candidates else None

@@ -8,10 +8,18 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from . import pairing, words
-from .parameters import Parameters
-from .results import ResultTable
-from .run import Inputs, Listener, RunController
+from ..errors import RAUSlicerError
+from ..scene import record, views
+from . import pairing, sample_data, settings, words
+from .advanced import AdvancedSection
+from .first_run import FirstRun
+from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
+from .log import LogSection
+from .parameters import MODULE_ATTRIBUTE, MODULE_NAME, Parameters, loaded_set
+from .results_section import ResultsSection
+from .run import Listener, RunController
+from .run_section import RunSection
+from .shortcuts import Shortcuts
 from .structures import StructureList
 
 
@@ -20,7 +28,7 @@ class Panel(VTKObservationMixin, Listener):
 
     Args:
         widget: The loaded .ui.
-        controller: Runs the transfers.
+        controller: Runs the jobs.
         parameter_node: Returns the module's parameter node, making it where the scene has none.
     """
 
@@ -30,24 +38,44 @@ class Panel(VTKObservationMixin, Listener):
         self._parameter_node = parameter_node
         self._parameters: Parameters | None = None
         self._binding = None
-        self._observed_segmentation = None
-        self.ui = slicer.util.childWidgetVariables(widget)
-        self._structures = StructureList(self.ui.structuresList, self._exclude)
-        self._results = ResultTable(self.ui.resultsTable)
-        self.ui.transferButton.clicked.connect(self._start)
-        self.ui.cancelButton.clicked.connect(self._cancel)
-        self.ui.undoButton.clicked.connect(self._undo)
-        self.ui.allStructuresButton.clicked.connect(self._include_all)
-        self.ui.noStructuresButton.clicked.connect(self._include_none)
+        self._shown_result = None
+        self._job = None
+        self._stage = ""
         self._entered = False
-        self._hide_message()
-        self.ui.resultsSection.visible = False
-        self._show_running(False)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        self._structures = StructureList(self.ui.structuresList, self.ui.structuresSearch, self._exclude, self._refresh)
+        self._run = RunSection(self.ui)
+        self._results = ResultsSection(self.ui, lambda: controller.undo, self._redo, self._correct)
+        self._advanced = AdvancedSection(self.ui, self._choose_model, controller.restart)
+        self._log = LogSection(self.ui, lambda: controller.log)
+        self._first_run = FirstRun(widget, self._log.log.add)
+        self._shortcuts = Shortcuts(
+            widget,
+            {
+                "Ctrl+Return": self._start_or_update,
+                "Ctrl+Backspace": self._cancel,
+                "Ctrl+Down": lambda: self._results.table.select_next(1),
+                "Ctrl+Up": lambda: self._results.table.select_next(-1),
+                "Ctrl+Shift+A": self._results.accept,
+            },
+        )
+        self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", MODULE_ATTRIBUTE, MODULE_NAME)
+        self.ui.resultSelector.addAttribute("vtkMRMLSegmentationNode", record.RESULT_ATTRIBUTE)
+        for button, action in (
+            (self.ui.transferButton, self._start),
+            (self.ui.cancelButton, self._cancel),
+            (self.ui.sampleDataButton, self._load_sample_data),
+            (self.ui.allStructuresButton, lambda: self._exclude(self._structures.excluded_after(True))),
+            (self.ui.noStructuresButton, lambda: self._exclude(self._structures.excluded_after(False))),
+        ):
+            button.clicked.connect(lambda _checked=False, action=action: action())
+        self.ui.parameterNodeSelector.currentNodeChanged.connect(self._choose_set)
         for event, handler in (
             (slicer.mrmlScene.StartCloseEvent, self._scene_closing),
             (slicer.mrmlScene.EndCloseEvent, self._scene_closed),
-            (slicer.mrmlScene.NodeAddedEvent, self._scene_grew),
-            (slicer.mrmlScene.EndImportEvent, self._scene_grew),
+            (slicer.mrmlScene.NodeAddedEvent, self._scene_changed),
+            (slicer.mrmlScene.NodeRemovedEvent, self._scene_changed),
+            (slicer.mrmlScene.EndImportEvent, self._scene_imported),
         ):
             self.addObserver(slicer.mrmlScene, event, handler)
 
@@ -58,78 +86,115 @@ class Panel(VTKObservationMixin, Listener):
     def enter(self) -> None:
         """The user opened the module: bind the parameter node and guess inputs that are not chosen yet."""
         self._entered = True
+        self._shortcuts.install()
+        self._results.editor.enter()
         self._bind()
 
     def exit(self) -> None:
         """The user opened another module. A run goes on."""
         self._entered = False
+        self._shortcuts.remove()
+        self._results.editor.exit()
         self._release()
 
     def cleanup(self) -> None:
         """The module is going away."""
         self.exit()
+        self._results.update.cleanup()
+        self._log.cleanup()
         self.removeObservers()
 
     # -- parameter node
 
-    def _bind(self) -> None:
+    def _bind(self, node=None) -> None:
         if self._parameters is None:
-            self._parameters = Parameters(self._parameter_node())
+            self._parameters = Parameters(node or self._parameter_node())
             self._binding = self._parameters.connectGui(self.ui)
             self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._refresh)
+            self.ui.parameterNodeSelector.setCurrentNode(self._parameters.parameterNode)
         pairing.fill_in(self._parameters, slicer.mrmlScene)
         self._refresh()
 
     def _release(self) -> None:
         if self._parameters is not None:
-            self._observe_segmentation(None)
+            self._structures.observe(None)
             self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._refresh)
             self._parameters.disconnectGui(self._binding)
             self._parameters = self._binding = None
 
+    def _choose_set(self, node) -> None:
+        """The user chose, added or removed a set of settings."""
+        if not self._entered or self._parameters is None or node is self._parameters.parameterNode:
+            return
+        self._release()
+        if node is not None:
+            self._bind(node)
+        elif not slicer.mrmlScene.IsClosing():
+            # The last set was removed; there is always one.
+            qt.QTimer.singleShot(0, self._guess)
+
     def _scene_closing(self, _caller=None, _event=None) -> None:
+        self._results.forget()
         self._release()
         # What is running would have nowhere to go; its listener says so.
         self._controller.cancel()
 
     def _scene_closed(self, _caller=None, _event=None) -> None:
-        self._results.clear()
-        self.ui.resultsSection.visible = False
-        if self._entered:
+        self._shown_result = None
+        self._controller.forget()
+        # Where the scene is closed to load another one, its own set of settings comes with the import.
+        if self._entered and not slicer.mrmlScene.IsBatchProcessing():
             self._bind()
 
-    def _scene_grew(self, _caller=None, _event=None) -> None:
+    def _scene_imported(self, _caller=None, _event=None) -> None:
+        if self._entered:
+            qt.QTimer.singleShot(0, self._adopt_loaded_set)
+
+    def _adopt_loaded_set(self) -> None:
+        """A scene was loaded: its settings take the place of a set that nobody has used."""
+        current = self._parameters.parameterNode if self._parameters is not None else None
+        loaded = loaded_set(current)
+        if self._entered and not self._controller.running and loaded is not None:
+            self._release()
+            self._bind(loaded)
+            if current is not None:
+                slicer.mrmlScene.RemoveNode(current)
+        self._guess()
+
+    def _scene_changed(self, _caller=None, _event=None) -> None:
         # A node that was just added is filled in by its loader only afterwards: look when Qt is idle, once however many were added.
         if self._entered and not slicer.mrmlScene.IsBatchProcessing():
             qt.QTimer.singleShot(0, self._guess)
 
     def _guess(self) -> None:
-        if self._entered and self._parameters is not None and not self._controller.running:
-            pairing.fill_in(self._parameters, slicer.mrmlScene)
-            self._refresh()
-
-    def _observe_segmentation(self, node) -> None:
-        if node is self._observed_segmentation:
+        if not self._entered:
             return
-        events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved, slicer.vtkSegmentation.SegmentModified)
-        for observed, add_or_remove in ((self._observed_segmentation, self.removeObserver), (node, self.addObserver)):
-            if observed is not None:
-                for event in events:
-                    add_or_remove(observed.GetSegmentation(), event, self._refresh)
-        self._observed_segmentation = node
+        if self._parameters is None or self._controller.running:
+            self._bind() if self._parameters is None else self._refresh()
+            return
+        pairing.fill_in(self._parameters, slicer.mrmlScene)
+        self._refresh()
 
-    # -- structures
+    # -- choices
 
     def _exclude(self, ids: list[str]) -> None:
         if self._parameters is not None:
             self._parameters.excludedSegments = ids
             self._refresh()
 
-    def _include_all(self) -> None:
-        self._exclude([])
+    def _choose_model(self, name: str) -> None:
+        if self._parameters is not None:
+            self._parameters.model = name
 
-    def _include_none(self) -> None:
-        self._exclude(self._structures.ids)
+    def _load_sample_data(self) -> None:
+        self._run.hide_message()
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            sample_data.load()
+        except RAUSlicerError as error:
+            self._run.show_message(error.problem, error.explanation, error.solution)
+        finally:
+            qt.QApplication.restoreOverrideCursor()
 
     # -- what is shown
 
@@ -137,95 +202,158 @@ class Panel(VTKObservationMixin, Listener):
         parameters = self._parameters
         if parameters is None:
             return
+        running = self._controller.running
+        self._refresh_inputs(parameters)
+        self._advanced.show_model(parameters.model)
+        for section in (self.ui.inputsSection, self.ui.structuresSection, self.ui.advancedSection):
+            section.enabled = not running
+        result = parameters.resultSegmentation
+        if result is not self._shown_result:
+            self._shown_result = result
+            self._results.show(result)
+        others = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if record.is_result(node) and node is not result]
+        self.ui.resultSelector.visible = bool(others)
+        self._results.set_running(running)
+        self._results.refresh()
+
+    def _refresh_inputs(self, parameters: Parameters) -> None:
         segmentation, target = parameters.referenceSegmentation, parameters.targetVolume
         excluded = list(parameters.excludedSegments)
-        self._observe_segmentation(segmentation)
+        self._structures.observe(segmentation)
         self._structures.show(segmentation, excluded)
         count = self._structures.count
         ticked = count - sum(id_ in excluded for id_ in self._structures.ids)
         self.ui.structuresCountLabel.text = _("{ticked} of {count} ticked").format(ticked=ticked, count=count) if count else ""
         reason = words.why_not(parameters.referenceVolume, segmentation, target, count, ticked)
-        self.ui.transferButton.enabled = reason is None
-        self.ui.transferButton.text = words.button(ticked, target.GetName()) if reason is None else _("Transfer structures")
-        self.ui.transferButton.toolTip = reason or _("Find the ticked structures in {target}.").format(target=target.GetName())
+        empty = not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        self.ui.sampleDataButton.visible = empty
+        if empty:
+            reason = words.nothing_loaded()
         note = words.same_volume() if reason is None and parameters.referenceVolume is target else ""
-        self.ui.reasonLabel.text = reason or note
-        self.ui.reasonLabel.visible = bool(self.ui.reasonLabel.text) and not self._controller.running
-        self.ui.undoButton.enabled = self._controller.can_undo and not self._controller.running
-
-    def _show_running(self, running: bool) -> None:
-        self.ui.transferButton.visible = not running
-        self.ui.cancelButton.visible = running
-        self.ui.cancelButton.enabled = True
-        self.ui.cancelButton.text = _("Cancel")
-        self.ui.progressBar.visible = running
-        self.ui.progressLabel.visible = running
-        self.ui.inputsSection.enabled = not running
-        self.ui.structuresSection.enabled = not running
-        self._refresh()
-
-    def _show_message(self, problem: str, explanation: str = "", solution: str = "") -> None:
-        for label, text in (
-            (self.ui.problemLabel, problem),
-            (self.ui.explanationLabel, explanation),
-            (self.ui.solutionLabel, solution),
-        ):
-            label.text = text
-            label.visible = bool(text)
-        self.ui.messageBox.visible = True
-
-    def _hide_message(self) -> None:
-        self.ui.messageBox.visible = False
+        text = words.button(ticked, target.GetName()) if reason is None else _("Transfer structures")
+        tool_tip = _("Find the ticked structures in {target}.").format(target=target.GetName()) if reason is None else ""
+        self._run.offer(text, reason, note, tool_tip)
 
     # -- the run
 
+    def _inputs(self, reference, segmentation, target, structures=None) -> Inputs:
+        limits = settings.load()
+        return Inputs(
+            reference_volume=reference,
+            reference_segmentation=segmentation,
+            target_volume=target,
+            structures=structures,
+            localizer=self._parameters.localizer,
+            model=self._parameters.model,
+            device=self._parameters.device,
+            threads=limits.threads or None,
+            memory_mb=limits.memory_mb or None,
+        )
+
+    def _start_or_update(self) -> None:
+        """The keyboard's way to the button that matters now."""
+        if self.ui.updateButton.visible and self.ui.updateButton.enabled:
+            self._results.update.press()
+        elif self.ui.transferButton.visible and self.ui.transferButton.enabled:
+            self._start()
+
     def _start(self) -> None:
-        parameters = self._parameters
-        self._hide_message()
-        self.progressed(_("starting"), 0.0, None)
-        self._show_running(True)
+        chosen = self._parameters
+        if chosen is None:
+            return
+        names = self._structures.names(list(chosen.excludedSegments))
+        self._begin(TransferJob(self._inputs(chosen.referenceVolume, chosen.referenceSegmentation, chosen.targetVolume, names)))
+
+    def _redo(self, node, row) -> None:
+        self._begin(RedoJob(self._inputs(*record.inputs_of(node)), node, row))
+
+    def _correct(self, node, row, mask, planes, box) -> None:
+        self._begin(CorrectionJob(self._inputs(*record.inputs_of(node)), node, row, mask, planes, box))
+
+    def _begin(self, job) -> None:
+        if self._controller.running or self._parameters is None:
+            return
+        self._run.hide_message()
+        try:
+            if not self._first_run.ensure():
+                return
+        except RAUSlicerError as error:
+            self._show_failure(error.problem, error.explanation, error.solution)
+            return
+        self._job, self._stage = job, ""
+        inputs = job.inputs
+        for role, node in (
+            ("reference", inputs.reference_volume),
+            ("segmentation", inputs.reference_segmentation),
+            ("target", inputs.target_volume),
+        ):
+            self._log.log.hide({node.GetName(): f"<{role}>"} if node is not None else {})
+        self._log.log.add(f"{type(job).__name__}: model {inputs.model}, device {inputs.device}, localizer {inputs.localizer}")
+        self._run.show_running(True)
         # The snapshot of large volumes takes a moment; the user sees the panel react first.
         slicer.app.processEvents()
-        inputs = Inputs(
-            reference_volume=parameters.referenceVolume,
-            reference_segmentation=parameters.referenceSegmentation,
-            target_volume=parameters.targetVolume,
-            structures=self._structures.names(list(parameters.excludedSegments)),
-            localizer=parameters.localizer,
-            model=parameters.model,
-            device=parameters.device,
-        )
-        self._controller.start(inputs, self)
+        self._controller.run(job, self)
+        self._refresh()
 
     def _cancel(self) -> None:
-        self.ui.cancelButton.enabled = False
-        self.ui.cancelButton.text = _("Cancelling…")
-        self._controller.cancel()
+        if self._controller.running and not self._controller.cancelling:
+            self._log.log.add("Cancel")
+            self._run.show_cancelling()
+            self._controller.cancel()
 
-    def _undo(self) -> None:
-        self._controller.undo()
-        self._results.clear()
-        self.ui.resultsLabel.text = _("The run was undone.")
-        self._refresh()
+    def _show_failure(self, problem: str, explanation: str, solution: str) -> None:
+        self._log.log.add(f"{problem} {explanation}")
+        self._run.show_message(problem, explanation, solution)
 
     # -- Listener
 
     def progressed(self, stage: str, fraction: float, structure: str | None) -> None:
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.progressLabel.text = words.progress(stage, structure)
+        self._run.progressed(stage, fraction, structure)
+        if stage != self._stage:
+            self._stage = stage
+            self._log.log.add(f"{stage} ({round(100 * fraction)} %)")
 
     def finished(self, node, transfer) -> None:
-        self._show_running(False)
-        self._results.show(transfer.results)
-        statuses = [result.status.value for result in transfer.results]
+        self._run.show_running(False)
         seconds = sum(transfer.timings.values()) or None
-        name = node.GetName() if node is not None else None
-        self.ui.resultsLabel.text = words.summary(statuses, transfer.cancelled, name, seconds)
-        self.ui.resultsSection.visible = True
+        note = words.run_note(seconds, transfer.cancelled, node is not None)
+        self._log.log.add(f"{len(transfer.results)} structures; {note}")
+        for warning in transfer.warnings:
+            self._log.log.add(warning)
+        if node is None and transfer.cancelled:
+            # Nothing new: the result that was shown stays.
+            node = self._results.node
+            self._results.show(node, note)
+        else:
+            self._shown_result = node
+            if self._parameters is not None:
+                self._parameters.resultSegmentation = node
+            if node is None:
+                self._results.show(None, note, [record.row_of(result) for result in transfer.results])
+            else:
+                self._show_written(node, note, transfer)
+        self._job = None
         self._refresh()
         if transfer.warnings:
-            self._show_message(_("Please note"), "\n".join(transfer.warnings))
+            self._run.show_message(_("Please note"), "\n".join(transfer.warnings))
 
     def failed(self, problem: str, explanation: str, solution: str) -> None:
-        self._show_running(False)
-        self._show_message(problem, explanation, solution)
+        self._job = None
+        self._run.show_running(False)
+        self._show_failure(problem, explanation, solution)
+        self._refresh()
+
+    def _show_written(self, node, note: str, transfer) -> None:
+        sources = {result.structure.id or result.structure.name for result in transfer.results}
+        rows = [row for row in record.rows_of(node) if row.present and row.source in sources]
+        self._results.show(node, note)
+        self._results.wrote([row.key for row in rows])
+        if isinstance(self._job, TransferJob):
+            # Two people's anatomy on top of each other misleads: the views show the target with its result alone.
+            views.show_volume(self._job.inputs.target_volume)
+            reference = self._job.inputs.reference_segmentation
+            if reference is not None and reference.GetDisplayNode() is not None and reference.GetScene() is not None:
+                reference.GetDisplayNode().SetVisibility(False)
+            self.ui.structuresSection.collapsed = True
+        elif len(rows) == 1:
+            self._results.table.select(rows[0].key)

@@ -1,4 +1,4 @@
-"""One run from nodes to segments: snapshot, worker, poll, write. No widgets; the panel and the script interface share it."""
+"""Runs one job at a time in the worker: send, poll, write. No widgets; the panel and the script interface share it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import qt
@@ -16,27 +15,17 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import RAUSlicerError
+from ..scene.undo import UndoSteps
 from ..service.client import WorkerClient
 from ..service.folder import remove
+from . import settings
+from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
+
+__all__ = ["CorrectionJob", "Inputs", "Listener", "RedoJob", "RunController", "TransferJob", "worker_client"]
 
 _POLL_MS = 50
 # A worker that does not answer a cancel is loading a model or stuck; the user has waited long enough.
 _CANCEL_GRACE_S = 10.0
-PYTHON_SETTING = "RAUSlicer/Python"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run needs. ``structures`` are names, None for all; ``output_node`` an existing segmentation, None for a new one."""
-
-    reference_volume: object
-    reference_segmentation: object
-    target_volume: object
-    structures: list[str] | None = None
-    localizer: str = "vlm"
-    model: str = "embedded"
-    device: str = "auto"
-    output_node: object = None
 
 
 class Listener:
@@ -53,14 +42,14 @@ class Listener:
 
 
 class RunController:
-    """Runs one transfer at a time in the worker and polls it from a timer on the main thread."""
+    """Runs one job at a time in the worker and polls it from a timer on the main thread."""
 
     def __init__(self, make_client: Callable[[], WorkerClient]) -> None:
         self._make_client = make_client
         self._client: WorkerClient | None = None
-        self._undo = None
+        self._undo = UndoSteps()
         self._listener: Listener | None = None
-        self._inputs: Inputs | None = None
+        self._job: TransferJob | RedoJob | CorrectionJob | None = None
         self._request: str | None = None
         self._folder: Path | None = None
         self._cancelled_at: float | None = None
@@ -77,21 +66,31 @@ class RunController:
         return self._cancelled_at is not None
 
     @property
-    def can_undo(self) -> bool:
-        return self._undo is not None and self._undo.available
+    def undo(self) -> UndoSteps:
+        """The steps that can be taken back."""
+        return self._undo
 
     @property
     def log(self) -> str:
+        """What the worker printed last."""
         return self._client.log if self._client is not None else ""
 
     def start(self, inputs: Inputs, listener: Listener) -> None:
-        """Take a snapshot of the nodes and hand it to the worker. What goes wrong is told to the listener."""
+        """Carry structures over; see ``run``."""
+        self.run(TransferJob(inputs), listener)
+
+    def run(self, job, listener: Listener) -> None:
+        """Take a snapshot of the job's nodes and hand it to the worker. What goes wrong is told to the listener."""
         if self.running:
             listener.failed(_("Another run is under way."), _("Runs go one at a time."), _("Wait for it to end, or cancel it."))
             return
-        self._listener, self._inputs, self._cancelled_at = listener, inputs, None
+        self._listener, self._job, self._cancelled_at = listener, job, None
         try:
-            self._send(inputs)
+            job.prepare()
+            if self._client is None:
+                self._client = self._make_client()
+            self._folder = self._client.new_run_folder()
+            self._request = job.send(self._client, self._folder)
         except Exception as error:
             self._fail(error)
             return
@@ -103,10 +102,16 @@ class RunController:
             self._cancelled_at = time.monotonic()
             self._client.send("cancel")
 
-    def undo(self) -> None:
-        """Take back what the latest run wrote."""
-        if self._undo is not None:
-            self._undo.undo()
+    def forget(self) -> None:
+        """The scene is closed: the worker need not keep its volumes."""
+        if self._client is not None and self._client.running and not self.running:
+            self._client.forget()
+
+    def restart(self) -> None:
+        """End the worker; the next run starts one with the settings as they are then. Does nothing during a run."""
+        if not self.running and self._client is not None:
+            self._client.stop()
+            self._client = None
 
     def stop(self) -> None:
         """End the worker and forget the run, without a word to the listener: the panel is going away."""
@@ -129,24 +134,6 @@ class RunController:
                 _("Start again when you like; the next run starts a new worker."),
             )
 
-    def _send(self, inputs: Inputs) -> None:
-        # Imported here, because SimpleITK would make loading the module slow.
-        from ..imaging.segmentation import Reference
-        from ..scene import segmentation_from_node, volume_from_node
-        from ..service import exchange
-
-        volume = volume_from_node(inputs.reference_volume)
-        segmentation = segmentation_from_node(inputs.reference_segmentation, inputs.reference_volume)
-        segmentation.select(inputs.structures)
-        target = volume_from_node(inputs.target_volume)
-        if self._client is None:
-            self._client = self._make_client()
-        self._folder = self._client.new_run_folder()
-        files = exchange.write_request(self._folder, Reference(volume, segmentation), target)
-        self._request = self._client.send(
-            "transfer", **files, structures=inputs.structures, localizer=inputs.localizer, model=inputs.model, device=inputs.device
-        )
-
     def _handle(self, reply: dict) -> None:
         if reply["type"] == "progress":
             self._listener.progressed(reply["stage"], reply["fraction"], reply["structure"])
@@ -156,15 +143,11 @@ class RunController:
             self._finish(reply)
 
     def _finish(self, reply: dict) -> None:
-        from ..scene import RunUndo, write_result
         from ..service import exchange
 
-        inputs = self._inputs
-        if self._undo is None:
-            self._undo = RunUndo()
         try:
             transfer = exchange.read_result(reply)
-            node = write_result(transfer, inputs.target_volume, inputs.output_node, self._undo)
+            node = self._job.write(transfer, self.undo)
         except Exception as error:
             self._fail(error)
             return
@@ -181,7 +164,7 @@ class RunController:
         self._fail_with(
             _("An unexpected error stopped the run: {error}").format(error=f"{type(error).__name__}: {error}"),
             _("This is a fault in RAUSlicer."),
-            _("Try again; if it happens again, send Slicer's log to the developers."),
+            _("Try again; if it happens again, send the log to the developers."),
         )
 
     def _fail_with(self, problem: str, explanation: str, solution: str) -> None:
@@ -193,13 +176,15 @@ class RunController:
         self._timer.stop()
         if self._folder is not None:
             remove(self._folder)
-        self._listener = self._inputs = self._request = self._folder = self._cancelled_at = None
+        self._listener = self._job = self._request = self._folder = self._cancelled_at = None
 
 
 def worker_client() -> WorkerClient:
-    """The client for this application: its own Python, or the one in the setting ``RAUSlicer/Python``."""
-    chosen = slicer.app.settings().value(PYTHON_SETTING, "")
-    if chosen:
-        # Another Python must not see the library paths that Slicer set for its own.
-        return WorkerClient(python=chosen, environment=slicer.util.startupEnvironment())
-    return WorkerClient(python=shutil.which("PythonSlicer") or sys.executable, environment=dict(os.environ))
+    """The client for this application: its own Python, or the one in the settings."""
+    chosen = settings.load()
+    # Another Python must not see the library paths that Slicer set for its own.
+    environment = dict(slicer.util.startupEnvironment() if chosen.python else os.environ)
+    if chosen.models_folder:
+        environment["RAUSLICER_MODELS"] = chosen.models_folder
+    python = chosen.python or shutil.which("PythonSlicer") or sys.executable
+    return WorkerClient(python=python, environment=environment)

@@ -5,9 +5,23 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 _LONGEST_NAME = 18
+# A structure this much smaller or larger than the reference's is worth a look.
+_SMALL, _LARGE = 0.5, 2.0
 
 # Keys are the values of results.Status, which is not imported here because it loads SimpleITK.
 _STATUSES = {"found": _("found"), "low confidence": _("uncertain"), "not found": _("not found")}
+_SYMBOLS = {"found": "✓", "low confidence": "?", "not found": "✗"}
+_STAGES = {
+    "starting": _("Starting"),
+    "loading": _("Loading the model"),
+    "matching": _("Matching the two volumes"),
+    "registration": _("Matching the two volumes"),
+    "reading slices": _("Reading the slices"),
+    "localization": _("Finding the structures"),
+    "segmentation": _("Drawing"),
+    "confidence": _("Checking the result"),
+    "done": _("Writing the result"),
+}
 
 
 def shortened(name: str) -> str:
@@ -17,8 +31,9 @@ def shortened(name: str) -> str:
 
 def button(count: int, target_name: str) -> str:
     """What the primary button will do."""
-    noun = _("structure") if count == 1 else _("structures")
-    return _("Transfer {count} {noun} to {target}").format(count=count, noun=noun, target=shortened(target_name))
+    if count == 1:
+        return _("Transfer 1 structure to {target}").format(target=shortened(target_name))
+    return _("Transfer {count} structures to {target}").format(count=count, target=shortened(target_name))
 
 
 def why_not(reference_volume, reference_segmentation, target_volume, segments: int, ticked: int) -> str | None:
@@ -36,43 +51,95 @@ def why_not(reference_volume, reference_segmentation, target_volume, segments: i
     return None
 
 
+def nothing_loaded() -> str:
+    """The reason in an empty scene."""
+    return _("Load two volumes and a segmentation of one of them, or try the sample data.")
+
+
 def same_volume() -> str:
     """A note, not an error: some people test like this."""
     return _("Reference and target are the same volume. That is allowed, but only useful as a test.")
 
 
-def status(value: str) -> str:
-    """A status as the table shows it."""
-    return _STATUSES.get(value, value)
+def status(row) -> str:
+    """A row's status and how far it has been reviewed, with a sign that does not need colour."""
+    text = f"{_SYMBOLS.get(row.status, '')} {_STATUSES.get(row.status, row.status)}"
+    if row.accepted:
+        return text + ", " + _("accepted")
+    return text + ", " + _("draft") if row.present else text
 
 
-def confidence(value: float, status_value: str) -> str:
-    """Confidence as a percentage; nothing was measured on a structure that is not there."""
-    return "–" if status_value == "not found" else f"{round(100 * value)} %"
+def percent(fraction: float) -> str:
+    """A fraction as a percentage."""
+    return f"{round(100 * fraction)} %"
 
 
 def volume(millilitres: float) -> str:
     """A volume with as many decimals as make sense."""
+    if millilitres >= 100:
+        return f"{millilitres:.0f}"
     return f"{millilitres:.1f}" if millilitres >= 1 else f"{millilitres:.2f}"
 
 
-def progress(stage: str, structure: str | None) -> str:
-    """The line under the progress bar."""
-    stage = stage[:1].upper() + stage[1:]
-    return f"{stage}: {structure}" if structure else f"{stage}…"
+def ratio(value: float | None) -> str:
+    """A volume over the reference's, marked where it is far from one."""
+    if value is None:
+        return "–"
+    mark = "▼ " if value < _SMALL else "▲ " if value > _LARGE else ""
+    return f"{mark}{value:.2f}"
 
 
-def summary(statuses: list[str], cancelled: bool, node_name: str | None, seconds: float | None) -> str:
-    """One or two sentences on a finished run. Nothing found is said plainly."""
-    found = sum(value != "not found" for value in statuses)
-    uncertain = sum(value == "low confidence" for value in statuses)
-    if found == 0:
-        text = _("Nothing was found.") if not cancelled else _("The run was cancelled before a structure was finished.")
-        return text + " " + _("The scene was not changed.")
-    text = _("{found} of {all} structures found").format(found=found, all=len(statuses))
+def ratio_tool_tip(value: float | None) -> str:
+    """What the mark of a ratio means."""
+    if value is None:
+        return _("There is nothing to compare.")
+    if value < _SMALL:
+        return _("Less than half of the reference's volume: look at it closely.")
+    if value > _LARGE:
+        return _("More than twice the reference's volume: look at it closely.")
+    return _("Volume divided by the reference's volume.")
+
+
+def progress(stage: str, structure: str | None, left: str = "") -> str:
+    """The line under the progress bar: stage, structure, time left."""
+    text = _STAGES.get(stage, stage[:1].upper() + stage[1:])
+    text = f"{text}: {structure}" if structure else f"{text}…"
+    return f"{text} ({left})" if left else text
+
+
+def summary(rows) -> str:
+    """What a result holds, in two sentences. Nothing found is said plainly."""
+    found = [row for row in rows if row.present]
+    if not found:
+        return _("Nothing was found. The scene was not changed.")
+    text = _("{found} of {all} structures found").format(found=len(found), all=len(rows))
+    uncertain = sum(row.status == "low confidence" for row in found)
     if uncertain:
-        text += _(", {uncertain} of them uncertain").format(uncertain=uncertain)
-    text += _(", written to “{node}” as drafts").format(node=node_name)
+        text += ", " + _("{count} of them uncertain").format(count=uncertain)
+    drafts = sum(not row.accepted for row in found)
+    if drafts == 0:
+        return text + ". " + _("All are accepted.")
+    return text + ". " + _("{count} still drafts: check each one and accept it.").format(count=drafts)
+
+
+def run_note(seconds: float | None, cancelled: bool, found: bool) -> str:
+    """What is to be said of the run itself."""
+    if cancelled and not found:
+        return _("The run was cancelled before a structure was finished.")
+    notes = []
+    if cancelled:
+        notes.append(_("The run was cancelled; what was finished is kept."))
     if seconds is not None:
-        text += _(" in {seconds} s").format(seconds=round(seconds))
-    return text + "." + (" " + _("The run was cancelled; what was finished is kept.") if cancelled else "")
+        notes.append(_("The run took {seconds} s.").format(seconds=max(round(seconds), 1)))
+    return " ".join(notes)
+
+
+def update_button(planes: int, box: bool) -> str:
+    """What the Update button will do."""
+    if planes == 0 and not box:
+        return _("Update")
+    if planes == 0:
+        return _("Update from the moved box")
+    if planes == 1:
+        return _("Update from 1 painted slice")
+    return _("Update from {count} painted slices").format(count=planes)

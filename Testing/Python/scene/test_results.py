@@ -6,7 +6,7 @@ import vtk
 
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.results import Status
-from RAUSlicerLib.scene import RunUndo, segmentation_from_node, write_result
+from RAUSlicerLib.scene import UndoSteps, segmentation_from_node, write_result
 
 LIVER_MASK = nodes.box((1, 4), (2, 6), (3, 7))
 SPLEEN_MASK = nodes.box((4, 6), (0, 2), (0, 3))
@@ -139,7 +139,7 @@ def test_a_run_into_an_existing_node_is_undone_in_one_step(scene):
     target = nodes.volume()
     drawn = nodes.box((0, 6), (0, 7), (0, 8))
     existing = nodes.segmentation(target, {"mine": drawn})
-    undo = RunUndo()
+    undo = UndoSteps()
     write_result(two_structures(target), target, existing, undo)
 
     undo.undo()
@@ -151,7 +151,7 @@ def test_a_run_into_an_existing_node_is_undone_in_one_step(scene):
 
 def test_a_run_into_a_new_node_is_undone_by_removing_it(scene):
     target = nodes.volume()
-    undo = RunUndo()
+    undo = UndoSteps()
     node = write_result(two_structures(target), target, undo=undo)
 
     undo.undo()
@@ -177,7 +177,7 @@ def test_the_scenes_own_undo_takes_one_step_where_it_is_switched_on(scene):
 
 def test_undo_after_the_node_was_removed_does_nothing(scene):
     target = nodes.volume()
-    undo = RunUndo()
+    undo = UndoSteps()
     node = write_result(two_structures(target), target, undo=undo)
     scene.RemoveNode(node)
 

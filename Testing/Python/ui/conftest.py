@@ -23,7 +23,17 @@ def hosted():
 
 
 @pytest.fixture
-def panel(scene, hosted, tmp_path, monkeypatch):
+def own_settings():
+    """The application's settings, empty before and after the test."""
+    import qt
+
+    qt.QSettings().clear()
+    yield
+    qt.QSettings().clear()
+
+
+@pytest.fixture
+def panel(scene, hosted, own_settings, tmp_path, monkeypatch):
     """The shown and entered panel; its worker is real, its exchange folder is ``tmp_path``."""
     from host import modules
 

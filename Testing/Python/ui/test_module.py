@@ -69,20 +69,18 @@ def test_a_script_gets_an_exception_it_can_read(logic, scripted, scene):
         logic.transfer(reference, segmentation, target, model="model")
 
 
-def test_another_python_can_be_chosen_in_the_settings(scene, hosted, tmp_path):
-    from RAUSlicerLib.ui.run import PYTHON_SETTING, worker_client
+def test_another_python_can_be_chosen_in_the_settings(scene, hosted, own_settings, tmp_path):
+    from RAUSlicerLib.ui.run import worker_client
+    from RAUSlicerLib.ui.settings import ComputerSettings, save
 
-    slicer.app.settings().setValue(PYTHON_SETTING, str(tmp_path / "other-python"))
-    try:
-        with pytest.raises(RAUSlicerError, match="other-python"):
-            worker_client().start()
-        slicer.app.settings().setValue(PYTHON_SETTING, sys.executable)
-        client = worker_client()
-        client.start()
-        assert client.running
-        client.stop()
-    finally:
-        slicer.app.settings().remove(PYTHON_SETTING)
+    save(ComputerSettings(python=str(tmp_path / "other-python")))
+    with pytest.raises(RAUSlicerError, match="other-python"):
+        worker_client().start()
+    save(ComputerSettings(python=sys.executable))
+    client = worker_client()
+    client.start()
+    assert client.running
+    client.stop()
 
 
 @pytest.mark.slow

@@ -30,6 +30,14 @@ def click(widget):
     qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
+def cells(panel, row):
+    """What a row of the narrow table says: name and volumes, confidence in words and as the bar shows it, status."""
+    table = panel.ui.resultsTable
+    cell = table.cellWidget(row, 2)
+    texts = [label.text for label in cell.findChildren(qt.QLabel)]
+    return [table.item(row, 0).text(), *texts, *(bar.value for bar in cell.findChildren(qt.QProgressBar))]
+
+
 def results_of(scene, segmentation):
     found = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
     return found[0] if found else None
@@ -42,7 +50,8 @@ def finished(panel):
 def test_an_empty_scene_says_what_to_choose(panel):
     assert not panel.ui.transferButton.enabled
     assert panel.ui.reasonLabel.visible
-    assert "reference volume" in panel.ui.reasonLabel.text
+    assert "Load two volumes and a segmentation" in panel.ui.reasonLabel.text
+    assert panel.ui.sampleDataButton.visible
     assert "Research use only" in panel.ui.researchLabel.text
 
 
@@ -166,12 +175,11 @@ def test_one_click_writes_the_segments_and_shows_the_results(panel, scripted, lo
     node = results_of(scene, segmentation)
     for id_, mask in REFERENCE.items():
         np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, id_, target) > 0, mask)
-    table = panel.ui.resultsTable
-    assert [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)] == [
-        ["Liver", "found", "75 %", "1.5"],
-        ["Milz", "found", "75 %", "1.5"],
-    ]
+    volumes = [f"{mask.sum() * 0.8 * 1.5 * 3 / 1000:.2f} / 1.2" for mask in REFERENCE.values()]
+    for row, (name, volume) in enumerate(zip(REFERENCE, volumes, strict=True)):
+        assert cells(panel, row) == [f"{name}\n{volume} (▼ {float(volume.split()[0]) / 1.25:.2f})", "75 %", "✓ found, draft", 75]
     assert "2 of 2 structures found" in panel.ui.resultsLabel.text
+    assert "2 still drafts" in panel.ui.resultsLabel.text
     assert panel.ui.explanationLabel.text == "A warning."
 
 
@@ -183,7 +191,7 @@ def test_only_ticked_structures_are_asked_for(panel, scripted, loaded, wait_unti
     wait_until(finished(panel))
 
     assert panel.ui.resultsTable.rowCount == 1
-    assert panel.ui.resultsTable.item(0, 0).text() == "Milz"
+    assert panel.ui.resultsTable.item(0, 0).text().startswith("Milz")
 
 
 def test_undo_takes_the_run_back_in_one_step(panel, scripted, loaded, wait_until, scene):
@@ -204,8 +212,8 @@ def test_nothing_found_is_said_plainly(panel, scripted, loaded, wait_until, scen
     click(panel.ui.transferButton)
     wait_until(finished(panel))
 
-    assert panel.ui.resultsLabel.text == "Nothing was found. The scene was not changed."
-    assert panel.ui.resultsTable.item(0, 1).text() == "not found"
+    assert panel.ui.resultsLabel.text.startswith("Nothing was found. The scene was not changed.")
+    assert cells(panel, 0)[1:] == ["✗ not found"]
     assert results_of(scene, segmentation) is None
 
 
@@ -213,7 +221,7 @@ def test_cancel_takes_the_buttons_place_and_keeps_what_is_finished(panel, script
     _reference, segmentation, _target = loaded()
     panel.parameters.model = "wait"
     click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing: Liver"))
     assert panel.ui.progressBar.value == 50
 
     click(panel.ui.cancelButton)
@@ -246,9 +254,9 @@ def test_a_killed_worker_gives_a_message(panel, scripted, loaded, wait_until):
     loaded()
     panel.parameters.model = "deaf"
     click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.progressLabel.text.startswith("Segmentation: "))
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing: "))
 
-    os.kill(int(panel.ui.progressLabel.text.split(": ")[1]), signal.SIGKILL)
+    os.kill(int(panel.ui.progressLabel.text.split()[1]), signal.SIGKILL)
 
     wait_until(finished(panel))
     assert "stopped unexpectedly" in panel.ui.problemLabel.text
@@ -259,7 +267,7 @@ def test_the_target_removed_during_the_run_gives_a_message(panel, scripted, load
     _reference, segmentation, target = loaded()
     panel.parameters.model = "wait"
     click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing: Liver"))
 
     scene.RemoveNode(target)
     click(panel.ui.cancelButton)
@@ -273,7 +281,7 @@ def test_the_scene_closed_during_the_run_ends_it_with_a_message(panel, scripted,
     loaded()
     panel.parameters.model = "wait"
     click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.progressLabel.text == "Segmentation: Liver")
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing: Liver"))
 
     scene.Clear(0)
     wait_until(finished(panel))
@@ -281,6 +289,7 @@ def test_the_scene_closed_during_the_run_ends_it_with_a_message(panel, scripted,
     assert "no longer in the scene" in panel.ui.problemLabel.text
     assert not panel.ui.transferButton.enabled
     assert panel.parameters.referenceVolume is None
+    assert not panel.ui.resultsSection.visible
 
 
 def test_leaving_and_coming_back_keeps_the_choices_and_the_run(panel, scripted, loaded, wait_until, scene):

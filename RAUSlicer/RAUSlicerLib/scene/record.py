@@ -1,0 +1,188 @@
+"""What a run said of a structure, kept on its segment: it is saved with the segmentation, and undone with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+Corner = tuple[float, float, float]
+Plane = tuple[int, int]
+
+_PREFIX = "RAUSlicer."
+_MISSING = _PREFIX + "NotFound"
+# qMRMLNodeComboBox tells results from other segmentations by this attribute.
+RESULT_ATTRIBUTE = _PREFIX + "Result"
+_TARGET = "RAUSlicer.target"
+_REFERENCE = "RAUSlicer.reference"
+_REFERENCE_SEGMENTATION = "RAUSlicer.referenceSegmentation"
+_BINARY = "Binary labelmap"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A structure of a result.
+
+    ``key`` is the segment's id, or the name of a structure that was not found and so has no segment. ``source`` is the reference's segment
+    id, or its name where it has none. ``status`` is a value of ``results.Status``. Volumes are in mL, ``volume_ml`` is what the segment
+    holds now. ``box_mm`` is where the run looked, in LPS, mm, in the target's own coordinates. ``painted`` are planes (axis, index) of the
+    target that the user has painted and used for an update.
+    """
+
+    key: str
+    name: str
+    color: tuple[float, float, float]
+    status: str
+    confidence: float
+    volume_ml: float
+    reference_volume_ml: float
+    box_mm: tuple[Corner, Corner] | None = None
+    accepted: bool = False
+    present: bool = True
+    painted: tuple[Plane, ...] = ()
+    source: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Volume over the reference's; None where one of them is not there."""
+        return self.volume_ml / self.reference_volume_ml if self.present and self.reference_volume_ml > 0 else None
+
+
+def row_of(result) -> Row:
+    """A row that stands for a StructureResult, before anything is written."""
+    box = result.localization.box_mm if result.localization is not None else None
+    return Row(
+        key=result.structure.name,
+        name=result.structure.name,
+        color=tuple(result.structure.color or (0.5, 0.5, 0.5)),
+        status=str(result.status.value),
+        confidence=float(result.confidence),
+        volume_ml=float(result.volume_ml),
+        reference_volume_ml=float(result.reference_volume_ml),
+        box_mm=box,
+        present=result.status.value != "not found",
+        source=result.structure.id or result.structure.name,
+    )
+
+
+def remember(segment, row: Row) -> None:
+    """Keep a row on its segment."""
+    fields = {
+        "Status": row.status,
+        "Source": row.source,
+        "Confidence": f"{row.confidence:.4f}",
+        "ReferenceVolumeMl": f"{row.reference_volume_ml:.6g}",
+        # No colons or bars: Slicer's segmentation files separate tags with them.
+        "Box": " ".join(f"{value:.3f}" for corner in row.box_mm for value in corner) if row.box_mm else "",
+        "Painted": " ".join(f"{axis},{index}" for axis, index in row.painted),
+    }
+    for name, text in fields.items():
+        segment.SetTag(_PREFIX + name, text)
+
+
+def remember_missing(node, rows: list[Row]) -> None:
+    """Keep the rows of structures that were not found on the segmentation node."""
+    fields = ("name", "color", "reference_volume_ml", "box_mm", "source")
+    items = [{field: getattr(row, field) for field in fields} for row in rows]
+    node.SetAttribute(_MISSING, json.dumps(items) if items else None)
+
+
+def remember_inputs(node, reference, reference_segmentation, target) -> None:
+    """Mark a node as a result and keep what it was made from, as references that follow the nodes through saving and loading."""
+    node.SetAttribute(RESULT_ATTRIBUTE, "1")
+    for role, other in ((_REFERENCE, reference), (_REFERENCE_SEGMENTATION, reference_segmentation), (_TARGET, target)):
+        node.SetNodeReferenceID(role, other.GetID() if other is not None else None)
+
+
+def inputs_of(node) -> tuple:
+    """(reference volume, reference segmentation, target volume) of a result; None for what is no longer in the scene."""
+    return tuple(node.GetNodeReference(role) for role in (_REFERENCE, _REFERENCE_SEGMENTATION, _TARGET))
+
+
+def is_result(node) -> bool:
+    """Whether a segmentation node was written by a run."""
+    return node is not None and node.GetAttribute(RESULT_ATTRIBUTE) is not None
+
+
+def rows_of(node) -> list[Row]:
+    """A result's rows: its segments in their order, then what was not found."""
+    segmentation = node.GetSegmentation()
+    rows = [_row_of_segment(node, id_) for id_ in segmentation.GetSegmentIDs() if _tag(segmentation.GetSegment(id_), "Status")]
+    return rows + missing_of(node)
+
+
+def missing_of(node) -> list[Row]:
+    """The rows of structures that were not found."""
+    return [
+        Row(
+            key=item["name"],
+            name=item["name"],
+            color=tuple(item["color"]),
+            status="not found",
+            confidence=0.0,
+            volume_ml=0.0,
+            reference_volume_ml=item["reference_volume_ml"],
+            box_mm=_box([value for corner in item["box_mm"] or () for value in corner]),
+            present=False,
+            source=item["source"],
+        )
+        for item in json.loads(node.GetAttribute(_MISSING) or "[]")
+    ]
+
+
+def forget_missing(node, name: str) -> None:
+    """A structure that was not found has a segment now, or is removed from the table."""
+    remember_missing(node, [row for row in missing_of(node) if row.name != name])
+
+
+def with_painted(row: Row, planes: tuple[Plane, ...]) -> Row:
+    """A row after an update from these planes, on top of those of earlier updates."""
+    return replace(row, painted=tuple(sorted(set(row.painted) | set(planes))))
+
+
+def _row_of_segment(node, id_: str) -> Row:
+    segment = node.GetSegmentation().GetSegment(id_)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    volume = segment_volume_ml(node, id_)
+    return Row(
+        key=id_,
+        name=segment.GetName(),
+        color=tuple(segment.GetColor()),
+        status=_tag(segment, "Status"),
+        confidence=float(_tag(segment, "Confidence") or 0),
+        volume_ml=volume,
+        reference_volume_ml=float(_tag(segment, "ReferenceVolumeMl") or 0),
+        box_mm=_box([float(value) for value in _tag(segment, "Box").split()]),
+        accepted=logic.GetSegmentStatus(segment) == logic.Completed,
+        painted=tuple(_plane(text) for text in _tag(segment, "Painted").split()),
+        source=_tag(segment, "Source"),
+    )
+
+
+def segment_volume_ml(node, id_: str) -> float:
+    """The volume of a segment's voxels as they are now."""
+    segment = node.GetSegmentation().GetSegment(id_)
+    image = segment.GetRepresentation(_BINARY)
+    if image is None or image.IsEmpty():
+        return 0.0
+    # Segments of a layer share the image, each has a value of its own in it.
+    voxels = np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars()) == segment.GetLabelValue())
+    return float(voxels * np.prod(image.GetSpacing()) / 1000)
+
+
+def _tag(segment, name: str) -> str:
+    text = vtk.reference("")
+    return str(text) if segment.GetTag(_PREFIX + name, text) else ""
+
+
+def _box(values: list[float]) -> tuple[Corner, Corner] | None:
+    return ((values[0], values[1], values[2]), (values[3], values[4], values[5])) if len(values) == 6 else None
+
+
+def _plane(text: str) -> Plane:
+    axis, index = text.split(",")
+    return int(axis), int(index)

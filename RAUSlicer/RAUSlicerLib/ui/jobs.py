@@ -1,0 +1,153 @@
+"""The three kinds of run: a whole transfer, one structure again from nothing, and a correction. What is sent and what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+from ..scene import boxes, record
+from ..service.client import WorkerClient
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run needs. ``structures`` are names, None for all; ``output_node`` an existing segmentation, None for a new one.
+
+    ``threads`` and ``memory_mb`` limit the worker; None leaves both to it.
+    """
+
+    reference_volume: object
+    reference_segmentation: object
+    target_volume: object
+    structures: list[str] | None = None
+    localizer: str = "vlm"
+    model: str = "embedded"
+    device: str = "auto"
+    output_node: object = None
+    threads: int | None = None
+    memory_mb: int | None = None
+
+    @property
+    def options(self) -> dict:
+        """What every request to the worker carries."""
+        names = ("localizer", "model", "device", "threads", "memory_mb")
+        return {name: getattr(self, name) for name in names}
+
+
+class TransferJob:
+    """Carries structures over into a new or existing segmentation."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def prepare(self) -> None:
+        """Take a snapshot of the nodes and check it, before anything is started.
+
+        Raises:
+            InputError: a node can't be used.
+        """
+        self._reference, self._target = _snapshot(self.inputs)
+        self._reference.segmentation.select(self.inputs.structures)
+
+    def send(self, client: WorkerClient, folder: Path) -> str:
+        """Send the snapshot, with its files in a folder of the client's, and return the request's id."""
+        return client.transfer(folder, self._reference, self._target, structures=self.inputs.structures, **self.inputs.options)
+
+    def write(self, transfer, undo):
+        """Write the result and return the node it is in; None where nothing was found."""
+        from ..scene import write_result
+
+        inputs = self.inputs
+        node = write_result(transfer, inputs.target_volume, inputs.output_node, undo, _("transfer"))
+        if node is not None:
+            record.remember_inputs(node, _alive(inputs.reference_volume), _alive(inputs.reference_segmentation), inputs.target_volume)
+        return node
+
+
+class RedoJob:
+    """Carries one structure of a result over again, as if it had never been done."""
+
+    def __init__(self, inputs: Inputs, node, row) -> None:
+        self.inputs, self._node, self._row = inputs, node, replace(row, painted=())
+
+    def prepare(self) -> None:
+        """See TransferJob."""
+        self._reference, self._target = _snapshot(self.inputs)
+        structures = self._reference.segmentation.structures
+        self._name = next((s.name for s in structures if s.id == self._row.source), self._row.source)
+        self._reference.segmentation.select([self._name])
+
+    def send(self, client: WorkerClient, folder: Path) -> str:
+        """See TransferJob."""
+        return client.transfer(folder, self._reference, self._target, structures=[self._name], **self.inputs.options)
+
+    def write(self, transfer, undo):
+        """Replace the structure's segment and return the result's node."""
+        from ..scene import replace_segment
+
+        if _stopped(transfer):
+            return self._node
+        label = _("redo of {structure}").format(structure=self._row.name)
+        replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label)
+        return self._node
+
+
+class CorrectionJob:
+    """Carries one structure over again from what the user has painted of it, or from where its box was moved to.
+
+    Args:
+        inputs: The run that is corrected.
+        node: Its result.
+        row: The structure.
+        mask: The structure on the target's grid as it is now.
+        planes: (axis, index) of the target that were painted since the last update.
+        box_mm: Where the box was moved to, LPS, mm, in the target's own coordinates.
+    """
+
+    def __init__(self, inputs: Inputs, node, row, mask, planes=(), box_mm=None) -> None:
+        self.inputs, self._node, self._mask, self._box = inputs, node, mask, box_mm
+        self._row = record.with_painted(row, tuple(planes))
+
+    def prepare(self) -> None:
+        """See TransferJob."""
+        self._reference, self._target = _snapshot(self.inputs)
+
+    def send(self, client: WorkerClient, folder: Path) -> str:
+        """See TransferJob."""
+        from ..correction import Correction
+
+        correction = Correction(self._row.source, self._mask, self._row.painted, self._box)
+        return client.correct(folder, self._reference, self._target, correction, **self.inputs.options)
+
+    def write(self, transfer, undo):
+        """Replace the structure's segment and return the result's node."""
+        from ..scene import replace_segment
+
+        if _stopped(transfer):
+            return self._node
+        label = _("update of {structure}").format(structure=self._row.name)
+        replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label)
+        boxes.mark_used(self._node, self._row.key)
+        return self._node
+
+
+def _snapshot(inputs: Inputs):
+    # Imported here, because SimpleITK would make loading the module slow.
+    from ..imaging.segmentation import Reference
+    from ..scene import segmentation_from_node, volume_from_node
+
+    volume = volume_from_node(inputs.reference_volume)
+    segmentation = segmentation_from_node(inputs.reference_segmentation, inputs.reference_volume)
+    return Reference(volume, segmentation), volume_from_node(inputs.target_volume)
+
+
+def _stopped(transfer) -> bool:
+    # Cancelled before the structure was finished: it stays as it was.
+    return transfer.cancelled and not transfer.results
+
+
+def _alive(node):
+    # A node that was removed during the run can't be referred to.
+    return node if node is not None and node.GetScene() is not None else None

@@ -1,0 +1,270 @@
+"""What users do that nobody asked them to, and what goes wrong around them."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import nodes
+import numpy as np
+import pytest
+import qt
+import slicer
+from host import modules
+
+MASKS = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
+
+
+@pytest.fixture
+def loaded(panel):
+    reference = nodes.volume("Reference CT")
+    segmentation = nodes.segmentation(reference, MASKS)
+    target = nodes.volume("Target CT")
+    modules.settle()
+    return reference, segmentation, target
+
+
+@pytest.fixture
+def idle(panel, wait_until):
+    """idle(): wait until the run has ended."""
+    return lambda: wait_until(lambda: panel.ui.transferButton.visible)
+
+
+def click(widget):
+    assert widget.enabled, f"{widget.objectName} is disabled"
+    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
+
+
+def results_of(segmentation):
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
+
+
+@pytest.mark.parametrize("stage", ["at once", "starting", "segmentation"])
+def test_cancel_at_every_stage_ends_the_run_and_the_next_one_works(panel, scripted, loaded, wait_until, idle, stage):
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    if stage != "at once":
+        wait_until(lambda: panel._stage == stage or panel.ui.progressBar.value >= 50)
+
+    click(panel.ui.cancelButton)
+    idle()
+
+    assert panel.ui.transferButton.enabled
+    panel.parameters.model = "copy"
+    click(panel.ui.transferButton)
+    idle()
+    assert "2 of 2 structures found" in panel.ui.resultsLabel.text
+
+
+def test_a_click_on_cancel_after_the_end_does_no_harm(panel, scripted, loaded, idle):
+    click(panel.ui.transferButton)
+    idle()
+
+    panel._cancel()
+    panel.ui.cancelButton.click()
+    modules.settle(50)
+
+    assert panel.ui.transferButton.visible and panel.ui.transferButton.enabled
+
+
+def test_a_double_click_starts_one_run(panel, scripted, loaded, idle):
+    _reference, segmentation, _target = loaded
+
+    qt.QTest.mouseDClick(panel.ui.transferButton, qt.Qt.LeftButton)
+    panel._start()
+    idle()
+    modules.settle(100)
+
+    assert len(results_of(segmentation)) == 1
+
+
+def test_two_runs_give_two_results_with_names_of_their_own(panel, scripted, loaded, idle):
+    _reference, segmentation, _target = loaded
+    for _run in range(2):
+        click(panel.ui.transferButton)
+        idle()
+
+    assert [node.GetName() for node in results_of(segmentation)] == ["Target CT RAUSlicer", "Target CT RAUSlicer_1"]
+
+
+def test_hidden_segments_are_transferred_too(panel, scripted, loaded, idle):
+    _reference, segmentation, target = loaded
+    segmentation.GetDisplayNode().SetSegmentVisibility("Milz", False)
+    segmentation.GetDisplayNode().SetVisibility(False)
+
+    click(panel.ui.transferButton)
+    idle()
+
+    (node,) = results_of(segmentation)
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Milz", target) > 0, MASKS["Milz"])
+
+
+def test_the_reference_removed_during_the_run_does_not_matter(panel, scripted, loaded, scene, wait_until, idle):
+    reference, segmentation, _target = loaded
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressBar.value >= 50)
+
+    scene.RemoveNode(reference)
+    scene.RemoveNode(segmentation)
+    click(panel.ui.cancelButton)
+    idle()
+
+    assert not panel.ui.problemLabel.text.startswith("An unexpected error")
+    assert len(results_of(segmentation)) == 1
+    # What it was made from is gone, so it can't be found again; it can still be accepted.
+    panel._results.table.select("Liver")
+    assert not panel.ui.redoButton.enabled and panel.ui.acceptButton.enabled
+
+
+def test_the_result_removed_during_an_update_gives_a_message(panel, scripted, loaded, scene, wait_until, idle):
+    click(panel.ui.transferButton)
+    idle()
+    node = panel.parameters.resultSegmentation
+    panel.parameters.model = "wait"
+    panel._results.table.select("Liver")
+    click(panel.ui.redoButton)
+    wait_until(lambda: panel.ui.progressBar.value >= 50)
+
+    scene.RemoveNode(node)
+    click(panel.ui.cancelButton)
+    idle()
+
+    assert "no longer in the scene" in panel.ui.problemLabel.text
+    assert panel.ui.resultsTable.rowCount == 0
+
+
+def test_a_run_that_finds_nothing_leaves_the_result_before_it_within_reach(panel, scripted, loaded, idle):
+    click(panel.ui.transferButton)
+    idle()
+    first = panel.parameters.resultSegmentation
+    panel.parameters.model = "nothing"
+
+    click(panel.ui.transferButton)
+    idle()
+
+    assert panel.ui.resultsLabel.text.startswith("Nothing was found.")
+    assert first.GetScene() is not None
+    assert panel.ui.resultSelector.visible
+    panel.ui.resultSelector.setCurrentNode(first)
+    assert "2 of 2 structures found" in panel.ui.resultsLabel.text
+
+
+def test_the_target_cropped_during_the_run_gives_a_message_and_no_wrong_place(panel, scripted, loaded, wait_until, idle):
+    _reference, segmentation, target = loaded
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressBar.value >= 50)
+
+    slicer.util.updateVolumeFromArray(target, np.zeros((3, 3, 3), np.int16))
+    click(panel.ui.cancelButton)
+    idle()
+
+    assert "has changed since the run began" in panel.ui.problemLabel.text
+    assert results_of(segmentation) == []
+
+
+def test_another_scene_loaded_during_the_run_is_not_written_to(panel, scripted, loaded, scene, wait_until, idle, tmp_path):
+    path = tmp_path / "other.mrb"
+    slicer.util.saveScene(str(path))
+    panel.parameters.model = "wait"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.progressBar.value >= 50)
+
+    slicer.util.loadScene(str(path))
+    idle()
+    modules.settle(50)
+
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+    assert "no longer in the scene" in panel.ui.problemLabel.text
+    assert panel.ui.transferButton.enabled
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_the_worker_killed_during_an_update_leaves_the_painted_slices(panel, scripted, loaded, wait_until, idle):
+    click(panel.ui.transferButton)
+    idle()
+    target = panel.parameters.targetVolume
+    node = panel.parameters.resultSegmentation
+    panel.parameters.model = "deaf"
+    panel._results.table.select("Liver")
+    click(panel.ui.redoButton)
+    wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing: "))
+
+    os.kill(panel._controller._client.pid, signal.SIGKILL)
+    idle()
+
+    assert "stopped unexpectedly" in panel.ui.problemLabel.text
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", target) > 0, MASKS["Liver"])
+    assert not panel.ui.undoButton.toolTip.startswith("Undo redo")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that can't be written")
+def test_a_temporary_folder_that_can_not_be_written_gives_a_message(panel, scripted, loaded, tmp_path, idle):
+    tmp_path.chmod(0o500)
+    try:
+        click(panel.ui.transferButton)
+        idle()
+    finally:
+        tmp_path.chmod(0o700)
+    assert "temporary folder" in panel.ui.explanationLabel.text
+
+
+def test_a_temporary_folder_that_is_gone_gives_a_message_and_comes_back(panel, scripted, loaded, monkeypatch, tmp_path, idle):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    click(panel.ui.transferButton)
+    idle()
+    assert "temporary folder" in panel.ui.explanationLabel.text
+
+    (tmp_path / "gone").mkdir()
+    click(panel.ui.transferButton)
+    idle()
+    assert "2 of 2 structures found" in panel.ui.resultsLabel.text
+
+
+@pytest.mark.slow
+def test_the_real_pipeline_transfers_and_updates_through_the_panel(panel, scene, monkeypatch, tiny_model, make_ellipsoids, wait_until):
+    """Random weights find nothing of worth; everything around them is real."""
+    from RAUSlicerLib.service.client import WorkerClient
+
+    command = [sys.executable, "-u", str(Path(__file__).parents[1] / "service" / "tiny_worker.py")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(
+        "RAUSlicerLib.ui.run.WorkerClient", lambda **options: WorkerClient(command=command, environment=options["environment"])
+    )
+    case = make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
+    import SimpleITK as sitk
+
+    array = sitk.GetArrayFromImage(case.volume)
+    matrix = np.diag((-2.4, -2.4, 3.6, 1.0))
+    volumes = []
+    for name in ("Reference", "Target"):
+        volumes.append(slicer.util.addVolumeFromArray(array.astype(np.float32), ijkToRAS=slicer.util.vtkMatrixFromArray(matrix), name=name))
+    nodes.segmentation(volumes[0], {s.name: case.segmentation.array(s) for s in case.segmentation.structures}, "Structures")
+    modules.settle()
+    panel.parameters.model = str(tiny_model)
+    panel.parameters.device = "cpu"
+
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.transferButton.visible, seconds=300)
+
+    assert panel.ui.resultsSection.visible, panel.ui.problemLabel.text
+    node = panel.parameters.resultSegmentation
+    assert node is not None, panel.ui.resultsLabel.text
+    row = next(row for row in panel._results.table.rows if row.present)
+    panel._results.table.select(row.key)
+    click(panel.ui.editButton)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, row.key, volumes[1]) > 0
+    index = int(np.median(np.argwhere(mask)[:, 0]))
+    mask[index] = False
+    mask[index, 10:20, 10:20] = True
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, row.key, volumes[1])
+    modules.settle(500)
+    assert panel.ui.updateButton.text == "Update from 1 painted slice"
+    click(panel.ui.updateButton)
+    wait_until(lambda: panel.ui.transferButton.visible, seconds=300)
+
+    # The volumes are coarse, and that is noted; nothing else is.
+    assert not panel.ui.messageBox.visible or panel.ui.problemLabel.text == "Please note", panel.ui.problemLabel.text
+    updated = slicer.util.arrayFromSegmentBinaryLabelmap(node, row.key, volumes[1]) > 0
+    np.testing.assert_array_equal(updated[index], mask[index])
