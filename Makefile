@@ -67,7 +67,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,train]'
 	@touch $@
 
 # Tests that draw are skipped with a reason where these are missing, so failing to get them is no failure here.

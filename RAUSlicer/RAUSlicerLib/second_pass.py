@@ -25,12 +25,10 @@ from .segmentation.carrying import carry_on, reach_of
 from .segmentation.confidence import Calibration
 from .segmentation.moving import cut, move
 from .segmentation.propagation import Frame, Sam2Propagator
-from .segmentation.resolution import to_native
+from .segmentation.resolution import to_native, without_specks
 from .vision import MatchedSlices, Vision
 
 STAGE = "correction"
-# An island of a corrected structure is kept if it has this share of the largest one's voxels, or if the user has painted a part of it.
-_ISLAND = 0.2
 # In slices of the grid.
 _SAME_LEVEL = 0.02
 
@@ -245,33 +243,14 @@ def settle(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, fr
             if theirs is not None:
                 best[theirs[1]] = np.maximum(best[theirs[1]], theirs[0])
         inside[where] = values > best
-    if edits is None:
-        return _without_specks(inside, np.zeros_like(inside))
     drawn = np.zeros_like(inside)
-    for axis, index in edits.planes:
-        plane: list[slice | int] = [slice(None)] * 3
-        plane[axis] = index
-        drawn[tuple(plane)] = edits.truth[tuple(plane)]
-        inside[tuple(plane)] = edits.truth[tuple(plane)]
-    return _without_specks(inside, drawn)
-
-
-def _without_specks(inside: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    if edits is not None:
+        for axis, index in edits.planes:
+            plane: list[slice | int] = [slice(None)] * 3
+            plane[axis] = index
+            drawn[tuple(plane)] = edits.truth[tuple(plane)]
+            inside[tuple(plane)] = edits.truth[tuple(plane)]
     box = ndimage.find_objects(inside.astype(np.uint8))
-    if not box:
-        return inside
-    out = np.zeros_like(inside)
-    out[box[0]] = _large_or_drawn(inside[box[0]], drawn[box[0]])
-    return out
-
-
-def _large_or_drawn(inside: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    islands, count = ndimage.label(inside, np.ones((3, 3, 3)))
-    if count <= 1:
-        return inside
-    sizes = np.bincount(islands.ravel())
-    sizes[0] = 0
-    keep = sizes >= _ISLAND * sizes.max()
-    keep[np.unique(islands[drawn])] = True
-    keep[0] = False
-    return keep[islands]
+    if box:
+        inside[box[0]] = without_specks(inside[box[0]], drawn[box[0]])
+    return inside

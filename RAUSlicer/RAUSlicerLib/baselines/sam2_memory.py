@@ -29,8 +29,8 @@ class Sam2MemoryPropagator:
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
         opened, place = load_model(model), choose_device(device)
         matcher = Matcher(opened.matching, place)
-        # Levels come from the affine map alone: sharpening the rest would only take time.
-        matcher.polished = False
+        # Levels come from the affine map alone: the rest would only take time.
+        matcher.refined = False
         vision = Vision(matcher, opened.segmenter, place)
         self._vision = vision
         self._propagator = Sam2Propagator(vision, use_prior=False, use_prompts=False)

@@ -59,14 +59,17 @@ def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image) -> np.ndarra
     return labels
 
 
-def without_specks(mask: np.ndarray) -> np.ndarray:
-    """Booleans without islands much smaller than the largest one."""
+def without_specks(mask: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+    """Booleans without islands much smaller than the largest one; an island that touches one of the voxels ``kept`` stays."""
     islands, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count <= 1:
         return mask
     sizes = np.bincount(islands.ravel())
     sizes[0] = 0
-    return (sizes >= _ISLAND * sizes.max())[islands] & mask
+    large = sizes >= _ISLAND * sizes.max()
+    if kept is not None:
+        large[np.unique(islands[kept])] = True
+    return large[islands] & mask
 
 
 def to_native(labels: sitk.Image, target: sitk.Image) -> sitk.Image:

@@ -46,8 +46,7 @@ No image or label of these sets is contained in the weights' folder. The weights
 
 ## Training
 {training}
-The planned number of steps, and with it the learning rate's schedule, was changed while it ran, so that the command repeats the recipe
-and not the very weights.
+What was changed while it ran, so that the command repeats the recipe and not the very weights, is in `docs/training.md`.
 
 ## Scores
 `Testing/Benchmarks/README.md` has the scores of the whole pipeline on held-out people, beside its peers, with the command that repeats

@@ -12,6 +12,8 @@ from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingN
 from RAUSlicerLib.models.device import autocast
 from RAUSlicerLib.progress import CancelToken, ignore
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 
 @pytest.fixture(scope="module")
 def net() -> MatchingNet:
@@ -22,16 +24,6 @@ def net() -> MatchingNet:
 @pytest.fixture(scope="module")
 def matcher(net: MatchingNet) -> Matcher:
     return Matcher(net, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
 
 
 def test_embeddings_are_unit_vectors_of_the_volumes_size(net: MatchingNet) -> None:

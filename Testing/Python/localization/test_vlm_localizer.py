@@ -14,15 +14,7 @@ from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Localization, SoftMask
 
-
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.fixture

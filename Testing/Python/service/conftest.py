@@ -64,6 +64,23 @@ def wait_for():
 
 
 @pytest.fixture
+def group_is_gone():
+    """group_is_gone(group): wait until no process of a group is left; False if some are."""
+
+    def gone(group, seconds=10.0):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.02)
+        return False
+
+    return gone
+
+
+@pytest.fixture
 def case():
     """A reference with two overlapping structures, and a target, on oblique grids."""
     rng = np.random.default_rng(0)

@@ -35,17 +35,6 @@ def at_stage(stage):
     return lambda reply: reply["type"] == "progress" and reply["stage"] == stage
 
 
-def is_gone(group, seconds=10.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
-
-
 @linux
 def test_where_memory_runs_out_the_run_is_repeated_smaller_and_says_so(scripted, case, wait_for):
     # The worker without torch holds some 150 MB; a quarter of a GB more does not fit, a sixteenth does.
@@ -120,7 +109,7 @@ def test_a_cancel_in_the_middle_of_a_long_step_is_answered_within_two_seconds(sc
 
 
 @posix
-def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_middle_of_a_run(temporary, tmp_path):
+def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_middle_of_a_run(temporary, tmp_path, group_is_gone):
     code = (
         "import sys, time; from pathlib import Path; import SimpleITK as sitk\n"
         "from RAUSlicerLib.service.client import WorkerClient; from RAUSlicerLib.imaging.segmentation import *\n"
@@ -136,7 +125,7 @@ def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_mid
         assert len(list(temporary.glob("*/run-*/*"))) > 0
         owner.send_signal(signal.SIGKILL)
 
-    assert is_gone(group)
+    assert group_is_gone(group)
     assert list(temporary.iterdir()) == []
 
 

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +23,6 @@ def request(client, case, command="copy"):
 
 def answer(client, wait_for, id_):
     return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
-
-
-def group_is_gone(group, seconds=10.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_the_worker_greets_with_its_versions(client, wait_for):
@@ -173,7 +161,7 @@ def test_a_crash_noticed_by_the_next_request_is_still_reported(scripted, case, w
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
-def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(scripted, case, wait_for, temporary):
+def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(scripted, case, wait_for, temporary, group_is_gone):
     request(scripted, case, "deaf")
     wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["stage"] == "segmentation")
     group = scripted.pid
@@ -186,7 +174,7 @@ def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(script
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
-def test_the_worker_leaves_and_cleans_up_when_its_client_is_killed(temporary, case, tmp_path):
+def test_the_worker_leaves_and_cleans_up_when_its_client_is_killed(temporary, case, tmp_path, group_is_gone):
     # The owner is a process of its own that starts a worker, says its id, and then hangs until it is killed.
     code = (
         "import sys, time; from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
@@ -203,7 +191,7 @@ def test_the_worker_leaves_and_cleans_up_when_its_client_is_killed(temporary, ca
     assert list(temporary.iterdir()) == []
 
 
-def test_the_worker_ends_with_an_interpreter_that_forgets_to_stop_it(temporary):
+def test_the_worker_ends_with_an_interpreter_that_forgets_to_stop_it(temporary, group_is_gone):
     code = (
         "from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
         f"client = WorkerClient(temporary_folder=Path({str(temporary)!r})); client.start(); print(client.pid)"

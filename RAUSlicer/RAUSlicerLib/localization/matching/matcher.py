@@ -20,7 +20,7 @@ from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, pa
 from ...results import SoftMask, weighted
 from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
 from .network import MatchingNet
-from .refinement import refine
+from .refinement import LEVELS, refine
 from .warp import field_transform, polish
 
 STAGE = "matching"
@@ -71,9 +71,11 @@ class Matcher:
     """Runs the matching network on reference and target and regularizes what it finds.
 
     ``polished`` says whether registration may sharpen what the network has matched; the benchmark turns it off to judge the network alone.
+    ``refined`` says whether more than the affine map is wanted: who only needs to know which slices belong together turns it off.
     """
 
     polished = True
+    refined = True
 
     def __init__(self, net: MatchingNet, device: torch.device) -> None:
         self._net: MatchingNet = net.to(device).eval()
@@ -104,14 +106,14 @@ class Matcher:
             return None
         reference_view, target_view, affine, field = first
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
-        nearer = self._nearer(reference, frames, (reference_view, target_view), field)
+        nearer = self._nearer(reference, frames, (reference_view, target_view), field) if self.refined else None
         if nearer is not None:
             reference_view, target_view, field = nearer
         progress(ProgressEvent(STAGE, 0.8))
         if cancel.cancelled:
             return None
         dense: sitk.Transform = field_transform(field, target_view.grid, reference_view.grid)
-        if self.polished:
+        if self.polished and self.refined:
             dense = polish(dense, target, reference.volume, reference_view.grid.GetSpacing()[0])
         progress(ProgressEvent(STAGE, 1.0))
         return Match(reference, target_view, reference_view, world, dense, field, affine.support)
@@ -129,7 +131,7 @@ class Matcher:
             if cancel.cancelled:
                 return None
         reference_view, target_view = views
-        affine, field = correspond(target_view, reference_view)
+        affine, field = correspond(target_view, reference_view, LEVELS if self.refined else ())
         progress(ProgressEvent(STAGE, 1.0))
         return None if cancel.cancelled else (reference_view, target_view, affine, field)
 
@@ -168,12 +170,12 @@ class Matcher:
         return correspond(match.reference_view, match.target_view)[1]
 
 
-def correspond(target: View, reference: View) -> tuple[Affine, torch.Tensor]:
-    """The affine map and the dense field from one view to another."""
+def correspond(target: View, reference: View, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> tuple[Affine, torch.Tensor]:
+    """The affine map and the dense field from one view to another; ``levels`` as for `refine`."""
     with torch.no_grad():
         affine = global_affine(target.embedded, reference.embedded)
         coarse = coarse_field(target.embedded, reference.embedded, affine)
-        return affine, refine(target.embedded, reference.embedded, coarse)
+        return affine, refine(target.embedded, reference.embedded, coarse, levels)
 
 
 def _labelled_box(reference: Reference) -> tuple[slice, slice, slice]:

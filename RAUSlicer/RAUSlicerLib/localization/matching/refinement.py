@@ -1,7 +1,6 @@
 """Sharpens a field of correspondences: diffeomorphic demons on many channels, embeddings and local texture together.
 
-Each step solves a small linear system a voxel (Gauss-Newton), smooths the update and composes it with the field. Against plain gradient
-descent on the same measure it needs a quarter of the iterations.
+Each step solves a small linear system a voxel (Gauss-Newton), smooths the update and composes it with the field.
 
 Source: demons (Thirion, 1998), diffeomorphic and symmetric (Vercauteren et al., 2009), on feature vectors as in Peyrat et al. (2010).
 """
@@ -25,7 +24,10 @@ _LONGEST, _FLUID = 1.0, 0.5
 
 
 def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> Tensor:
-    """Reference positions in mm (D, H, W, 3) of every target voxel; ``estimate`` is that of the coarse cells, from `coarse_field`."""
+    """Reference positions in mm (D, H, W, 3) of every target voxel; ``estimate`` is that of the coarse cells, from `coarse_field`.
+
+    Without ``levels`` the estimate is only brought to every voxel.
+    """
     field, step = estimate, COARSE_STEP
     basis = _principal(target, reference)
     for finer, iterations, smoothing in levels:
