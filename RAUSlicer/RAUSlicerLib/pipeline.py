@@ -26,6 +26,7 @@ from .protocols import Localizer
 from .results import Status, StructureResult, Transfer
 from .second_pass import SecondPass, Warm, find_structure, lean, megabytes
 from .segmentation.propagation import Sam2Propagator
+from .segmentation.refiner import Refiner
 from .segmentation.resolution import resolve
 from .vision import Vision
 
@@ -40,6 +41,7 @@ class Pipeline:
         self.model: RauModel = load_model(model)
         self.matcher = Matcher(self.model.matching, self.device)
         self.vision = Vision(self.matcher, self.model.segmenter, self.device)
+        self.refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
         self.propagator = Sam2Propagator(self.vision)
         self.calibration = self.model.calibration
         self.warm: Warm | None = None
@@ -113,7 +115,7 @@ class Pipeline:
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":
-            return VlmLocalizer(self.model.vlm, self.vision)
+            return VlmLocalizer(self.model.vlm, self.vision, self.refiner)
         if name == "registration":
             return RegistrationLocalizer()
         raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")

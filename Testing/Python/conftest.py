@@ -16,6 +16,7 @@ from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingN
 from RAUSlicerLib.localization.vlm.network import RauVlm, VlmConfig
 from RAUSlicerLib.models.checkpoint import save_checkpoint
 from RAUSlicerLib.pipeline import Pipeline
+from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet
 from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,6 +78,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = dict(VlmConfig().backbone, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     parts = {
         "matching": MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16)),
+        "refiner": RefinerNet(RefinerConfig(widths=(8, 8, 16))),
         "vlm": RauVlm(VlmConfig(vision_dim=32, image_tokens=4, backbone=backbone | {"intermediate_size": 64})),
         "sam2": MemorySegmenter(
             Sam2Config(

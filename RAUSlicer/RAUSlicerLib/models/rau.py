@@ -1,4 +1,4 @@
-"""Opens a model: the matching network, the vision-language model and SAM2 of one model folder."""
+"""Opens a model: the matching network, the vision-language model, SAM2 and the mask refiner of one model folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..localization.vlm.network import RauVlm, VlmConfig
 from ..segmentation.confidence import Calibration
+from ..segmentation.refiner_network import RefinerConfig, RefinerNet
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config
 from .checkpoint import load_config, load_tensors
 from .store import ModelFolder, resolve
@@ -23,17 +24,19 @@ _BUILDERS: dict[str, Callable[[dict], nn.Module]] = {
     "rau_matching": lambda config: MatchingNet(MatchingConfig.from_dict(config)),
     "rau_vlm": lambda config: RauVlm(VlmConfig.from_dict(config)),
     "rau_sam2": lambda config: MemorySegmenter(Sam2Config.from_dict(config)),
+    "rau_refiner": lambda config: RefinerNet(RefinerConfig.from_dict(config)),
 }
 
 
 @dataclass(frozen=True)
 class RauModel:
-    """A model's three networks and how its confidences are calibrated."""
+    """A model's networks and how its confidences are calibrated. Not every model has a refiner; without one, masks stay as carried."""
 
     name: str
     matching: MatchingNet
     vlm: RauVlm
     segmenter: MemorySegmenter
+    refiner: RefinerNet | None
     calibration: Calibration
 
 
@@ -50,6 +53,7 @@ def load_model(name: str) -> RauModel:
         load_part(folder, "matching", MatchingNet),
         load_part(folder, "vlm", RauVlm),
         load_part(folder, "sam2", MemorySegmenter),
+        load_part(folder, "refiner", RefinerNet) if "refiner" in folder.parts else None,
         calibration,
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..localization.vlm.network import RauVlm, VlmConfig
 from ..models.checkpoint import save_checkpoint
+from ..segmentation.refiner_network import RefinerConfig, RefinerNet
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config
 
 LICENCE = "CC-BY-NC-SA-4.0"
@@ -22,6 +23,7 @@ LICENCE = "CC-BY-NC-SA-4.0"
 _WHAT = {
     "matching": "a 3D network whose embedding says which voxel of a reference corresponds to which of a target",
     "vlm": "a small vision-language model that answers presence, box and `<Seg>` query of every structure of a slice",
+    "refiner": "a 3D network that redraws a carried structure from the target's intensities beside the matched reference's",
     "sam2": "a small SAM2 with the reference in its memory; its image encoder is the vision tower of the vision-language model too",
 }
 
@@ -58,7 +60,7 @@ structures (vessels, adrenal glands) are often missed. Other body parts were not
 """
 
 _COMMAND = "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}` ({done} steps done)."
-_STAGES = {"matching": "matching", "vlm": "joint", "sam2": "joint"}
+_STAGES = {"matching": "matching", "vlm": "joint", "sam2": "joint", "refiner": "refining"}
 
 
 def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str, Tensor]:
@@ -68,8 +70,8 @@ def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str,
     return tensors
 
 
-def export(matching: Path, joint: Path, output: Path, calibration: Path | None) -> None:
-    """Write the three checkpoint folders of a model."""
+def export(matching: Path, joint: Path, refiner: Path | None, output: Path, calibration: Path | None) -> None:
+    """Write the checkpoint folders of a model."""
     first = torch.load(matching, weights_only=True)
     second = torch.load(joint, weights_only=True)
     config: dict = MatchingConfig().to_dict()
@@ -80,6 +82,9 @@ def export(matching: Path, joint: Path, output: Path, calibration: Path | None) 
         "vlm": (VlmConfig().to_dict(), take(second["ema"], "vlm.", RauVlm()), second),
         "sam2": (Sam2Config().to_dict(), take(second["ema"], "segmenter.", MemorySegmenter()), second),
     }
+    if refiner is not None:
+        third = torch.load(refiner, weights_only=True)
+        parts["refiner"] = (RefinerConfig().to_dict(), take(third["ema"], "net.", RefinerNet()), third)
     for part, (config, tensors, state) in parts.items():
         training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), done=state["step"])
         card = _CARD.format(part=part, what=_WHAT[part], training=training)
@@ -91,10 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--matching", type=Path, default=Path("work/matching/state.pt"))
     parser.add_argument("--joint", type=Path, default=Path("work/joint/state.pt"))
+    parser.add_argument("--refiner", type=Path, help="state of the mask refiner; a model can do without")
     parser.add_argument("--output", type=Path, default=Path("Resources/Models/embedded"))
     parser.add_argument("--calibration", type=Path, help="JSON of the confidence model, from `RAUSlicerLib.training.calibration`")
     options = parser.parse_args()
-    export(options.matching, options.joint, options.output, options.calibration)
+    export(options.matching, options.joint, options.refiner, options.output, options.calibration)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 2: trains SAM2 and the vision-language model, on one shared vision tower, on pairs of matched slices.
+"""Stage 3: trains SAM2 and the vision-language model, on one shared vision tower, on pairs of matched slices.
 
     python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps 1500
 
@@ -9,10 +9,8 @@ share of the steps the prior is withheld: then SAM2 has its memory alone. A dens
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +19,10 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from ..localization.vlm.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
+from ..models.device import autocast
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config, plain_attention
 from .cases import IGNORE, load_cases
+from .loop import options, train
 from .planes import PairSampler, PlanePair
 
 CLASSES = {"brain_t1": 208, "abdomen_ct": 14, "heart_mr": 4}
@@ -42,6 +42,10 @@ class Trainee(nn.Module):
         width = self.segmenter.config.d_model
         self.aux_low = nn.ModuleDict({d: nn.Conv2d(width, 4 * n, 1) for d, n in CLASSES.items()})
         self.aux_mid = nn.ModuleDict({d: nn.Conv2d(width // 4, n, 1) for d, n in CLASSES.items()})
+
+    def forward(self, sampler: PairSampler, batch: int) -> dict[str, Tensor]:
+        """Losses of a step on ``batch`` pairs of slices, and figures for the log."""
+        return step_losses(self, sampler, batch)
 
 
 def choose_objects(pair: PlanePair, rng: np.random.Generator) -> list[int]:
@@ -64,9 +68,9 @@ def auxiliary(model: Trainee, pairs: list[PlanePair], low: Tensor, mid: Tensor, 
     total = low.sum() * 0.0
     quarter = labels[:, 2::4, 2::4]
     for domain in {pair.domain for pair in pairs}:
-        index = torch.tensor([i for i, f in enumerate(frames) if pairs[f].domain == domain])
+        index = torch.tensor([i for i, f in enumerate(frames) if pairs[f].domain == domain], device=low.device)
         logits = F.pixel_shuffle(model.aux_low[domain](low[index]), 2) + model.aux_mid[domain](mid[index])
-        weight = torch.ones(CLASSES[domain])
+        weight = torch.ones(CLASSES[domain], device=low.device)
         weight[0] = 0.25
         total = total + F.cross_entropy(logits.float(), quarter[index], weight=weight, ignore_index=IGNORE) * len(index) / len(frames)
     return total
@@ -82,9 +86,9 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return 20 * (cross * wrong).flatten(1).mean(1) + dice
 
 
-def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> dict[str, Tensor]:
     """Losses of a step on ``batch`` pairs of slices, and figures for the log."""
-    rng = sampler.rng
+    rng, device = sampler.rng, next(model.parameters()).device
     slots = int(rng.choice([1, 2], p=[0.75, 0.25]))
     pairs: list[PlanePair] = []
     objects: list[list[int]] = []
@@ -95,19 +99,20 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
             pairs.append(pair)
             objects.append(chosen)
     mode = str(rng.choice(["prior", "memory", "box"], p=[0.6, 0.25, 0.15]))
-    images = torch.cat([torch.cat([p.target[None], p.reference]) for p in pairs])[:, None]
-    labels = torch.cat([torch.cat([p.target_labels[None], p.reference_labels]) for p in pairs])
+    images = torch.cat([torch.cat([p.target[None], p.reference]) for p in pairs])[:, None].to(device)
+    labels = torch.cat([torch.cat([p.target_labels[None], p.reference_labels]) for p in pairs]).to(device)
     frames = [b for b in range(batch) for _ in range(1 + slots)]
     size = images.shape[-1]
-    with torch.autocast("cpu", torch.bfloat16), plain_attention():
+    with autocast(device), plain_attention():
         features = model.segmenter.encode(images)
         aux = auxiliary(model, pairs, features.low, features.mid, labels, frames)
-    owner = torch.tensor([b for b, chosen in enumerate(objects) for _ in chosen])
-    wanted = torch.tensor([c for chosen in objects for c in chosen])
+    owner = torch.tensor([b for b, chosen in enumerate(objects) for _ in chosen], device=device)
+    wanted = torch.tensor([c for chosen in objects for c in chosen], device=device)
     first = owner * (1 + slots)
     truth = labels[first] == wanted[:, None, None]
     references = torch.stack([labels[first + 1 + k] == wanted[:, None, None] for k in range(slots)], dim=1)
-    prior = torch.stack([(pairs[b].prior_labels == c).float().mean(0) for b, c in zip(owner.tolist(), wanted.tolist(), strict=True)])
+    priors = [(pairs[b].prior_labels == c).float().mean(0) for b, c in zip(owner.tolist(), wanted.tolist(), strict=True)]
+    prior = torch.stack(priors).to(device)
     area = truth.flatten(1).sum(1)
     present, counted = area >= PRESENT, (area >= PRESENT) | (area == 0)
     cells = features.low.shape[-1]
@@ -131,8 +136,8 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
         out["box"] = (boxes[present] - wanted_boxes).abs().sum(1).mean() * 2 + generalized_box_iou_loss(
             boxes[present], wanted_boxes, reduction="mean"
         )
-    with torch.autocast("cpu", torch.bfloat16), plain_attention():
-        flat = (first[:, None] + 1 + torch.arange(slots)).flatten()
+    with autocast(device), plain_attention():
+        flat = (first[:, None] + 1 + torch.arange(slots, device=device)).flatten()
         memory = model.segmenter.memorize(features.take(flat), references.flatten(0, 1)[:, None].float())
         memory = memory.unflatten(0, (len(owner), slots))
         targets = features.take(first)
@@ -152,14 +157,15 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> tuple[dict[
     out["empty"] = (F.softplus(logits).flatten(1).mean(1) * empty).sum() / empty.sum().clamp(min=1)
     out["score"] = (F.binary_cross_entropy_with_logits(score, present.float(), reduction="none") * weight).mean()
     with torch.no_grad():
-        facts = {"absent": 1 - float(present.float().mean()), "presence_right": float(((presence > 0) == present)[counted].float().mean())}
+        out["absent"] = 1 - present.float().mean()
+        out["presence_right"] = ((presence > 0) == present)[counted].float().mean()
         if present.any():
-            facts[f"dice_{mode}"] = float(dice((logits > 0)[present], truth[present]).mean())
+            out[f"dice_{mode}"] = dice((logits > 0)[present], truth[present]).mean()
             if mode == "prior":
-                facts["dice_prior_alone"] = float(dice((prior > 0.5)[present], truth[present]).mean())
-            facts["box_iou"] = float(box_iou(boxes[present], wanted_boxes).mean())
-            facts["box_iou_matched"] = float(box_iou(matched[present], wanted_boxes).mean())
-    return out, facts
+                out["dice_prior_alone"] = dice((prior > 0.5)[present], truth[present]).mean()
+            out["box_iou"] = box_iou(boxes[present], wanted_boxes).mean()
+            out["box_iou_matched"] = box_iou(matched[present], wanted_boxes).mean()
+    return out
 
 
 def dice(first: Tensor, second: Tensor) -> Tensor:
@@ -178,69 +184,24 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 WEIGHTS = {"aux": 0.6, "presence": 0.5, "box": 0.7, "mask": 1.0, "empty": 0.5, "score": 0.2}
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one."""
-    torch.set_num_threads(args.threads)
+def run(args: argparse.Namespace) -> None:
+    """Train as asked for."""
     torch.manual_seed(args.seed)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    cases = load_cases(Path(args.data), tuple(SHARE))
-    model = Trainee()
-    ema = {key: value.clone() for key, value in model.state_dict().items()}
-    matrices, vectors = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
-    first = 0
-    state_file = output / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, first = state["ema"], state["step"]
-    sampler = PairSampler(cases, SHARE, model.segmenter.config.image_size, args.seed + first)
-    log = (output / "log.jsonl").open("a")
-    recent: dict[str, list[float]] = {}
-    start = time.time()
-    for step in range(first, args.steps):
-        rate = args.rate * min(1, (step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        parts, facts = step_losses(model, sampler, args.batch)
-        loss = torch.stack([WEIGHTS[key] * value for key, value in parts.items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        decay = min(0.997, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for key, value in model.state_dict().items():
-                if value.dtype.is_floating_point:
-                    ema[key].lerp_(value, 1 - decay)
-        for key, value in [*((k, v.item()) for k, v in parts.items()), *facts.items()]:
-            recent.setdefault(key, []).append(value)
-        if (step + 1) % 25 == 0:
-            means = {key: round(float(np.mean(values[-50:])), 3) for key, values in sorted(recent.items())}
-            log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
-            log.flush()
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            temporary = state_file.with_suffix(".tmp")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1}, temporary)
-            temporary.replace(state_file)
+    trainee = Trainee()
+    sampler = PairSampler(load_cases(Path(args.data), tuple(SHARE)), SHARE, trainee.segmenter.config.image_size, args.seed)
+
+    def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
+        sampler.rng = rng
+        return "all", (sampler, args.batch)
+
+    train(trainee, draw, WEIGHTS, args, decay=0.05)
 
 
 def main() -> None:
     """Train as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--output", default="work/joint")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser = options(__doc__, "work/joint", 1500, 1e-3)
     parser.add_argument("--batch", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=100)
-    train(parser.parse_args())
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

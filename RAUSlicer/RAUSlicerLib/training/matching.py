@@ -10,15 +10,12 @@ the end.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +23,7 @@ from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..models.device import autocast
 from .augment import Patch, cut, drop_field_of_view, patch_transform, random_affine, recolor, synthesize
 from .cases import IGNORE, Case, load_cases
+from .loop import options, train
 
 # Multiples of the deepest stride, and no axis that comes down to two voxels there: torch's bf16 convolution on CPUs (2.14) has a wrong
 # weight gradient for those.
@@ -208,74 +206,21 @@ def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: n
 WEIGHTS = {"aux": 0.7, "aux4": 0.4, "match": 1.0, "match4": 0.6, "pos": 0.5, "pos4": 0.4}
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one."""
-    accelerator = Accelerator(cpu=args.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    torch.set_num_threads(args.threads)
+def run(args: argparse.Namespace) -> None:
+    """Train as asked for."""
     torch.manual_seed(args.seed)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     cases = [case for case in load_cases(Path(args.data), tuple(SHARE)) if case.name not in HELD_OUT]
-    trainee = Trainee(MatchingConfig())
-    if accelerator.device.type == "cpu":
-        trainee.to(memory_format=torch.channels_last_3d)
-    matrices, vectors = [p for p in trainee.parameters() if p.ndim > 1], [p for p in trainee.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-    model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98)))
-    ema = {key: value.clone() for key, value in trainee.state_dict().items()}
-    first = 0
-    state_file = output / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
-        trainee.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, first = state["ema"], state["step"]
-    rng = np.random.default_rng([args.seed, first, accelerator.process_index])
-    recent: dict[str, list[float]] = {}
-    start = time.time()
-    for step in range(first, args.steps):
-        rate = args.rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+
+    def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
         target, reference, domain, same = sample_pair(cases, rng)
-        parts = model(target, reference, domain, same, rng)
-        loss = torch.stack([WEIGHTS[key] * value for key, value in parts.items()]).sum()
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        decay = min(0.998, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for key, value in trainee.state_dict().items():
-                ema[key].lerp_(value, 1 - decay)
-        for key, value in parts.items():
-            recent.setdefault(f"{domain[:5]}/{key}", []).append(value.item())
-        if not accelerator.is_main_process:
-            continue
-        if (step + 1) % 50 == 0:
-            means = {key: round(float(np.mean(values[-25:])), 3) for key, values in sorted(recent.items())}
-            with (output / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            temporary = state_file.with_suffix(".tmp")
-            made = {"model": trainee.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
-            torch.save(made, temporary)
-            temporary.replace(state_file)
+        return domain[:5], (target, reference, domain, same, rng)
+
+    train(Trainee(MatchingConfig()).to(memory_format=torch.channels_last_3d), draw, WEIGHTS, args)
 
 
 def main() -> None:
     """Train as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--output", default="work/matching")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu keeps it off a GPU")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=100)
-    train(parser.parse_args())
+    run(options(__doc__, "work/matching", 8000, 1.5e-3).parse_args())
 
 
 if __name__ == "__main__":

@@ -10,29 +10,38 @@ import torch
 
 from RAUSlicerLib.models.rau import RauModel, load_model
 from RAUSlicerLib.segmentation.confidence import Evidence as Proof
-from RAUSlicerLib.training import export, joint, matching
+from RAUSlicerLib.training import export, joint, matching, priors, refining
 from RAUSlicerLib.training.augment import Patch
+
+STAGES = ("matching", "joint", "refiner")
 
 
 @pytest.fixture(scope="module")
 def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """States of both stages after one step and a resumed second one."""
+    """States of all stages after one step and a resumed second one."""
     output = tmp_path_factory.mktemp("trained")
     options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
         patch.setattr(matching, "PATCH", {"heart_mr": (48, 48, 48)})
         patch.setattr(joint, "SHARE", {"heart_mr": 1.0})
+        patch.setattr(refining, "SIZES", ((24, 2),))
         for steps in (1, 2):
-            matching.train(Namespace(output=str(output / "matching"), steps=steps, **options))
-            joint.train(Namespace(output=str(output / "joint"), steps=steps, batch=1, **options))
-            for stage in ("matching", "joint"):
+            matching.run(Namespace(output=str(output / "matching"), steps=steps, **options))
+            joint.run(Namespace(output=str(output / "joint"), steps=steps, batch=1, **options))
+            if steps == 1:
+                states = (output / stage / "state.pt" for stage in ("matching", "joint"))
+                export.export(*states, None, output / "unrefined", None)
+                asked = {"model": str(output / "unrefined"), "split": "train", "references": 1, "domains": "heart_mr"}
+                priors.run(Namespace(data=hearts, output=output / "priors", **asked))
+            refining.run(Namespace(output=str(output / "refiner"), steps=steps, priors=output / "priors", **options))
+            for stage in STAGES:
                 state = (output / stage / "state.pt").read_bytes()
                 (output / f"{stage}-{steps}.pt").write_bytes(state)
     return output
 
 
-@pytest.mark.parametrize("stage", ["matching", "joint"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_resumes_at_the_step_it_stopped_at_and_learns(trained: Path, stage: str) -> None:
     first, second = (torch.load(trained / f"{stage}-{steps}.pt", weights_only=True) for steps in (1, 2))
     assert (first["step"], second["step"]) == (1, 2)
@@ -50,7 +59,7 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypa
     options = Namespace(
         data=str(hearts), output=str(trained / "matching"), steps=2, threads=1, seed=0, save_every=1, rate=1e-3, device="cpu"
     )
-    matching.train(options)
+    matching.run(options)
     assert (trained / "matching" / "state.pt").read_bytes() == before
 
 
@@ -58,7 +67,7 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypa
 def exported(trained: Path) -> RauModel:
     calibration = trained / "calibration.json"
     calibration.write_text(json.dumps({"intercept": -1.5, "weights": {"back": 2.5}}))
-    export.export(trained / "matching" / "state.pt", trained / "joint" / "state.pt", trained / "model", calibration)
+    export.export(*(trained / stage / "state.pt" for stage in STAGES), trained / "model", calibration)
     return load_model(str(trained / "model"))
 
 
@@ -83,7 +92,7 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
 
 def test_an_exported_model_carries_calibration_card_and_licence(trained: Path, exported: RauModel) -> None:
     assert exported.calibration.confidence(Proof(0.6, 0, 0, 0, 0)) == pytest.approx(0.5)
-    for part in ("matching", "vlm", "sam2"):
+    for part in ("matching", "vlm", "sam2", "refiner"):
         card = (trained / "model" / part / "README.md").read_text()
         assert "Not a medical device" in card and "2 steps done" in card and "license: cc-by-nc-sa-4.0" in card
 
@@ -93,7 +102,7 @@ def test_a_state_that_lacks_tensors_is_not_exported(trained: Path, tmp_path: Pat
     del state["ema"]["net.coarse.weight"]
     torch.save(state, tmp_path / "broken.pt")
     with pytest.raises(RuntimeError, match="coarse"):
-        export.export(tmp_path / "broken.pt", trained / "joint" / "state.pt", tmp_path / "model", None)
+        export.export(tmp_path / "broken.pt", trained / "joint" / "state.pt", None, tmp_path / "model", None)
     assert not (tmp_path / "model").exists()
 
 

@@ -62,9 +62,13 @@ class Match:
 
         The mean of two ways: attention on the working grid knows what a voxel looks like, the warped masks have the full resolution.
         """
-        attended = carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
+        attended = self.attend(structures, radius=radius)
         warped = warp_structures(self.reference, structures, self.transform, frame, ignore, CancelToken())
         return {structure: weighted([(mask, 0.5), (warped[structure], 0.5)], frame) for structure, mask in attended.items()}
+
+    def attend(self, structures: Sequence[Structure], *, radius: int = 2) -> dict[Structure, SoftMask]:
+        """The structures' probabilities on the target's working grid, from attention around the matched places alone."""
+        return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
 
 
 class Matcher:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...models.blocks import Block, Up, fast_layout, padded_to
+
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
 _DETAIL = 2
 
@@ -36,41 +38,6 @@ class MatchingConfig:
         return {"model_type": "rau_matching", **asdict(self)}
 
 
-class _Block(nn.Module):
-    """Two convolutions with a shortcut; one normalization, since it costs more time than a convolution on a CPU."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.first = nn.Conv3d(width_in, width_out, 3, padding=1)
-        self.norm = nn.GroupNorm(min(8, width_out // 4), width_out)
-        self.second = nn.Conv3d(width_out, width_out, 3, padding=1)
-        self.shortcut = nn.Conv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.norm(self.first(x)))
-        return F.gelu(self.second(y) + self.shortcut(x))
-
-
-class _Up(nn.Module):
-    """Doubles the resolution: each voxel becomes eight, each by a linear map of its own."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width_in, 8 * width_out)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, D, H, W)
-        y = self.linear(x.permute(0, 2, 3, 4, 1))
-        batch, depth, height, width, channels = y.shape
-        y = y.view(batch, depth, height, width, 2, 2, 2, channels // 8).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        return y.reshape(batch, 2 * depth, 2 * height, 2 * width, channels // 8).permute(0, 4, 1, 2, 3)
-
-    def at(self, rows: Tensor, voxels: Tensor) -> Tensor:
-        """The same for single voxels: ``rows`` (N, C) are features of the voxels that hold ``voxels`` (N, 3), (z, y, x)."""
-        corner = (voxels & 1) @ torch.tensor([4, 2, 1], device=voxels.device)
-        values = self.linear(rows).view(len(rows), 8, -1)
-        return values.gather(1, corner[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
-
-
 def _gather(features: Tensor, at: Tensor) -> Tensor:
     """Rows (N, C) of features (B, C, D, H, W) at (N, 4); index_select's backward is an order of magnitude faster than that of indexing."""
     depth, height, width = features.shape[2:]
@@ -93,10 +60,10 @@ class MatchingNet(nn.Module):
         self.config = config or MatchingConfig()
         widths, hidden = self.config.widths, self.config.hidden
         self.stem = nn.Conv3d(1, widths[0], 4, stride=2, padding=1)
-        self.encoder = nn.ModuleList(_Block(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
-        self.up = nn.ModuleList(_Up(b, a) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(_Block(a, a) for a in widths[:-1])
-        self.fine_up = _Up(widths[0], hidden)
+        self.encoder = nn.ModuleList(Block(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
+        self.up = nn.ModuleList(Up(b, a) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(Block(a, a) for a in widths[:-1])
+        self.fine_up = Up(widths[0], hidden)
         self.detail = nn.Conv3d(1, hidden, 2 * _DETAIL + 1)
         self.fine = nn.Linear(hidden, self.config.fine_dim)
         self.coarse = nn.Linear(widths[1], self.config.coarse_dim)
@@ -104,13 +71,7 @@ class MatchingNet(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Decoder features at strides 2, 4, 8, ... for an image of shape (B, 1, D, H, W) in 0 to 1."""
         step = 2 ** len(self.encoder)
-        padding: list[int] = []
-        for extent in reversed(image.shape[2:]):
-            padding += [0, -extent % step]
-        x = F.pad(image - 0.3, padding, value=-0.3)
-        if x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = self.stem(x)
+        x = self.stem(fast_layout(padded_to(image - 0.3, step, -0.3)))
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else F.max_pool3d(x, 2))

@@ -1,0 +1,99 @@
+"""The loop that every stage trains in: schedule, averaged weights, log and a state to go on from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+_WARM_UP = 50
+_LOG_EVERY = 50
+
+
+def options(description: str | None, output: str, steps: int, rate: float) -> argparse.ArgumentParser:
+    """The command line that all stages share, with a stage's defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with splits.json and one folder a domain")
+    parser.add_argument("--output", default=output, help="folder of state.pt and log.jsonl; an interrupted run goes on from there")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rate", type=float, default=rate, help="highest learning rate")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu keeps it off a GPU")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=100)
+    return parser
+
+
+def train(
+    trainee: nn.Module,
+    draw: Callable[[np.random.Generator], tuple[str, tuple[Any, ...]]],
+    weights: Mapping[str, float],
+    args: argparse.Namespace,
+    *,
+    decay: float = 0.02,
+) -> None:
+    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one.
+
+    Args:
+        trainee: Its forward takes what ``draw`` returns and gives named losses; names without a weight are only logged.
+        draw: Makes a step's name for the log and its arguments.
+        weights: Of the losses.
+        args: As parsed by `options`.
+        decay: Weight decay of matrices.
+    """
+    accelerator = Accelerator(cpu=args.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    torch.set_num_threads(args.threads)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    matrices, vectors = [p for p in trainee.parameters() if p.ndim > 1], [p for p in trainee.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98)))
+    ema = {key: value.clone() for key, value in trainee.state_dict().items()}
+    first = 0
+    state_file = output / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
+        trainee.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema, first = state["ema"], state["step"]
+    rng = np.random.default_rng([args.seed, first, accelerator.process_index])
+    recent: dict[str, list[float]] = {}
+    start = time.time()
+    for step in range(first, args.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
+        name, arguments = draw(rng)
+        parts = model(*arguments)
+        loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        keep = min(0.998, (step + 1) / (step + 20))
+        with torch.no_grad():
+            for key, value in trainee.state_dict().items():
+                ema[key].lerp_(value, 1 - keep)
+        for key, value in parts.items():
+            recent.setdefault(f"{name}/{key}", []).append(value.item())
+        if not accelerator.is_main_process:
+            continue
+        if (step + 1) % _LOG_EVERY == 0:
+            means = {key: round(float(np.mean(values[-_LOG_EVERY // 2 :])), 3) for key, values in sorted(recent.items())}
+            with (output / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            temporary = state_file.with_suffix(".tmp")
+            made = {"model": trainee.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
+            torch.save(made, temporary)
+            temporary.replace(state_file)

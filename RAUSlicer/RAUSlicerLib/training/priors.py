@@ -1,0 +1,156 @@
+"""Stage 2, first half: matches training cases to each other and keeps what the mask refiner will see of them.
+
+    python -m RAUSlicerLib.training.priors --data ../shared/data --model embedded --output work/priors --references 2
+
+Each file holds one pair: both volumes on the target's fine grid, the carried structures and the truth. What is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..imaging.frame import canonical, resample
+from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..localization.matching.matcher import Matcher
+from ..models.device import choose_device, keep_memory, release_memory
+from ..models.rau import load_model
+from ..progress import CancelToken, ignore
+from ..segmentation.refiner import Overlay, overlay
+from .cases import IGNORED, subject_of
+
+_FEWEST = 50
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A matched pair on the target's fine grid; arrays (z, y, x).
+
+    ``target``, ``reference``, ``first`` and ``second`` are uint8, 255 is 1: intensities, and the largest and second largest probability
+    that any structure has at a voxel. ``owner``, ``warped`` and ``truth`` are numbers of structures, from 1 on. ``attended`` holds each
+    structure's probabilities (uint8) and where in the grid they begin.
+    """
+
+    domain: str
+    target: np.ndarray
+    reference: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    owner: np.ndarray
+    warped: np.ndarray
+    truth: np.ndarray
+    attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
+
+    def save(self, path: Path) -> None:
+        """Write to ``path``, whole or not at all."""
+        planes = {name: getattr(self, name) for name in ("target", "reference", "first", "second", "owner", "warped", "truth")}
+        starts = np.array([start for _, start in self.attended], np.int32)
+        shapes = np.array([values.shape for values, _ in self.attended], np.int32)
+        values = np.concatenate([values.ravel() for values, _ in self.attended])
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, domain=np.array(self.domain), starts=starts, shapes=shapes, values=values, **planes)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Prior:
+        """Read what `save` has written."""
+        with np.load(path, allow_pickle=False) as kept:
+            values, at, attended = kept["values"], 0, []
+            for start, shape in zip(kept["starts"], kept["shapes"], strict=True):
+                count = int(np.prod(shape))
+                attended.append((values[at : at + count].reshape(shape), (int(start[0]), int(start[1]), int(start[2]))))
+                at += count
+            planes = {name: kept[name] for name in ("target", "reference", "first", "second", "owner", "warped", "truth")}
+            return cls(domain=str(kept["domain"]), attended=tuple(attended), **planes)
+
+
+def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], seed: int = 5) -> Iterator[tuple[str, str, str]]:
+    """(domain, reference, target): each target of a split with some training cases of other people; domains take turns."""
+    splits = json.loads((data / "splits.json").read_text())
+    rng = np.random.default_rng(seed)
+    queues = []
+    for domain in domains:
+        queue = []
+        for target in splits[domain][split]:
+            others = [case for case in splits[domain]["train"] if subject_of(domain, case, splits) != subject_of(domain, target, splits)]
+            queue.append([(domain, str(case), target) for case in rng.permutation(others)[:references]])
+        # The first reference of every target comes before the second one of any: an early stop leaves all targets.
+        queues.append([chosen[number] for number in range(references) for chosen in queue if number < len(chosen)])
+    for number in range(max(map(len, queues))):
+        yield from (queue[number] for queue in queues if number < len(queue))
+
+
+def whole(data: Path, domain: str, case: str) -> Reference:
+    """A case with all its labels that mark a structure."""
+    labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
+    values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
+    kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in IGNORED.get(domain, ())]
+    structures = tuple(Structure(value, f"label {value}") for value in kept)
+    return Reference(sitk.ReadImage(str(data / domain / f"{case}.nii.gz")), Segmentation(labels, structures))
+
+
+def make(matcher: Matcher, domain: str, reference: Reference, target: Reference) -> Prior:
+    """Match and lay over."""
+    match = matcher.match(reference, target.volume, ignore, CancelToken())
+    assert match is not None
+    over = overlay(match, target.volume)
+    first, second, owner = over.rivals()
+    labels = sitk.GetArrayFromImage(resample(canonical(target.segmentation.labelmap), over.grid, nearest=True))
+    table = np.zeros(int(labels.max()) + 1, np.uint8)
+    for number, structure in enumerate(over.attended, start=1):
+        if structure.label < len(table):
+            table[structure.label] = number
+    attended = tuple((_bytes(values), _corner(over, structure)) for structure, (values, _) in over.attended.items())
+    planes = (
+        _bytes(over.target),
+        _bytes(over.reference),
+        _bytes(first),
+        _bytes(second),
+        owner.astype(np.uint8),
+        over.warped.astype(np.uint8),
+    )
+    return Prior(domain, *planes, table[labels], attended)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(values.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+
+
+def _corner(over: Overlay, structure: Structure) -> tuple[int, int, int]:
+    z, y, x = (side.start for side in over.attended[structure][1])
+    return z, y, x
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make what is missing."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    keep_memory()
+    matcher = Matcher(load_model(options.model).matching, choose_device("auto"))
+    matcher.polished = False
+    for domain, reference, target in pairs(options.data, options.split, options.references, tuple(options.domains.split(","))):
+        path = options.output / f"{domain}-{reference}-{target}.npz"
+        if not path.exists():
+            make(matcher, domain, whole(options.data, domain, reference), whole(options.data, domain, target)).save(path)
+            release_memory()
+
+
+def main() -> None:
+    """As the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--output", type=Path, default=Path("work/priors"))
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--references", type=int, default=2, help="for each target")
+    parser.add_argument("--domains", default="brain_t1,abdomen_ct,heart_mr")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

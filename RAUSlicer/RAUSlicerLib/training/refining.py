@@ -1,0 +1,190 @@
+"""Stage 2, second half: trains the mask refiner on matched pairs, one structure at a time.
+
+    python -m RAUSlicerLib.training.priors --references 2
+    python -m RAUSlicerLib.training.refining --output work/refiner --steps 6000
+
+What is to be drawn is never named, and some of it is several structures taken as one, so that structures nobody trained on can be refined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..models.device import autocast
+from ..segmentation.refiner import Window, inner
+from ..segmentation.refiner_network import RefinerConfig, RefinerNet
+from .augment import random_affine, recolor
+from .loop import options, train
+from .priors import Prior
+
+SHARE = {"brain_t1": 0.42, "abdomen_ct": 0.42, "heart_mr": 0.16}
+# Side of a patch in voxels and how many there are in a step: small structures are seen alone, large ones in part.
+SIZES = ((40, 4), (48, 3), (64, 1))
+WEIGHTS = {"cross_entropy": 1.0, "dice": 1.0}
+_UNION, _ALONE, _NEW_CONTRAST = 0.12, 0.15, 0.15
+# How far the carried structure may be moved beside the target, in voxels: what was matched in training lies better than what will be.
+_DRIFT = 4.0
+_PLACES = 300
+
+
+class Trainee(nn.Module):
+    """The network; forward gives losses."""
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.net = RefinerNet(config)
+
+    def forward(self, crops: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Losses for crops (B, 5, D, H, W) with masks (B, D, H, W); beside them, Dice before and after, which only is logged."""
+        device = next(self.parameters()).device
+        crops, truth = crops.to(device), truth.to(device)
+        with autocast(device):
+            logits = self.net(crops)
+        share = logits.sigmoid()
+        carried = (crops[:, 2] + crops[:, 3]) / 2
+        drawn = (truth.flatten(1).sum(1) > 0).float()
+        overlap = 1 - (2 * (share * truth).flatten(1).sum(1) + 20) / ((share + truth).flatten(1).sum(1) + 20)
+        before, after = ((_dice(mask > 0.5, truth > 0.5) * drawn).sum() / drawn.sum().clamp(min=1) for mask in (carried, share.detach()))
+        return {
+            "cross_entropy": F.binary_cross_entropy_with_logits(logits, truth),
+            "dice": overlap.mean(),
+            "before": before,
+            "after": after,
+        }
+
+
+def _dice(first: Tensor, second: Tensor) -> Tensor:
+    both = (first & second).flatten(1).sum(1)
+    return 2 * both / (first.flatten(1).sum(1) + second.flatten(1).sum(1)).clamp(min=1)
+
+
+class Sampler:
+    """Draws patches of matched pairs."""
+
+    def __init__(self, pairs: list[Prior]) -> None:
+        self._pools = {domain: [_Pool(pair, seed) for seed, pair in enumerate(pairs) if pair.domain == domain] for domain in SHARE}
+        self._domains = [domain for domain in SHARE if self._pools[domain]]
+
+    def __call__(self, rng: np.random.Generator) -> tuple[str, tuple[Tensor, Tensor]]:
+        """The domain's name, and crops and masks as for `Trainee`."""
+        weights = np.array([SHARE[domain] for domain in self._domains])
+        domain = str(rng.choice(self._domains, p=weights / weights.sum()))
+        size, count = SIZES[int(rng.integers(len(SIZES)))]
+        made: list[tuple[Tensor, Tensor]] = []
+        while len(made) < count:
+            pool = self._pools[domain]
+            one = pool[int(rng.integers(len(pool)))].patch(size, rng)
+            if one is not None:
+                made.append(one)
+        crops, truth = zip(*made, strict=True)
+        return domain[:5], (torch.stack(crops), torch.stack(truth))
+
+
+class _Pool:
+    """A matched pair and, for each structure, some of the voxels where it is or was carried to."""
+
+    def __init__(self, pair: Prior, seed: int) -> None:
+        self._pair = pair
+        rng = np.random.default_rng(seed)
+        self._places: dict[int, np.ndarray] = {}
+        for planes in (pair.truth, pair.warped):
+            for number, window in enumerate(ndimage.find_objects(planes), start=1):
+                if window is not None:
+                    inside = np.argwhere(planes[window] == number)
+                    some = inside[rng.integers(len(inside), size=_PLACES)] + [side.start for side in window]
+                    self._places[number] = np.concatenate([self._places.get(number, some[:0]), some])
+
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor] | None:
+        """See `patch`; None if the pair doesn't have the structure that was drawn."""
+        number = int(rng.integers(1, len(self._pair.attended) + 1))
+        if number not in self._places:
+            return None
+        return patch(self._pair, number, self._places[number][int(rng.integers(len(self._places[number])))], size, rng)
+
+
+def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor] | None:
+    """A crop (5, size, size, size) around a voxel of a structure, and the structure's mask there; None outside of the volume."""
+    chosen, centre = [number], place.astype(np.float64)
+    if rng.random() < _UNION:
+        # With neighbours it makes a structure that nobody has named.
+        near = pair.warped[tuple(slice(max(int(c) - 10, 0), int(c) + 10) for c in centre)]
+        others = [int(n) for n in np.unique(near) if n and n != chosen[0]]
+        chosen += [int(n) for n in rng.permutation(others)[: int(rng.integers(1, 4))]]
+    centre += rng.uniform(-0.25, 0.25, 3) * size
+    affine = random_affine(rng, (15.0, 12.0, 12.0), 0.15)
+    reach = np.abs(affine).sum(1) * size / 2 + _DRIFT + 2
+    window = _clipped(centre - reach, centre + reach, pair.truth.shape)
+    if window is None:
+        return None
+    planes = torch.from_numpy(_planes(pair, chosen, window, alone=bool(rng.random() < _ALONE)))
+    axis = torch.arange(size).float() - (size - 1) / 2
+    where = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1) @ torch.from_numpy(affine.T).float()
+    where = where + torch.from_numpy(centre - [side.start for side in window]).float()
+    moved = where
+    if rng.random() < 0.5:
+        knots = torch.from_numpy(rng.normal(0, _DRIFT / 2 * rng.random(), (1, 3, 3, 3, 3))).float().clamp(-_DRIFT, _DRIFT)
+        moved = where + F.interpolate(knots, size=(size,) * 3, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
+    own, carried = _at(planes[[0, 5]], where), _at(planes[1:5], moved)
+    wild = rng.random() < _NEW_CONTRAST
+    target = recolor(own[0], rng, contrast=wild and bool(rng.random() < 0.7))
+    reference = recolor(carried[0], rng, contrast=wild and bool(rng.random() < 0.7))
+    return torch.cat([target[None], reference[None], carried[1:]]), (own[1] > 0.5).float()
+
+
+def _planes(pair: Prior, chosen: list[int], window: Window, *, alone: bool) -> np.ndarray:
+    """(6, d, h, w): what the network sees of a window, as in `Overlay.crops`, and the truth."""
+    shape = [side.stop - side.start for side in window]
+    out = np.zeros((6, *shape), np.float32)
+    out[0], out[1] = pair.target[window] / 255, pair.reference[window] / 255
+    warped = torch.from_numpy(np.isin(pair.warped[window], chosen).astype(np.float32))
+    out[2] = F.avg_pool3d(F.pad(warped[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0].numpy()
+    for number in chosen:
+        values, start = pair.attended[number - 1]
+        box = [slice(max(s, a.start), min(s + n, a.stop)) for s, n, a in zip(start, values.shape, window, strict=True)]
+        if all(side.stop > side.start for side in box):
+            z, y, x = box
+            inside = tuple(slice(side.start - s, side.stop - s) for side, s in zip(box, start, strict=True))
+            out[3][inner((z, y, x), window)] += values[inside] / 255
+    np.minimum(out[3], 1, out=out[3])
+    if not alone:
+        mine = np.isin(pair.owner[window], chosen)
+        out[4] = np.where(mine, 0 if len(chosen) > 1 else pair.second[window], pair.first[window]) / 255
+    out[5] = np.isin(pair.truth[window], chosen)
+    return out
+
+
+def _clipped(low: np.ndarray, high: np.ndarray, shape: tuple[int, ...]) -> Window | None:
+    sides = [slice(max(math.floor(a), 0), min(math.ceil(b) + 1, n)) for a, b, n in zip(low, high, shape, strict=True)]
+    return (sides[0], sides[1], sides[2]) if all(side.stop - side.start > 1 for side in sides) else None
+
+
+def _at(planes: Tensor, where: Tensor) -> Tensor:
+    """Values (C, d, h, w) of planes at voxel positions (d, h, w, 3)."""
+    unit = where / (torch.tensor(planes.shape[1:]).float() - 1) * 2 - 1
+    return F.grid_sample(planes[None], unit.flip(-1)[None], align_corners=True)[0]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as asked for."""
+    torch.manual_seed(args.seed)
+    sampler = Sampler([Prior.load(path) for path in sorted(args.priors.glob("*.npz"))])
+    train(Trainee(RefinerConfig()).to(memory_format=torch.channels_last_3d), sampler, WEIGHTS, args)
+
+
+def main() -> None:
+    """Train as the command line says."""
+    parser = options(__doc__, "work/refiner", 6000, 2e-3)
+    parser.add_argument("--priors", type=Path, default=Path("work/priors"), help="folder of `RAUSlicerLib.training.priors`")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
