@@ -33,8 +33,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     bars = command.add_argument_group("suite bars")
     bars.add_argument(
         "--methods",
-        help="separated by commas, run on every pair: copy, affine, demons, elastix, ants, sam2-memory, rauslicer, rauslicer-alone (no "
-        "registration prompt), rauslicer-registration (default: what each kind of pair needs)",
+        help="separated by commas, run on every pair: copy, affine, demons, elastix, ants, sam2-memory, rauslicer, "
+        "rauslicer-registration (default: what each kind of pair needs)",
     )
     bars.add_argument(
         "--variants",

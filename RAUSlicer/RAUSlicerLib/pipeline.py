@@ -40,8 +40,8 @@ class Pipeline:
         self.device = choose_device(device)
         self.model: RauModel = load_model(model)
         self.matcher = Matcher(self.model.matching, self.device)
-        self.vision = Vision(self.matcher, self.model.segmenter, self.device)
-        self.refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
+        refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
+        self.vision = Vision(self.matcher, self.model.segmenter, self.device, refiner)
         self.propagator = Sam2Propagator(self.vision)
         self.calibration = self.model.calibration
         self.warm: Warm | None = None
@@ -115,7 +115,7 @@ class Pipeline:
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":
-            return VlmLocalizer(self.model.vlm, self.vision, self.refiner)
+            return VlmLocalizer(self.model.vlm, self.vision)
         if name == "registration":
             return RegistrationLocalizer()
         raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")

@@ -15,6 +15,8 @@ from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
 from .models.device import autocast, keep_memory, release_memory
 from .progress import CancelToken, ProgressCallback, ProgressEvent, part
+from .results import SoftMask
+from .segmentation.refiner import Refiner
 from .segmentation.sam2 import MemorySegmenter, SliceFeatures
 
 STAGE = "reading slices"
@@ -87,11 +89,15 @@ class MatchedSlices:
 
 
 class Vision:
-    """Matches and encodes once a run, for whoever asks first; localizer and propagator hold the same one."""
+    """Matches and encodes once a run, for whoever asks first; localizer and propagator hold the same one.
 
-    def __init__(self, matcher: Matcher, segmenter: MemorySegmenter, device: torch.device) -> None:
+    With a ``refiner`` carried structures are redrawn; without, they stay as matched.
+    """
+
+    def __init__(self, matcher: Matcher, segmenter: MemorySegmenter, device: torch.device, refiner: Refiner | None = None) -> None:
         keep_memory()
         self._matcher = matcher
+        self._refiner = refiner
         self.segmenter = segmenter.to(device).eval()
         self.device = device
         self._for: tuple[Sequence[Reference], sitk.Image] | None = None
@@ -119,6 +125,12 @@ class Vision:
             return None
         self._for, self._slices = (references, target), slices
         return slices
+
+    def carry(self, match: Match, target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken) -> dict[Structure, SoftMask]:
+        """The structures' probabilities in the target; those that the reference lacks are left out. Partly empty after a cancel."""
+        if self._refiner is None:
+            return match.carry(structures, canonical(target))
+        return self._refiner.refine(match, target, structures, cancel)
 
     @property
     def matches(self) -> list[Match]:

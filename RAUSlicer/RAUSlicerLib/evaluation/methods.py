@@ -26,7 +26,7 @@ from ..results import Localization, Status
 from ..segmentation.resolution import resolve
 from .boxes import Box, box_around, mask_box
 
-OURS, ALONE, MEMORY, COPY, DEMONS = "rauslicer", "rauslicer-alone", "sam2-memory", "copy", "demons"
+OURS, MEMORY, COPY, DEMONS = "rauslicer", "sam2-memory", "copy", "demons"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ class Method:
     localizer: str = "vlm"
     package: str | None = None
     weights: bool = False
-    # Whether registration may sharpen what the network has matched.
-    polished: bool = True
 
 
 METHODS = {
@@ -55,7 +53,6 @@ METHODS = {
     "ants": Method("ants", "baselines.ants:AntsPropagator", package="ants"),
     MEMORY: Method("model", "baselines.sam2_memory:Sam2MemoryPropagator", weights=True),
     OURS: Method("model", weights=True),
-    ALONE: Method("model", weights=True, polished=False),
     "rauslicer-registration": Method("model", localizer="registration", weights=True),
 }
 # What is run on a trial unless methods are named. Variants and further references need those that a bar speaks of; the pipeline with the
@@ -165,7 +162,6 @@ class Bench:
         from ..pipeline import Pipeline
 
         pipeline, load = self._opened("pipeline", lambda: Pipeline(self._model, self._device))
-        pipeline.matcher.polished = method.polished
         names = [structure.name for structure in structures]
         start = time.perf_counter()
         result = pipeline.transfer(list(references), target, names, localizer=method.localizer)

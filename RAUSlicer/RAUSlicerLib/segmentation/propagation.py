@@ -24,6 +24,8 @@ _NEAREST = 3
 _PIXELS = 8
 _OBJECTS = 12
 _EMPTY = 0.02
+# A slice is left as the prior has it where less than this share of the structure's area is undecided: SAM2 takes most of the time of a run.
+_DOUBT = 1.0
 # Two slices in a row without a voxel end a structure.
 _PATIENCE = 2
 
@@ -78,10 +80,10 @@ class Sam2Propagator:
             for track in tracks:
                 track.frames = [*self._frames(slices, track.edits), *(frames or {}).get(track.structure, ())]
             for step in range(len(slices)):
+                for direction in (-1, 1) if step else (1,):
+                    self._advance(slices, tracks, step * direction, cancel)
                 if cancel.cancelled:
                     return out
-                for direction in (-1, 1) if step else (1,):
-                    self._advance(slices, tracks, step * direction)
                 fraction = (number + (step + 1) / len(slices)) / len(groups)
                 progress(ProgressEvent(STAGE, 0.1 + 0.9 * fraction))
             for track in tracks:
@@ -89,8 +91,11 @@ class Sam2Propagator:
                 progress(ProgressEvent(STAGE, 0.1 + 0.9 * (number + 1) / len(groups), track.structure.name))
         return out
 
-    def _advance(self, slices: MatchedSlices, tracks: Sequence[_Track], offset: int) -> None:
-        """One slice further for every track that has not ended on that side; tracks on the same slice form a batch."""
+    def _advance(self, slices: MatchedSlices, tracks: Sequence[_Track], offset: int, cancel: CancelToken) -> None:
+        """One slice further for every track that has not ended on that side; tracks on the same slice form a batch.
+
+        Incomplete after a cancel: with a large model a batch takes as long as a user will wait.
+        """
         wanted: dict[int, list[_Track]] = {}
         for track in tracks:
             level = track.start + offset
@@ -102,8 +107,13 @@ class Sam2Propagator:
             for track in here:
                 batches.setdefault((track.prompted(level), track.slots(level)), []).append(track)
             for (_, slots), batch in batches.items():
-                decoded = self._decode(slices, batch, level) if slots else [track.prior_logits(level) for track in batch]
-                for track, logits in zip(batch, decoded, strict=True):
+                if cancel.cancelled:
+                    return
+                sure = [track for track in batch if not slots or track.sure(level)]
+                unsure = [track for track in batch if track not in sure]
+                for track in sure:
+                    track.keep(level, track.prior_logits(level), offset)
+                for track, logits in zip(unsure, self._decode(slices, unsure, level) if unsure else (), strict=True):
                     track.keep(level, logits, offset)
 
     def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
@@ -177,6 +187,7 @@ class _Track:
         prior = localization.prior if use_prior else None
         self._sharp = prior
         self._prior = prior.spread(slices.grid) if prior is not None else np.zeros((len(slices), size, size), np.float16)
+        self._doubt = _doubt(self._prior) if prior is not None else np.full(len(slices), np.inf)
         self.masks = [reference.masks(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
         self.cache: dict[tuple[int, int], Tensor] = {}
@@ -227,6 +238,10 @@ class _Track:
     def prompted(self, level: int) -> bool:
         return level in self.localization.prompts
 
+    def sure(self, level: int) -> bool:
+        """Whether the prior says enough of this slice. What the user has painted is always carried on."""
+        return not self.frames and bool(self._doubt[level] < _DOUBT)
+
     def nearest_frame(self, level: int) -> int | None:
         """The number of the frame nearest to a slice."""
         return min(range(len(self.frames)), key=lambda number: abs(self.frames[number].level - level)) if self.frames else None
@@ -260,6 +275,12 @@ class _Track:
         first, last = min(self._kept), max(self._kept)
         empty = np.zeros_like(next(iter(self._kept.values())))
         return cropped(np.stack([self._kept.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
+
+
+def _doubt(prior: np.ndarray) -> np.ndarray:
+    """The undecided area of every slice of probabilities (N, S, S), as a share of what is inside: 0 sure, 1 and more anything."""
+    share = prior.astype(np.float32)
+    return np.minimum(share, 1 - share).sum((1, 2)) / np.maximum((share > 0.5).sum((1, 2)), _PIXELS)
 
 
 def cropped(stack: np.ndarray, first: int, grid: sitk.Image) -> SoftMask:

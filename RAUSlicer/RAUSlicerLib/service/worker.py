@@ -22,12 +22,12 @@ from ..errors import OutputError, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from .folder import remove
 from .protocol import LONGEST_LINE, REQUESTS, BusyError, CancelledError, Message, ProtocolError, decode, encode, error_fields
-from .runs import Runner
+from .runs import RETRY_STAGE, Runner
 
 # A run asks between steps whether it was cancelled. Where a step takes longer than this, the user is answered without waiting for it.
 _PATIENCE_S = 1.5
-# From this stage on there may be finished structures, which are waited for.
-_FINISHING = ("segmentation", "confidence", "done")
+# From this stage on all structures are finished. Finished ones are waited for; their names come with the progress.
+_FINISHING = ("confidence", "done")
 
 
 class InternalError(RAUSlicerError):
@@ -113,7 +113,7 @@ class Worker:
             self._current = None
         error = CancelledError(
             "The run was cancelled before a structure was finished.",
-            "It was still reading, loading or matching.",
+            "It was in the middle of a long step.",
             "Start again when you like.",
         )
         self._channel.send_error(id_, error)
@@ -175,7 +175,10 @@ class Worker:
             with self._lock:
                 if self._current != id_:
                     return
-                self._finishing = event.stage in _FINISHING
+                if event.stage == RETRY_STAGE:
+                    self._finishing = False
+                elif event.structure is not None or event.stage in _FINISHING:
+                    self._finishing = True
             self._channel.send("progress", id_, stage=event.stage, fraction=event.fraction, structure=event.structure)
 
         return report

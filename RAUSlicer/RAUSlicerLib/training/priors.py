@@ -132,7 +132,6 @@ def run(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     keep_memory()
     matcher = Matcher(load_model(options.model).matching, choose_device("auto"))
-    matcher.polished = False
     for domain, reference, target in pairs(options.data, options.split, options.references, tuple(options.domains.split(","))):
         path = options.output / f"{domain}-{reference}-{target}.npz"
         if not path.exists():

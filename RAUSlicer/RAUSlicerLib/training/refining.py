@@ -1,7 +1,7 @@
 """Stage 2, second half: trains the mask refiner on matched pairs, one structure at a time.
 
     python -m RAUSlicerLib.training.priors --references 2
-    python -m RAUSlicerLib.training.refining --output work/refiner --steps 6000
+    python -m RAUSlicerLib.training.refining --output work/refining --steps 6000
 
 What is to be drawn is never named, and some of it is several structures taken as one, so that structures nobody trained on can be refined.
 """
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Train as the command line says."""
-    parser = options(__doc__, "work/refiner", 6000, 2e-3)
+    parser = options(__doc__, "work/refining", 6000, 2e-3)
     parser.add_argument("--priors", type=Path, default=Path("work/priors"), help="folder of `RAUSlicerLib.training.priors`")
     run(parser.parse_args())
 

@@ -17,7 +17,7 @@ from . import settings
 _REQUIREMENTS = Path(__file__).parents[2] / "Resources" / "requirements.txt"
 # Measured on disk with torch 2.14 for CUDA on Linux, and the packages of requirements.txt with sam2; a torch for the CPU alone is smaller.
 _TORCH_GB = "1 to 5"
-_OTHERS_GB = "0.5"
+_OTHERS_GB = "0.4"
 
 
 def missing_packages(requirements: Path = _REQUIREMENTS) -> list[str]:

@@ -39,7 +39,7 @@ class Panel(VTKObservationMixin, Listener):
         self._parameters: Parameters | None = None
         self._binding = None
         self._shown_result = None
-        self._job = None
+        self._job = self._late_job = None
         self._stage = ""
         self._entered = False
         self.ui = slicer.util.childWidgetVariables(widget)
@@ -280,7 +280,6 @@ class Panel(VTKObservationMixin, Listener):
         except RAUSlicerError as error:
             self._show_failure(error.problem, error.explanation, error.solution)
             return
-        self._job, self._stage = job, ""
         inputs = job.inputs
         for role, node in (
             ("reference", inputs.reference_volume),
@@ -292,6 +291,9 @@ class Panel(VTKObservationMixin, Listener):
         self._run.show_running(True)
         # The snapshot of large volumes takes a moment; the user sees the panel react first.
         slicer.app.processEvents()
+        # Meanwhile a late result may have come.
+        self._run.show_running(True)
+        self._job, self._stage = job, ""
         self._controller.run(job, self)
         self._refresh()
 
@@ -313,8 +315,14 @@ class Panel(VTKObservationMixin, Listener):
             self._stage = stage
             self._log.log.add(f"{stage} ({round(100 * fraction)} %)")
 
-    def finished(self, node, transfer) -> None:
+    def released(self) -> None:
+        self._late_job, self._job = self._job, None
         self._run.show_running(False)
+        self._run.show_message(*words.still_coming())
+        self._refresh()
+
+    def finished(self, node, transfer) -> None:
+        job = self._ended()
         seconds = sum(transfer.timings.values()) or None
         note = words.run_note(seconds, transfer.cancelled, node is not None)
         self._log.log.add(f"{len(transfer.results)} structures; {note}")
@@ -331,27 +339,35 @@ class Panel(VTKObservationMixin, Listener):
             if node is None:
                 self._results.show(None, note, [record.row_of(result) for result in transfer.results])
             else:
-                self._show_written(node, note, transfer)
-        self._job = None
+                self._show_written(node, note, transfer, job)
         self._refresh()
         if transfer.warnings:
             self._run.show_message(_("Please note"), "\n".join(transfer.warnings))
 
     def failed(self, problem: str, explanation: str, solution: str) -> None:
-        self._job = None
-        self._run.show_running(False)
+        self._ended()
         self._show_failure(problem, explanation, solution)
         self._refresh()
 
-    def _show_written(self, node, note: str, transfer) -> None:
+    def _ended(self):
+        """The job that has just ended; it may be the late one, with the next one waiting behind it."""
+        if self._job is not None and not self._controller.running:
+            job, self._job = self._job, None
+        else:
+            job, self._late_job = self._late_job, None
+            self._run.hide_message()
+        self._run.show_running(self._controller.running)
+        return job
+
+    def _show_written(self, node, note: str, transfer, job) -> None:
         sources = {result.structure.id or result.structure.name for result in transfer.results}
         rows = [row for row in record.rows_of(node) if row.present and row.source in sources]
         self._results.show(node, note)
         self._results.wrote([row.key for row in rows])
-        if isinstance(self._job, TransferJob):
+        if isinstance(job, TransferJob):
             # Two people's anatomy on top of each other misleads: the views show the target with its result alone.
-            views.show_volume(self._job.inputs.target_volume)
-            reference = self._job.inputs.reference_segmentation
+            views.show_volume(job.inputs.target_volume)
+            reference = job.inputs.reference_segmentation
             if reference is not None and reference.GetDisplayNode() is not None and reference.GetScene() is not None:
                 reference.GetDisplayNode().SetVisibility(False)
             self.ui.structuresSection.collapsed = True

@@ -22,12 +22,14 @@ class RunSection:
     def __init__(self, ui, clock: Callable[[], float] = time.monotonic) -> None:
         self._ui, self._clock = ui, clock
         self._left = TimeLeft()
-        self._running = False
+        self._running: bool | None = None
         self.hide_message()
         self.show_running(False)
 
     def show_running(self, running: bool) -> None:
-        """Put Cancel and the progress in the button's place, or the button back."""
+        """Put Cancel and the progress in the button's place, or the button back. Does nothing where it is so already."""
+        if running == self._running:
+            return
         if running:
             self._left.start(self._clock())
             self.progressed("starting", 0.0, None)

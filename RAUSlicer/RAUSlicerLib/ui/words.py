@@ -12,6 +12,7 @@ _SMALL, _LARGE = 0.5, 2.0
 _STATUSES = {"found": _("found"), "low confidence": _("uncertain"), "not found": _("not found")}
 _SYMBOLS = {"found": "✓", "low confidence": "?", "not found": "✗"}
 _STAGES = {
+    "waiting": _("Waiting for the last run to end"),
     "starting": _("Starting"),
     "loading": _("Loading the model"),
     "matching": _("Matching the two volumes"),
@@ -19,6 +20,8 @@ _STAGES = {
     "reading slices": _("Reading the slices"),
     "localization": _("Finding the structures"),
     "segmentation": _("Drawing"),
+    "correction": _("Updating"),
+    "retrying with less memory": _("Starting again with less memory"),
     "confidence": _("Checking the result"),
     "done": _("Writing the result"),
 }
@@ -132,6 +135,16 @@ def run_note(seconds: float | None, cancelled: bool, found: bool) -> str:
     if seconds is not None:
         notes.append(_("The run took {seconds} s.").format(seconds=max(round(seconds), 1)))
     return " ".join(notes)
+
+
+def still_coming() -> tuple[str, str]:
+    """What is said where finished structures take longer than the user should wait."""
+    return _("The run was cancelled."), _("What was finished is still being put together and appears here by itself.")
+
+
+def matched_again() -> str:
+    """Why an update took as long as a whole run."""
+    return _("The two volumes had to be matched again for this update, so it took longer; the next update of this structure will be fast.")
 
 
 def update_button(planes: int, box: bool) -> str:

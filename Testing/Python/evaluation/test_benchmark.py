@@ -38,7 +38,7 @@ def test_an_unknown_method_is_refused_before_anything_runs(tiny_data: Path) -> N
 
 def test_each_kind_of_trial_gets_the_methods_that_a_bar_needs() -> None:
     natural = default_methods(natural=True, references=1)
-    assert {"copy", "affine", "demons", "sam2-memory", "rauslicer", "rauslicer-alone"} <= set(natural) <= set(METHODS)
+    assert {"copy", "affine", "demons", "sam2-memory", "rauslicer"} <= set(natural) <= set(METHODS)
     assert OURS in default_methods(natural=False, references=1)
     assert default_methods(natural=True, references=3) == [OURS]
     assert DEMONS not in default_methods(natural=True, references=3)
@@ -177,15 +177,15 @@ def test_a_run_in_progress_is_stopped_by_a_cancel(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_ours_and_its_memory_alone_run_in_one_process_that_opens_the_model_once(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
-    names = ["rauslicer", "rauslicer-alone", "sam2-memory"]
+    names = ["rauslicer", "sam2-memory"]
     plan = plan_benchmark(
         tiny_data, domains=["bodies"], methods=names, limit=1, variants=["natural"], counts=[1], model=str(tiny_model), device="cpu"
     )
-    ours, alone, memory = go(plan, tmp_path).runs
-    assert [run.error for run in (ours, alone, memory)] == [None] * 3
-    assert ours.model == alone.model == memory.model != ""
-    assert (ours.load_seconds is not None, alone.load_seconds is None) == (True, True)
-    for score in (*ours.structures, *alone.structures):
+    ours, memory = go(plan, tmp_path).runs
+    assert [run.error for run in (ours, memory)] == [None] * 2
+    assert ours.model == memory.model != ""
+    assert ours.load_seconds is not None
+    for score in ours.structures:
         assert score.status in ("found", "low confidence", "not found") and 0 <= score.confidence <= 1
         assert score.presence is not None and score.box_iou is not None
     assert all(score.status is None and score.box_iou is None for score in memory.structures)

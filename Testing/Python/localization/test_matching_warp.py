@@ -1,4 +1,4 @@
-"""A match as a transform: exact on tilted grids, sharpened only where the volumes look alike."""
+"""A match as a transform, exact on tilted grids; and sums of masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.localization.matching.correspondence import positions
-from RAUSlicerLib.localization.matching.warp import field_transform, polish
+from RAUSlicerLib.localization.matching.warp import field_transform
 from RAUSlicerLib.results import SoftMask, weighted
 
 
@@ -19,13 +19,6 @@ def _tilted(size: tuple[int, int, int], spacing: float, angle: float, origin: tu
     grid.SetDirection((c, -s, 0, s, c, 0, 0, 0, 1))
     grid.SetOrigin(origin)
     return grid
-
-
-def _blobs(shift: float = 0.0) -> sitk.Image:
-    z, y, x = np.meshgrid(np.arange(24), np.arange(40), np.arange(40), indexing="ij")
-    body = ((z - 12) / 11) ** 2 + ((y - 20) / 18) ** 2 + ((x - 20) / 18) ** 2 < 1
-    core = ((z - 12) ** 2 + (y - 20) ** 2 + (x - 16 - shift) ** 2) < 36
-    return sitk.GetImageFromArray((body * 60.0 + core * 90.0).astype(np.float32))
 
 
 def test_a_field_sends_each_voxel_centre_to_its_place_in_the_reference() -> None:
@@ -39,27 +32,6 @@ def test_a_field_sends_each_voxel_centre_to_its_place_in_the_reference() -> None
         place = field[index[2], index[1], index[0]].numpy()[::-1] / 2.0
         expected = reference.TransformContinuousIndexToPhysicalPoint(place.astype(float).tolist())
         assert transform.TransformPoint(target.TransformIndexToPhysicalPoint(index)) == pytest.approx(expected, abs=1e-4)
-
-
-def test_polishing_follows_borders_that_the_match_missed() -> None:
-    target, reference = _blobs(shift=2.0), _blobs()
-    identity = sitk.DisplacementFieldTransform(sitk.Image(target.GetSize(), sitk.sitkVectorFloat64, 3))
-
-    polished = polish(identity, target, reference, 1.55)
-
-    def error(transform: sitk.Transform) -> float:
-        moved = sitk.Resample(reference, target, transform, sitk.sitkLinear, 0.0)
-        return float(np.abs(sitk.GetArrayFromImage(moved) - sitk.GetArrayFromImage(target)).mean())
-
-    assert error(polished) < 0.5 * error(identity)
-
-
-def test_volumes_that_look_different_are_left_as_matched() -> None:
-    target = _blobs()
-    noise = sitk.GetImageFromArray(np.random.default_rng(0).uniform(20, 150, (24, 40, 40)).astype(np.float32))
-    matched = sitk.DisplacementFieldTransform(sitk.Image(target.GetSize(), sitk.sitkVectorFloat64, 3))
-
-    assert polish(matched, target, noise, 1.55) is matched
 
 
 def test_a_weighted_sum_of_masks_stays_between_nothing_and_certainty() -> None:

@@ -53,9 +53,10 @@ def test_a_located_structure_starts_at_its_prior(run: Run, case: Reference) -> N
     np.testing.assert_allclose(whole(mask), whole(left.prior), atol=0.02)
 
 
-def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Reference) -> None:
+def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("RAUSlicerLib.segmentation.propagation._DOUBT", 0.2)
     query = np.random.default_rng(0).normal(size=32).astype(np.float32)
-    body, left, right = (run.localized(s, slice(3 + n, 12 + n)) for n, s in enumerate(case.segmentation.structures))
+    body, left, right = (run.localized(s, slice(3 + n, 12 + n), 0.6) for n, s in enumerate(case.segmentation.structures))
     # Only one of them has prompts, and not on all slices.
     left = replace(left, prompts={level: SlicePrompt((20.0, 20.0, 40.0, 40.0), query) for level in range(5, 9)})
     together = run.segment([body, left, right])
@@ -63,6 +64,30 @@ def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Re
     for chosen in ([left], [right, left, body]):
         for structure, mask in run.segment(chosen).items():
             np.testing.assert_allclose(whole(mask), whole(together[structure]), atol=2e-3)
+
+
+def test_sam2_is_asked_where_the_prior_is_undecided_or_the_user_has_painted(
+    run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("RAUSlicerLib.segmentation.propagation._DOUBT", 0.2)
+    asked = []
+    decode = run.vision.segmenter.decode
+
+    def watch(attended, *rest):
+        asked.append(len(attended))
+        return decode(attended, *rest)
+
+    monkeypatch.setattr(run.vision.segmenter, "decode", watch)
+    values = np.full((7, 20, 16), 0.95, np.float32)
+    values[4:] = 0.6
+    left = Localization(case.segmentation.structures[1], 0.9, None, prior=SoftMask(values, (5, 22, 24), run.slices.grid))
+    mask = whole(run.segment([left])[left.structure])
+    assert asked == [1, 1, 1]
+    np.testing.assert_allclose(mask[5:9], whole(left.prior)[5:9], atol=2e-3)
+
+    asked.clear()
+    run.segment([left], {left.structure: {8: values[0, :1, :1].repeat(64, 0).repeat(64, 1) > 2}})
+    assert len(asked) >= 7
 
 
 def test_edited_slices_come_back_as_painted(run: Run, case: Reference) -> None:

@@ -13,7 +13,7 @@ from RAUSlicerLib.localization.matching.matcher import Match, Matcher
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.segmentation.refiner import Refiner, inner, overlay, surroundings
-from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet
+from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet, likeness
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +63,26 @@ def test_configuration_survives_its_json_form() -> None:
     assert RefinerConfig.from_dict(values) == config
 
 
+def test_likeness_knows_bright_from_dark_at_another_brightness() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(2, 12, 14, 16)
+    mask[:, 3:8, 4:9, 5:10] = 1
+    # The second structure is dark in a bright surrounding.
+    level = torch.stack([0.3 + 0.4 * mask[0], 0.8 - 0.5 * mask[1]])
+    noise = 0.02 * torch.randn(level.shape, generator=generator)
+    found = likeness(0.2 + 0.5 * (level + noise), level + noise.flip(1), mask)
+    for share, inside in zip(found, mask > 0.5, strict=True):
+        assert share[inside].quantile(0.02) > 0.9 and share[~inside].quantile(0.98) < 0.1
+
+
+def test_likeness_says_nothing_of_air_alone() -> None:
+    nothing = torch.zeros(1, 4, 4, 4)
+    assert (likeness(nothing, nothing, nothing) == 0.5).all()
+    # A structure that the reference lacks is nowhere more likely than elsewhere.
+    image = torch.rand(1, 6, 6, 6)
+    assert (likeness(image, image, torch.zeros(1, 6, 6, 6)) < 0.5).all()
+
+
 def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Match, case: Reference) -> None:
     over = overlay(match, case.volume)
     seen = [structure.name for structure, _, _ in over.crops(case.segmentation.structures)]
@@ -75,7 +95,7 @@ def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Matc
 
 
 def test_rivals_are_the_other_structures(match: Match, case: Reference) -> None:
-    body, left, right = case.segmentation.structures
+    body, left, _ = case.segmentation.structures
     over = overlay(match, case.volume)
     crops = {structure: crop for structure, _, crop in over.crops((left, body))}
     assert set(crops) == {left, body}

@@ -73,6 +73,14 @@ class Pipeline:
         elif model == "long step":
             progress(ProgressEvent("matching", 0.2))
             time.sleep(4)
+        elif model == "long drawing":
+            progress(ProgressEvent("segmentation", 0.5))
+            time.sleep(4)
+        elif model == "slow end":
+            progress(ProgressEvent("segmentation", 0.5, "Liver"))
+            while not cancel.cancelled:
+                time.sleep(0.01)
+            time.sleep(4)
         elif model == "crash":
             os._exit(3)
         elif model == "memory":

@@ -91,9 +91,10 @@ def test_input_that_does_not_fit_on_the_disk_is_explained(tmp_path, call):
     assert "disk may be full" in done.stdout
 
 
-def test_a_cancel_in_the_middle_of_a_long_step_is_answered_within_two_seconds(scripted, case, wait_for):
-    id_ = transfer(scripted, case, "long step")
-    wait_for(scripted, at_stage("matching"))
+@pytest.mark.parametrize(("model", "stage"), [("long step", "matching"), ("long drawing", "segmentation")])
+def test_a_cancel_in_the_middle_of_a_long_step_is_answered_within_two_seconds(scripted, case, wait_for, model, stage):
+    id_ = transfer(scripted, case, model)
+    wait_for(scripted, at_stage(stage))
     start = time.monotonic()
 
     scripted.send("cancel")
@@ -106,6 +107,16 @@ def test_a_cancel_in_the_middle_of_a_long_step_is_answered_within_two_seconds(sc
     replies = wait_for(scripted, is_answer(transfer(scripted, case)))
     assert replies[-1]["type"] == "result" and not replies[-1]["cancelled"]
     assert id_ not in {reply["id"] for reply in replies}
+
+
+def test_a_cancelled_run_that_has_finished_a_structure_is_waited_for(scripted, case, wait_for):
+    id_ = transfer(scripted, case, "slow end")
+    wait_for(scripted, lambda reply: reply.get("structure") == "Liver")
+
+    scripted.send("cancel")
+
+    result = answer(scripted, wait_for, id_)
+    assert result["type"] == "result" and result["cancelled"]
 
 
 @posix

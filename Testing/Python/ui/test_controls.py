@@ -239,3 +239,19 @@ def test_a_long_run_is_told_in_minutes():
     left.note(0.1, 60.0)
 
     assert left.text(60.0) == "about 9 min left"
+
+
+def test_every_stage_of_a_run_has_words_that_can_be_translated():
+    """Stages are named where they happen; the panel must know each of them."""
+    from RAUSlicerLib import second_pass, vision
+    from RAUSlicerLib.baselines import registration
+    from RAUSlicerLib.localization.matching import matcher
+    from RAUSlicerLib.localization.vlm import localizer
+    from RAUSlicerLib.segmentation import propagation
+    from RAUSlicerLib.service import runs
+    from RAUSlicerLib.ui import words
+
+    named = {module.STAGE for module in (second_pass, vision, registration, matcher, localizer, propagation)}
+    for stage in {*named, runs.RETRY_STAGE, "starting", "confidence", "done", "waiting"}:
+        assert stage in words._STAGES, stage
+        assert words.progress(stage, None) == words._STAGES[stage] + "…"

@@ -1,5 +1,10 @@
 """The one question before the first run, and what happens when the installation fails."""
 
+import re
+import subprocess
+import sys
+import tomllib
+
 import pytest
 import qt
 import slicer
@@ -47,6 +52,26 @@ def test_what_is_installed_and_new_enough_is_not_asked_for(requirements, own_set
     assert [line for line in missing if not line.startswith(("torch", "sam2"))] == ["no-such-package>=1.0", "scipy>=999"]
 
 
+@pytest.mark.slow
+def test_the_worker_imports_nothing_that_is_neither_asked_for_nor_bundled_with_slicer():
+    project = tomllib.loads((modules.repository() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {re.split("[<>=]", line)[0] for line in project["dependencies"]}
+    asked = {re.split("[<>=]", line)[0] for line in first_run._REQUIREMENTS.read_text().splitlines() if not line.startswith("#")}
+    bundled = {"numpy", "scipy", "SimpleITK", "pydicom", "highdicom", "pillow"}
+    others = named - asked - bundled - {"torch", "torchvision"}
+    # Only what the project itself depends on is asked for.
+    assert asked <= named and {"monai", "scikit-image", "matplotlib"} <= others
+    code = (
+        "import sys\n"
+        f"for name in {sorted({'scikit-image': 'skimage'}.get(name, name) for name in others)!r}: sys.modules[name] = None\n"
+        "import RAUSlicerLib.pipeline, RAUSlicerLib.second_pass, RAUSlicerLib.service.worker, RAUSlicerLib.service.exchange"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_python_of_its_own_is_left_alone(requirements, own_settings):
     from RAUSlicerLib.ui.settings import ComputerSettings, save
 
@@ -59,7 +84,7 @@ def test_the_question_says_what_how_large_and_from_where(asked):
     answer, text, installed = asked("Install")
 
     assert answer
-    assert "no-such-package, scipy: up to 0.5 GB on disk" in text and "pypi.org" in text
+    assert "no-such-package, scipy: up to 0.4 GB on disk" in text and "pypi.org" in text
     assert ["no-such-package>=1.0", "scipy>=999"] in installed
 
 

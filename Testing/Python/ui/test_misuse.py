@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -197,6 +198,44 @@ def test_the_worker_killed_during_an_update_leaves_the_painted_slices(panel, scr
     assert "stopped unexpectedly" in panel.ui.problemLabel.text
     np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", target) > 0, MASKS["Liver"])
     assert not panel.ui.undoButton.toolTip.startswith("Undo redo")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_the_application_killed_during_a_run_leaves_no_process_and_no_file(tmp_path, wait_until):
+    here = Path(__file__).parent
+    code = (
+        f"import sys, time; sys.path[:0] = {[str(here.parents[1]), str(here.parent / 'scene')]!r}\n"
+        "from host import environment; environment.prepare()\n"
+        "from host import modules; modules.install()\n"
+        "import nodes\n"
+        "_, entry = modules.load_module(modules.repository() / 'RAUSlicer' / 'RAUSlicer.py')\n"
+        "from RAUSlicerLib.service.client import WorkerClient; from RAUSlicerLib.ui import run\n"
+        f"command = [sys.executable, '-u', {str(here.parent / 'service' / 'scripted_worker.py')!r}]\n"
+        "run.WorkerClient = lambda **_options: WorkerClient(command=command)\n"
+        "top = entry.widgetRepresentation(); top.show(); top.self().enter(); panel = top.self().panel\n"
+        "reference = nodes.volume('Reference CT'); nodes.segmentation(reference, {'Liver': nodes.box((1, 4), (2, 6), (3, 7))})\n"
+        "nodes.volume('Target CT'); modules.settle()\n"
+        "panel.parameters.model = 'deaf'; panel.ui.transferButton.click()\n"
+        "while not panel.ui.progressLabel.text.startswith('Drawing'): modules.settle(20)\n"
+        "print('worker', panel._controller._client.pid, flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as application:
+        line = next((line for line in application.stdout if line.startswith("worker ")), "the application ended")
+        group = int(line.split()[1])
+        assert any(tmp_path.glob("rauslicer-exchange-*/run-*/*"))
+        application.send_signal(signal.SIGKILL)
+
+    wait_until(lambda: is_gone(group))
+    assert list(tmp_path.glob("rauslicer-*")) == []
+
+
+def is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that can't be written")

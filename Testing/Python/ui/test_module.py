@@ -18,15 +18,17 @@ def logic(scene, hosted):
     logic.controller.stop()
 
 
-def test_loading_the_module_imports_nothing_heavy():
+def test_loading_and_opening_the_module_imports_nothing_heavy():
     code = (
         f"import sys; sys.path.insert(0, {str(modules.repository() / 'Testing')!r})\n"
         "from host import environment; environment.prepare()\n"
         "from host import modules; modules.install()\n"
         "before = set(sys.modules)\n"
-        "modules.load_module(modules.repository() / 'RAUSlicer' / 'RAUSlicer.py')\n"
-        "heavy = {'torch', 'SimpleITK', 'transformers', 'monai', 'scipy', 'sam2', 'highdicom', 'pydicom'}\n"
-        "print(sorted(heavy & (set(sys.modules) - before)))"
+        "_, entry = modules.load_module(modules.repository() / 'RAUSlicer' / 'RAUSlicer.py')\n"
+        "entry.widgetRepresentation().self().enter()\n"
+        "heavy = {'torch', 'SimpleITK', 'transformers', 'skimage', 'scipy', 'sam2', 'highdicom', 'pydicom'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)), flush=True)\n"
+        "modules.close_panel(entry)"
     )
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

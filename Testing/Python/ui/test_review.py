@@ -155,6 +155,22 @@ def test_a_painted_slice_is_offered_for_an_update_and_sent(panel, reviewed, wait
     assert panel.ui.updateButton.text == "Update from 1 painted slice"
 
 
+def test_an_update_that_had_to_match_again_says_so_once(panel, reviewed, wait_until):
+    node, target = reviewed()
+    click_row(panel, "Liver")
+    click(panel.ui.editButton)
+    # As after a new start of the application: the worker knows nothing of the run.
+    panel._controller.restart()
+    for stroke, said in ((nodes.box((2, 3), (0, 7), (0, 3)), True), (nodes.box((3, 4), (0, 7), (0, 3)), False)):
+        paint(node, "Liver", target, stroke)
+        click(panel.ui.updateButton)
+        wait_until(lambda: panel.ui.transferButton.visible)
+
+        assert panel.ui.messageBox.visible is said, panel.ui.problemLabel.text
+        assert "had to be matched again" in panel.ui.explanationLabel.text
+        assert voxels(node, "Liver", target)[stroke].all()
+
+
 def test_a_moved_box_is_offered_for_an_update_and_sent(panel, reviewed, wait_until):
     node, _target = reviewed(transform=True)
     click_row(panel, "Liver")

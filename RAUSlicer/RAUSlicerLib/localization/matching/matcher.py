@@ -21,7 +21,7 @@ from ...results import SoftMask, weighted
 from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
 from .network import MatchingNet
 from .refinement import LEVELS, refine
-from .warp import field_transform, polish
+from .warp import field_transform
 
 STAGE = "matching"
 # Probabilities below this are not kept.
@@ -74,11 +74,9 @@ class Match:
 class Matcher:
     """Runs the matching network on reference and target and regularizes what it finds.
 
-    ``polished`` says whether registration may sharpen what the network has matched; the benchmark turns it off to judge the network alone.
     ``refined`` says whether more than the affine map is wanted: who only needs to know which slices belong together turns it off.
     """
 
-    polished = True
     refined = True
 
     def __init__(self, net: MatchingNet, device: torch.device) -> None:
@@ -116,9 +114,7 @@ class Matcher:
         progress(ProgressEvent(STAGE, 0.8))
         if cancel.cancelled:
             return None
-        dense: sitk.Transform = field_transform(field, target_view.grid, reference_view.grid)
-        if self.polished and self.refined:
-            dense = polish(dense, target, reference.volume, reference_view.grid.GetSpacing()[0])
+        dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
         return Match(reference, target_view, reference_view, world, dense, field, affine.support)
 
@@ -171,7 +167,8 @@ class Matcher:
     @staticmethod
     def reversed_field(match: Match) -> torch.Tensor:
         """Places in the target's grid of the reference's voxels, found anew from the embeddings and not by inverting the field."""
-        return correspond(match.reference_view, match.target_view)[1]
+        # To judge a match it need not be sharp, and the last level takes most of the time.
+        return correspond(match.reference_view, match.target_view, LEVELS[:-1])[1]
 
 
 def correspond(target: View, reference: View, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> tuple[Affine, torch.Tensor]:

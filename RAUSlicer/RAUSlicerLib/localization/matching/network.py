@@ -14,6 +14,8 @@ from ...models.blocks import Block, Up, fast_layout, padded_to
 
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
 _DETAIL = 2
+# Slices that are embedded at once, an even number: all of them would take several times the memory of the answer.
+_SLAB = 16
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,16 @@ class MatchingNet(nn.Module):
         features = self.features(image)
         depth, height, width = image.shape[2:]
         # Padded beforehand: torch's bf16 convolution on CPUs (2.14) gives garbage for a volume of one slice that it has to pad itself.
-        hidden = self.fine_up(features[0])[:, :, :depth, :height, :width] + self.detail(F.pad(image - 0.3, (_DETAIL,) * 6))
-        fine = self.fine(F.gelu(hidden).permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        padded = F.pad(image - 0.3, (_DETAIL,) * 6)
+        fine = image.new_empty(len(image), self.config.fine_dim, depth, height, width, dtype=torch.float32)
+        for first in range(0, depth, _SLAB):
+            last = min(first + _SLAB, depth)
+            up = self.fine_up(features[0][:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
+            hidden = F.gelu(up + self.detail(padded[:, :, first : last + 2 * _DETAIL]))
+            fine[:, :, first:last] = F.normalize(self.fine(hidden.permute(0, 2, 3, 4, 1)).float(), dim=4).permute(0, 4, 1, 2, 3)
         coarse = self.coarse(features[1].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         coarse = coarse[:, :, : -(-depth // 4), : -(-height // 4), : -(-width // 4)]
-        return F.normalize(fine.float(), dim=1), F.normalize(coarse.float(), dim=1)
+        return fine, F.normalize(coarse.float(), dim=1)
 
     def embed_at(self, features: Sequence[Tensor], image: Tensor, voxels: Tensor) -> Tensor:
         """Fine unit embeddings (N, fine_dim) at voxels (N, 4) of (batch, z, y, x): what training needs, without the dense map."""

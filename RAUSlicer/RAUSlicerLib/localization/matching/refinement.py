@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .correspondence import COARSE_STEP, Embedded, axis_centres, pool, positions, sample
 
 # (cells of so many voxels, iterations, smoothing of the displacement in cells)
-LEVELS = ((4, 15, 1.0), (2, 8, 0.8), (1, 4, 1.0))
+LEVELS = ((4, 15, 1.0), (2, 8, 0.8), (1, 2, 1.0))
 # Share of local intensities beside the embedding: tissue borders are sharper in the image than in an embedding.
 TEXTURE = 0.25
 # The first principal components of both embeddings: more changed nothing on brains and hearts and cost twice the time.

@@ -14,7 +14,6 @@ from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ...results import Localization, SlicePrompt, SoftMask, weighted
-from ...segmentation.refiner import Refiner
 from ...vision import MatchedReference, MatchedSlices, Vision
 from ..assignment import assign
 from .network import Answers, Evidence, RauVlm, boxes_of, matched_boxes
@@ -37,17 +36,13 @@ class _Asked:
 
 
 class VlmLocalizer:
-    """Presence and boxes by the vision-language model, from the evidence of dense matching.
-
-    With a ``refiner`` the carried structures are redrawn before they are asked about; without, they stay as matched.
-    """
+    """Presence and boxes by the vision-language model, from the evidence of dense matching."""
 
     name = "vlm"
 
-    def __init__(self, vlm: RauVlm, vision: Vision, refiner: Refiner | None = None) -> None:
+    def __init__(self, vlm: RauVlm, vision: Vision) -> None:
         self._vlm = vlm.to(vision.device).eval()
         self._vision = vision
-        self._refiner = refiner
 
     def locate(
         self,
@@ -65,7 +60,7 @@ class VlmLocalizer:
         carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
         asked: dict[Structure, list[_Asked]] = {structure: [] for structure in structures}
         for number, reference in enumerate(slices.references):
-            masks = self._carried(reference, target, structures, cancel)
+            masks = self._vision.carry(reference.match, target, structures, cancel)
             for structure, mask in masks.items():
                 carried[structure].append(mask)
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
@@ -80,13 +75,6 @@ class VlmLocalizer:
         merged = {structure: _merge(asked[structure]) for structure in structures}
         priors = {structure: weighted([(mask, 1 / len(given)) for mask in given], frame) for structure, given in carried.items()}
         return _jointly(structures, merged, priors, slices.grid, frame)
-
-    def _carried(
-        self, reference: MatchedReference, target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken
-    ) -> dict[Structure, SoftMask]:
-        if self._refiner is None:
-            return reference.match.carry(structures, canonical(target))
-        return self._refiner.refine(reference.match, target, structures, cancel)
 
     def _ask(
         self,

@@ -1,0 +1,191 @@
+"""Cancel where the worker is slow or stuck: the panel is free again soon, and what was finished is kept wherever that is possible."""
+
+import os
+import signal
+
+import nodes
+import numpy as np
+import pytest
+import qt
+import slicer
+from host import modules
+
+from RAUSlicerLib.ui import run
+
+LIVER = nodes.box((1, 4), (2, 6), (3, 7))
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+@pytest.fixture
+def start(panel, scripted, wait_until):
+    """start(model): press the button and wait until the run draws; returns the reference's segmentation."""
+
+    def press(model):
+        reference = nodes.volume("Reference CT")
+        segmentation = nodes.segmentation(reference, {"Liver": LIVER, "Milz": nodes.box((4, 6), (0, 2), (0, 3))})
+        nodes.volume("Target CT")
+        modules.settle()
+        panel.parameters.model = model
+        click(panel.ui.transferButton)
+        wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing"))
+        return segmentation
+
+    return press
+
+
+@pytest.fixture
+def free(panel, wait_until):
+    """free(): wait until the panel can be used again."""
+    # Four times what is promised, because machines may be busy, and far less than a slow worker is waited for.
+    return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled, seconds=8.0)
+
+
+def click(widget):
+    assert widget.enabled, f"{widget.objectName} is disabled"
+    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
+
+
+def is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def results_of(segmentation):
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
+
+
+@posix
+def test_a_worker_that_answers_nothing_is_ended_and_the_next_run_gets_a_new_one(panel, start, free, wait_until, tmp_path):
+    segmentation = start("long drawing")
+    pid = panel._controller._client.pid
+    os.kill(pid, signal.SIGSTOP)
+
+    click(panel.ui.cancelButton)
+    free()
+
+    assert "was ended" in panel.ui.explanationLabel.text and panel.ui.solutionLabel.text
+    wait_until(lambda: is_gone(pid))
+    assert list(tmp_path.glob("rauslicer-*")) == []
+    assert panel.ui.inputsSection.enabled and results_of(segmentation) == []
+    panel.parameters.model = "copy"
+    click(panel.ui.transferButton)
+    wait_until(lambda: panel.ui.transferButton.visible)
+    assert len(results_of(segmentation)) == 1
+
+
+def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, free, wait_until):
+    segmentation = start("slow end")
+
+    click(panel.ui.cancelButton)
+    free()
+
+    assert results_of(segmentation) == []
+    assert "by itself" in panel.ui.explanationLabel.text
+    assert panel.ui.inputsSection.enabled and not panel.ui.progressBar.visible
+    wait_until(lambda: results_of(segmentation))
+    modules.settle(100)
+    (node,) = results_of(segmentation)
+    assert panel.parameters.resultSegmentation is node
+    assert "what was finished is kept" in panel.ui.resultsLabel.text
+    assert panel.ui.explanationLabel.text == "A warning."
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", panel.parameters.targetVolume) > 0, LIVER)
+
+
+def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, start, free, wait_until):
+    segmentation = start("slow end")
+    click(panel.ui.cancelButton)
+    free()
+
+    panel.parameters.model = "copy"
+    click(panel.ui.transferButton)
+
+    assert panel.ui.cancelButton.visible and panel._controller.running
+    wait_until(lambda: len(results_of(segmentation)) == 1)
+    wait_until(lambda: panel.ui.transferButton.visible)
+    assert len(results_of(segmentation)) == 2
+    assert "cancelled" not in panel.ui.resultsLabel.text
+
+
+def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, wait_until):
+    segmentation = start("slow end")
+    click(panel.ui.cancelButton)
+    free()
+    click(panel.ui.transferButton)
+
+    click(panel.ui.cancelButton)
+    free()
+
+    assert "cancelled before a structure was finished" in panel.ui.problemLabel.text
+    wait_until(lambda: len(results_of(segmentation)) == 1)
+    modules.settle(300)
+    assert panel.ui.transferButton.visible and not panel._controller.running
+
+
+@posix
+def test_a_worker_that_never_puts_it_together_is_ended_with_a_message(panel, start, free, wait_until, monkeypatch, tmp_path):
+    segmentation = start("deaf")
+    pid = panel._controller._client.pid
+    monkeypatch.setattr(run, "_KEEPING_S", 3.0)
+
+    click(panel.ui.cancelButton)
+    free()
+    wait_until(lambda: "could not be kept" in panel.ui.problemLabel.text)
+
+    assert panel.ui.transferButton.visible and panel.ui.solutionLabel.text
+    wait_until(lambda: is_gone(pid))
+    assert list(tmp_path.glob("rauslicer-*")) == [] and results_of(segmentation) == []
+
+
+def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_until):
+    segmentation = start("slow end")
+    click(panel.ui.cancelButton)
+    free()
+
+    panel._controller.restart()
+
+    assert panel._controller._client.running
+    wait_until(lambda: results_of(segmentation))
+    wait_until(lambda: panel._controller._client is None)
+
+
+@posix
+def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start, free, wait_until):
+    start("slow end")
+    click(panel.ui.cancelButton)
+    free()
+
+    os.kill(panel._controller._client.pid, signal.SIGKILL)
+
+    wait_until(lambda: "stopped unexpectedly" in panel.ui.problemLabel.text)
+    assert panel.ui.transferButton.visible
+
+
+def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene):
+    start("slow end")
+    click(panel.ui.cancelButton)
+    free()
+
+    scene.Clear(0)
+
+    wait_until(lambda: "no longer in the scene" in panel.ui.problemLabel.text)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def test_a_redo_that_is_stuck_leaves_the_segment_as_it_was(panel, start, free, wait_until):
+    start("wait")
+    click(panel.ui.cancelButton)
+    free()
+    node = panel.parameters.resultSegmentation
+    panel.parameters.model = "long drawing"
+    panel._results.table.select("Liver")
+    click(panel.ui.redoButton)
+    wait_until(lambda: panel.ui.progressBar.value >= 50)
+
+    click(panel.ui.cancelButton)
+    free()
+
+    assert "cancelled before a structure was finished" in panel.ui.problemLabel.text
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", panel.parameters.targetVolume) > 0, LIVER)
