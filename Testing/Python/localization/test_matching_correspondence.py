@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from RAUSlicerLib.localization.matching import refinement
 from RAUSlicerLib.localization.matching.correspondence import (
     COARSE_STEP,
     MOST_CELLS,
@@ -137,6 +138,15 @@ def test_refine_brings_a_smooth_warp_to_within_a_voxel(reference: Embedded) -> N
 
     assert field.shape == (*SIZE, 3) and not field.requires_grad
     assert (field - truth).norm(dim=-1)[inner()].mean() < SPACING[0]
+
+
+def test_refine_does_not_depend_on_how_many_slices_are_compared_at_once(reference: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = anatomy(lambda x: x + 2.0 * torch.sin(x / 15.0))
+    off = positions(SIZE, SPACING, COARSE_STEP)
+    monkeypatch.setattr(refinement, "_SLAB", 1000)
+    whole = refine(target, reference, off)
+    monkeypatch.setattr(refinement, "_SLAB", 5)
+    torch.testing.assert_close(refine(target, reference, off), whole)
 
 
 def test_refine_leaves_a_perfect_match_alone(reference: Embedded) -> None:

@@ -257,9 +257,8 @@ def fuse_labels(
     values = moved.flatten().long()
     probability = torch.zeros(len(where), count)
     probability[alone, values[where[alone]]] = 1.0
-    warped = F.normalize(sample(reference.fine, field, reference.spacing), dim=0, eps=1e-6)
     query = target.fine.flatten(1).t()[mixed]
-    keys = warped.flatten(1).t().contiguous()
+    keys = F.normalize(sample(reference.fine, field, reference.spacing), dim=0, eps=1e-6).flatten(1).t().contiguous()
     z, y, x = mixed // (height * width_), mixed // width_ % height, mixed % width_
     total = torch.zeros(len(mixed) * count)
     row = torch.arange(len(mixed)) * count

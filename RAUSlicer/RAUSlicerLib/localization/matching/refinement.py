@@ -21,6 +21,8 @@ TEXTURE = 0.25
 COMPONENTS = 12
 # Largest update of an iteration and smoothing of the update, in cells.
 _LONGEST, _FLUID = 1.0, 0.5
+# Slices that are compared at once.
+_SLAB = 16
 
 
 def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> Tensor:
@@ -58,24 +60,40 @@ def _demons(target: Embedded, reference: Embedded, field: Tensor, basis: Tensor,
     first = positions(reference.size, reference.spacing, step)[0, 0, 0]
     pitch = (reference.spacing[0] * step, reference.spacing[1] * step, reference.spacing[2] * step)
     for _ in range(iterations):
-        warped = sample(moving, field - first, pitch, outside="border")
-        slopes = []
-        for axis in range(3):
-            if fixed.shape[1 + axis] > 2:
-                # The gradients of both volumes together: steps are longer and surer than with those of one.
-                slopes.append(_central((fixed + warped) / 2, 1 + axis))
-            else:
-                # A slice has no slope across itself, but the reference has one where the slice lies.
-                aside = torch.zeros(3).index_fill(0, torch.tensor(axis), float(cell[axis]))
-                ahead, behind = (sample(moving, field + sign * aside - first, pitch, outside="border") for sign in (1, -1))
-                slopes.append((ahead - behind) / 2)
-        update = _gaussian(_update(fixed - warped, slopes) * inside, _FLUID)
+        update = _gaussian(_steps(fixed, moving, field - first, pitch, cell) * inside, _FLUID)
         update = update * (_LONGEST / update.norm(dim=0, keepdim=True).clamp(min=_LONGEST))
         shift = update.permute(1, 2, 3, 0) * cell
         own = (cells[0, 0, 0], (float(cell[0]), float(cell[1]), float(cell[2])))
         moved = sample((field - cells).permute(3, 0, 1, 2), cells + shift - own[0], own[1], outside="border")
         field = cells + _gaussian(moved + shift.permute(3, 0, 1, 2), smoothing).permute(1, 2, 3, 0)
     return field
+
+
+def _steps(fixed: Tensor, moving: Tensor, where: Tensor, pitch: tuple[float, float, float], cell: Tensor) -> Tensor:
+    """Every voxel's next displacement in cells (3, d, h, w); ``where`` (d, h, w, 3) are places in ``moving``, whose cells are ``pitch`` mm.
+
+    Slopes along three axes take several times the memory of what is compared: a slab at a time.
+    """
+    depth = fixed.shape[1]
+    out = torch.empty(3, *fixed.shape[1:])
+    for start in range(0, depth, _SLAB):
+        end = min(start + _SLAB, depth)
+        # One slice more on either side, for the slope across slices.
+        low, high = max(start - 1, 0), min(end + 1, depth)
+        given, there = fixed[:, low:high], where[low:high]
+        warped = sample(moving, there, pitch, outside="border")
+        slopes = []
+        for axis in range(3):
+            if fixed.shape[1 + axis] > 2:
+                # The gradients of both volumes together: steps are longer and surer than with those of one.
+                slopes.append(_central((given + warped) / 2, 1 + axis))
+            else:
+                # A slice has no slope across itself, but the reference has one where the slice lies.
+                aside = torch.zeros(3).index_fill(0, torch.tensor(axis), float(cell[axis]))
+                ahead, behind = (sample(moving, there + sign * aside, pitch, outside="border") for sign in (1, -1))
+                slopes.append((ahead - behind) / 2)
+        out[:, start:end] = _update(given - warped, slopes)[:, start - low : end - low]
+    return out
 
 
 def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
