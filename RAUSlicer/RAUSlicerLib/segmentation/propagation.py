@@ -239,8 +239,8 @@ class _Track:
         return level in self.localization.prompts
 
     def sure(self, level: int) -> bool:
-        """Whether the prior says enough of this slice. What the user has painted is always carried on."""
-        return not self.frames and bool(self._doubt[level] < _DOUBT)
+        """Whether the prior says enough of this slice."""
+        return bool(self._doubt[level] < _DOUBT)
 
     def nearest_frame(self, level: int) -> int | None:
         """The number of the frame nearest to a slice."""
