@@ -116,11 +116,11 @@ def test_a_change_goes_on_to_the_neighbours_and_fades(warm, kept: dict, case: Re
     result = pipeline.correct(Correction("left organ", image_of(painting, case.volume), ((2, level),)))
 
     after = result.segmentation.array(left)
-    # The neighbour has gone the user's way; a far slice has not, or less.
+    # The neighbour has gone the user's way, who has moved a slice by 3 rows; a far slice has gone less than half of it.
     assert dice(after[level + 1], painting[level + 1]) > dice(before[level + 1], painting[level + 1]) + 0.05
     far = int(np.flatnonzero(before.any((1, 2)))[0])
     near, away = (np.argwhere(after[z])[:, 0].mean() - np.argwhere(before[z])[:, 0].mean() for z in (level + 1, far))
-    assert 1 < near < 3.5 and abs(away) < near
+    assert 1 < near < 3.5 and abs(away) < min(near, 1.5)
 
 
 def test_a_slice_painted_as_it_was_changes_nothing(warm, kept: dict, case: Reference) -> None:

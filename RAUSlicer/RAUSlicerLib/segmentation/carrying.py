@@ -30,11 +30,7 @@ class Reach:
 
 
 def reach_of(edits: Painted, frame: sitk.Image) -> Reach:
-    """How far this structure's changes go: it is measured on what the user has painted.
-
-    On a heart (Dice .67 before), one painted slice brought .080 by itself, .082 with a decay of 5 mm, .104 with 10 and .126 with 20, for
-    outlines of some 80 mm; on an abdomen .03, .07, .11 and .13. A clip of 3 mm brought less, one of 12 no more.
-    """
+    """How far this structure's changes go: it is measured on what the user has painted."""
     spacing = np.array(frame.GetSpacing()[::-1])
     extent = 0.0
     for axis, index in edits.planes:
