@@ -85,7 +85,11 @@ class RAUSlicerLogic(ScriptedLoadableModuleLogic):
         """
         outcome = _Outcome()
         self.controller.start(Inputs(referenceVolumeNode, referenceSegmentationNode, targetVolumeNode, structures, **options), outcome)
-        return outcome.wait()
+        try:
+            return outcome.wait()
+        except KeyboardInterrupt:
+            self.controller.cancel()
+            raise
 
 
 class _Outcome(Listener):

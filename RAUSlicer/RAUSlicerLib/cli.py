@@ -83,11 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--localizer", choices=("vlm", "registration"), default="vlm", help="what looks for the structures (default: %(default)s)"
     )
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: %(default)s)")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_transfer(commands, run)
     _add_models(commands, common)
     _add_benchmark(commands, common)
+    _add_train(commands, common)
     _add_demo(commands, run)
     return parser
 
@@ -150,16 +151,10 @@ def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.Argumen
 
 
 def _add_models(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    command = _add_command(commands, "models", "list, verify, add or remove models", parent)
-    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="show the models and their licences", parents=[parent])
-    verify = actions.add_parser("verify", help="compare a model's files with their checksums", parents=[parent])
-    verify.add_argument("name", nargs="*", help="models to verify (default: all)")
-    add = actions.add_parser("add", help="copy a model folder into the user's models", parents=[parent])
-    add.add_argument("folder", type=Path, help="folder with one checkpoint folder for each part of the model")
-    add.add_argument("--name", help="name of the model (default: the folder's)")
-    remove = actions.add_parser("remove", help="delete a model that was added", parents=[parent])
-    remove.add_argument("name")
+    from .cli_models import add_model_actions
+
+    command = _add_command(commands, "models", "list, verify, add, download, compose or remove models", parent)
+    add_model_actions(command, parent)
 
     def run(options: argparse.Namespace) -> int:
         from .cli_models import run_models
@@ -179,6 +174,23 @@ def _add_benchmark(commands: argparse._SubParsersAction, parent: argparse.Argume
         from .cli_benchmark import run_benchmark_command
 
         return run_benchmark_command(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_train(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    command = _add_command(commands, "train", "train a model with a large backbone by RAU's recipe", parent)
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML; docs/full-size-models.md has one to start from")
+    command.add_argument("--dry-run", action="store_true", help="only say what it will take")
+
+    def run(options: argparse.Namespace) -> int:
+        from .training.recipe import run_recipe
+        from .training.recipe_config import read_config
+
+        made = run_recipe(read_config(options.config), dry_run=options.dry_run)
+        if made is not None:
+            print(f"The trained model is in {made}. Add it with: rauslicer models add {made} --name NAME")
+        return 0
 
     command.set_defaults(run=run)
 

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from .imaging.frame import canonical, from_array, resample
+from .imaging.labelmap import label_counts
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .localization.matching.matcher import Match, Matcher, carry_labels
 from .localization.matching.warp import field_transform
@@ -44,10 +45,12 @@ class Judge:
         """Confidence and status of every finished structure; ``back`` is what the way back to the reference says of each."""
         by_structure = {localization.structure: localization for localization in found}
         results = []
+        counts, annotated = ([label_counts(layer) for layer in given.layers] for given in (segmentation, self.reference.segmentation))
         for structure in segmentation.structures:
-            voxels = int(segmentation.array(structure).sum())
+            voxels = counts[structure.layer].get(structure.label, 0)
             volume = voxels * float(np.prod(self.target.GetSpacing())) / 1000
-            known = float(self.reference.segmentation.array(structure).sum() * np.prod(self.reference.volume.GetSpacing())) / 1000
+            drawn = annotated[structure.layer].get(structure.label, 0)
+            known = drawn * float(np.prod(self.reference.volume.GetSpacing())) / 1000
             localization = by_structure[structure]
             evidence = Evidence(
                 back.get(structure, 0.0),
@@ -70,7 +73,8 @@ def reverse_agreement(match: Match, field: torch.Tensor, segmentation: Segmentat
 
     The way back, ``field``, is matched anew, so that a wrong way there is not simply undone. Source: RevSAM2.
     """
-    structures = [structure for structure in segmentation.structures if segmentation.array(structure).any()]
+    present = [label_counts(layer) for layer in segmentation.layers]
+    structures = [structure for structure in segmentation.structures if structure.label in present[structure.layer]]
     if not structures:
         return {}
     annotated = Reference(target, segmentation)
@@ -78,15 +82,14 @@ def reverse_agreement(match: Match, field: torch.Tensor, segmentation: Segmentat
     out = {}
     own = match.reference.segmentation
     grid = match.reference_view.grid
-    truth = [sitk.GetArrayFromImage(resample(canonical(layer), grid, nearest=True)) for layer in own.layers]
+    layers = [resample(canonical(layer), grid, nearest=True) for layer in own.layers]
+    truth, counts = [sitk.GetArrayViewFromImage(layer) for layer in layers], [label_counts(layer) for layer in layers]
     for structure, mask in carried.items():
-        z, y, x = mask.start
-        d, h, w = mask.values.shape
-        label = truth[structure.layer] == structure.label
-        window = (slice(z, z + d), slice(y, y + h), slice(x, x + w))
-        inside = np.zeros_like(label)
-        inside[window] = mask.values > 0.5
-        out[structure] = overlap(inside, label)
+        window = tuple(slice(first, first + extent) for first, extent in zip(mask.start, mask.values.shape, strict=True))
+        inside = mask.values > 0.5
+        shared = int((inside & (truth[structure.layer][window] == structure.label)).sum())
+        total = int(inside.sum()) + counts[structure.layer].get(structure.label, 0)
+        out[structure] = 2 * shared / total if total else 0.0
     return out
 
 

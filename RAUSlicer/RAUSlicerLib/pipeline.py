@@ -38,7 +38,7 @@ class Pipeline:
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
         self.device = choose_device(device)
-        self.model: RauModel = load_model(model)
+        self.model: RauModel = load_model(model, self.device)
         self.matcher = Matcher(self.model.matching, self.device)
         refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
         self.vision = Vision(self.matcher, self.model.segmenter, self.device, refiner)
@@ -111,7 +111,8 @@ class Pipeline:
                 self.forget()
         segmentation, results = _without_lost(segmentation, results)
         progress(ProgressEvent("done", 1.0))
-        return Transfer(segmentation, results, timings, inputs.warnings, cancel.cancelled, self.model.name, localizer)
+        warnings = (*inputs.warnings, *self.model.warnings)
+        return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":

@@ -137,8 +137,8 @@ class SecondPass:
         if edits is not None:
             slices = self._vision.look(references, target, ignore, CancelToken())
             assert slices is not None
-            reach = reach_of(edits, frame)
             prior = localization.prior or SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), frame)
+            reach = reach_of(prior, edits, frame)
             localization = replace(localization, prior=carry_on(prior, edits, frame, reach))
             frames = frames_of(edits, target, slices, self._vision)
         progress(ProgressEvent(STAGE, 0.2))

@@ -20,7 +20,8 @@ from .segmentation.refiner import Refiner
 from .segmentation.sam2 import MemorySegmenter, SliceFeatures
 
 STAGE = "reading slices"
-BATCH = 8
+# Larger batches leave the processor's cache and take longer a slice.
+BATCH = 4
 
 
 class MatchedReference:
@@ -34,17 +35,64 @@ class MatchedReference:
         segmentation = match.reference.segmentation
         self.images = bring(normalized(canonical(match.reference.volume)), grid, match.affine)
         self.labels = [bring(canonical(layer), grid, match.affine, nearest=True) for layer in segmentation.layers]
+        # Once for all structures: a hundred times over, comparing and counting takes seconds.
+        self._areas = [_areas(labels) for labels in self.labels]
+        self._found: dict[Structure, Structure | None] = {}
         self.features: SliceFeatures | None = None
+
+    def _own(self, structure: Structure) -> Structure | None:
+        """This reference's structure of that name: asked for on every slice, sought once."""
+        if structure not in self._found:
+            self._found[structure] = same_structure(self.match.reference.segmentation, structure)
+        return self._found[structure]
+
+    def areas(self, structure: Structure) -> np.ndarray:
+        """The structure's pixels on every slice (N,); none if this reference lacks it."""
+        own = self._own(structure)
+        nowhere = np.zeros(len(self.images), int)
+        return nowhere if own is None else self._areas[own.layer].get(own.label, nowhere)
 
     def masks(self, structure: Structure) -> np.ndarray:
         """The structure on every slice, booleans (N, S, S); nowhere if this reference lacks it."""
-        own = same_structure(self.match.reference.segmentation, structure)
+        own = self._own(structure)
         return np.zeros(self.images.shape, bool) if own is None else self.labels[own.layer] == own.label
 
     def mask(self, structure: Structure, level: int) -> np.ndarray:
         """The structure on one slice, booleans (S, S)."""
-        own = same_structure(self.match.reference.segmentation, structure)
+        own = self._own(structure)
         return np.zeros(self.images.shape[1:], bool) if own is None else self.labels[own.layer][level] == own.label
+
+
+def _areas(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """The pixels of each label on every slice, (N,) a label."""
+    out: dict[int, np.ndarray] = {}
+    for level, plane in enumerate(labels):
+        for label, count in zip(*np.unique(plane, return_counts=True), strict=True):
+            out.setdefault(int(label), np.zeros(len(labels), int))[level] = count
+    return out
+
+
+class Heat:
+    """A structure's probability on the slices of a grid, kept only where it is: ``peaks`` and ``sums`` (N,) are those of each slice."""
+
+    def __init__(self, mask: SoftMask | None, grid: sitk.Image) -> None:
+        size = grid.GetSize()[::-1]
+        found = mask.on(grid, least=0.0) if mask is not None else None
+        values, where = found if found is not None else (np.zeros((0, 0, 0)), (slice(0, 0), slice(0, 0), slice(0, 0)))
+        self.values, self.where = values.astype(np.float16), where
+        self._shape = size[1:]
+        self.peaks, self.sums = np.zeros(size[0], np.float32), np.zeros(size[0])
+        if found is not None:
+            self.peaks[self.where[0]] = self.values.max((1, 2))
+            self.sums[self.where[0]] = self.values.sum((1, 2), dtype=np.float64)
+
+    def __getitem__(self, level: int) -> np.ndarray:
+        """The probabilities on one slice, float16 (S, S)."""
+        depth, rows, columns = self.where
+        plane = np.zeros(self._shape, np.float16)
+        if depth.start <= level < depth.stop:
+            plane[rows, columns] = self.values[level - depth.start]
+        return plane
 
 
 class MatchedSlices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,20 @@ def make_ellipsoids() -> MakeEllipsoids:
         return Reference(volume, Segmentation(labelmap, structures))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def case(make_ellipsoids: MakeEllipsoids) -> Reference:
+    """A small case that is matched in a second or two."""
+    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
+
+
+@pytest.fixture(scope="module")
+def coarse() -> Iterator[None]:
+    """Volumes are matched on few voxels: what most tests ask does not depend on the scale."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,27 +8,15 @@ import SimpleITK as sitk
 
 from RAUSlicerLib.correction import Correction, Painted, check_correction, painted
 from RAUSlicerLib.errors import InputError
-from RAUSlicerLib.imaging import frame
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken
 from RAUSlicerLib.results import SoftMask, Status
-from RAUSlicerLib.segmentation.carrying import Reach, carry_on
+from RAUSlicerLib.segmentation.carrying import Reach, carry_on, reach_of
 
 pytestmark = pytest.mark.usefixtures("coarse")
-
-
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-
-
-@pytest.fixture
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working grid of fewer voxels: what these tests ask does not depend on the scale."""
-    monkeypatch.setattr(frame, "WORKING_EXTENT", 36)
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +322,45 @@ def test_several_planes_are_all_met() -> None:
     for axis, index in planes:
         assert dice(np.take(after, index, axis), np.take(truth, index, axis)) > 0.95
     assert dice(after, truth) > dice(before, truth) + 0.15
+
+
+def test_a_change_reaches_as_far_as_the_outlines_were_moved() -> None:
+    grid = sitk.Image(40, 40, 40, sitk.sitkUInt8)
+    mask = SoftMask(ball(40, 11).astype(np.float32), (0, 0, 0), grid)
+
+    unmoved, little, much = (reach_of(mask, Painted(ball(40, 11, shift), ((0, 20),)), grid).decay for shift in (0, 1, 6))
+    from_nothing = reach_of(SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid), Painted(ball(40, 11), ((0, 20),)), grid).decay
+
+    assert unmoved == little < much <= from_nothing
+    # One slice that was a little wrong says next to nothing of the second one beside it.
+    assert little < 2.0 and much > 5.0
+
+
+def test_one_slice_that_was_wrong_by_little_says_nothing_of_slices_further_on() -> None:
+    """Where the first result is right but for one slice, an update must not carry that slice's noise on."""
+    grid = sitk.Image(40, 40, 40, sitk.sitkUInt8)
+    truth = ball(40, 11)
+    before = truth.copy()
+    before[20] = ball(40, 12.6)[20]
+    mask, edits = SoftMask(before.astype(np.float32), (0, 0, 0), grid), Painted(truth, ((0, 20),))
+
+    after, far = (carry_on(mask, edits, grid, reach).spread(grid) > 0.5 for reach in (reach_of(mask, edits, grid), Reach(10.0, 6.0)))
+
+    np.testing.assert_array_equal(after[:18], truth[:18])
+    np.testing.assert_array_equal(after[23:], truth[23:])
+    assert dice(after, truth) > 0.98 > dice(far, truth)
+
+
+def test_a_region_that_lay_far_off_follows_one_painted_slice() -> None:
+    grid = sitk.Image(40, 40, 40, sitk.sitkUInt8)
+    before, truth = ball(40, 11, -3), ball(40, 11, 3)
+    mask, edits = SoftMask(before.astype(np.float32), (0, 0, 0), grid), Painted(truth, ((0, 20),))
+
+    after = carry_on(mask, edits, grid, reach_of(mask, edits, grid)).spread(grid) > 0.5
+
+    painting_alone = before.copy()
+    painting_alone[20] = truth[20]
+    assert dice(after, truth) > dice(painting_alone, truth) + 0.1
 
 
 def test_a_large_structure_is_worked_on_in_coarser_steps_with_the_same_outcome(monkeypatch: pytest.MonkeyPatch) -> None:

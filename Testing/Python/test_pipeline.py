@@ -8,7 +8,6 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError
-from RAUSlicerLib.imaging import frame
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
 from RAUSlicerLib.pipeline import Pipeline, transfer
@@ -20,17 +19,6 @@ pytestmark = pytest.mark.usefixtures("coarse")
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
     return 2 * np.count_nonzero(first & second) / max(np.count_nonzero(first) + np.count_nonzero(second), 1)
-
-
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-
-
-@pytest.fixture
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working grid of fewer voxels: what these tests ask does not depend on the scale."""
-    monkeypatch.setattr(frame, "WORKING_EXTENT", 36)
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "ASL", "PIR"])

@@ -11,22 +11,29 @@ import torch
 
 from ..errors import InputError, ResourceError
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    """The torch device for ``auto`` (an NVIDIA GPU where there is one), ``cpu``, ``cuda`` or ``mps`` (the GPU of an Apple computer).
 
     Raises:
         InputError: the name is none of these.
-        ResourceError: ``cuda`` is asked for and torch can't use a GPU here.
+        ResourceError: ``cuda`` or ``mps`` is asked for and torch can't use it here.
     """
     if name not in DEVICES:
         raise InputError(
-            f"There is no device named {name!r}.", "Models run on a CPU or on an NVIDIA GPU.", f"Choose one of {', '.join(DEVICES)}."
+            f"There is no device named {name!r}.",
+            "Models run on a CPU, an NVIDIA GPU or an Apple GPU.",
+            f"Choose one of {', '.join(DEVICES)}.",
         )
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        # Never chosen by itself: nobody has tried it yet.
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise ResourceError("The device 'mps' is not available.", "This torch finds no Apple GPU.", "Choose 'cpu' or 'auto'.")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ResourceError(

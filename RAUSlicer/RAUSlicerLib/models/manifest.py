@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .folders import known_checksum, remember_checksum
 
 CONFIG = "config.json"
 CARD = "README.md"
@@ -19,7 +20,9 @@ CHECKSUMS = "checksums.json"
 FORMAT = 1
 
 # Pickles run code when they are opened; none of these formats does.
-_ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt"})
+ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ".jinja"})
+# Smaller files are hashed each time they are opened; larger ones only if they were touched since they last were.
+LARGE = 64 * 2**20
 _REINSTALL = "Install the model again: `rauslicer models remove` and `rauslicer models add`, or reinstall RAUSlicer for the embedded one."
 
 
@@ -72,7 +75,7 @@ def verify_checkpoint(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     present = {path.name for path in folder.iterdir()} - {CHECKSUMS}
     for name in sorted(present):
-        if Path(name).suffix.lower() not in _ALLOWED_SUFFIXES or not (folder / name).is_file():
+        if Path(name).suffix.lower() not in ALLOWED_SUFFIXES or not (folder / name).is_file():
             raise ModelError(
                 f"The checkpoint {str(folder)!r} holds {name!r}.",
                 "Only safetensors, JSON, Markdown and text are allowed; pickled weights (.pt, .bin, .pkl) can run code when opened.",
@@ -89,8 +92,24 @@ def verify_checkpoint(folder: Path) -> Manifest:
         if name not in manifest.files:
             raise damaged(folder / CHECKSUMS, f"It does not list {name}.")
     for name in manifest.files:
-        verify_file(folder, manifest, name)
+        verify_file(folder, manifest, name, afresh=True)
     return manifest
+
+
+def state(folder: Path) -> str:
+    """``sound``, ``damaged``, or ``not checked`` where that would take reading large files; for a list that must appear at once."""
+    try:
+        manifest = read_manifest(folder)
+        unread = False
+        for name in manifest.files:
+            path = folder / name
+            if path.is_file() and path.stat().st_size >= LARGE and known_checksum(path) is None:
+                unread = True
+            else:
+                verify_file(folder, manifest, name)
+    except (ModelError, OSError):
+        return "damaged"
+    return "not checked" if unread else "sound"
 
 
 def write_manifest(folder: Path, *, name: str, kind: str, licence: str) -> None:
@@ -111,8 +130,8 @@ def replace_folder(made: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
-def verify_file(folder: Path, manifest: Manifest, name: str) -> None:
-    """Compare one file with its recorded SHA-256.
+def verify_file(folder: Path, manifest: Manifest, name: str, *, afresh: bool = False) -> None:
+    """Compare one file with its recorded SHA-256; a large one is read again only if it was touched since, or ``afresh``.
 
     Raises:
         ModelError: it is missing, changed or not recorded.
@@ -122,7 +141,7 @@ def verify_file(folder: Path, manifest: Manifest, name: str) -> None:
         raise damaged(folder / CHECKSUMS, f"It does not list {name}.")
     if not path.is_file():
         raise ModelError(f"The model file {str(path)!r} is missing.", "The checkpoint is incomplete.", _REINSTALL)
-    if _sha256(path) != manifest.files[name]:
+    if _sha256(path, afresh=afresh) != manifest.files[name]:
         raise ModelError(
             f"The model file {str(path)!r} has the wrong checksum.",
             "It was truncated or changed after the model was made, so its results can't be trusted.",
@@ -130,9 +149,16 @@ def verify_file(folder: Path, manifest: Manifest, name: str) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, *, afresh: bool = True) -> str:
+    large = path.stat().st_size >= LARGE
+    known = known_checksum(path) if large and not afresh else None
+    if known is not None:
+        return known
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if large:
+        remember_checksum(path, checksum)
+    return checksum
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, ModelError, OutputError
 from ..resources import resource_path
-from .manifest import Manifest, is_checkpoint, replace_folder, verify_checkpoint
+from .folders import FOLDER_VARIABLE, user_folder
+from .imports import WhatItIs, bring_in, space_needed, what_is
+from .manifest import Manifest, is_checkpoint, replace_folder, state, verify_checkpoint
 
 EMBEDDED = "embedded"
-FOLDER_VARIABLE = "RAUSLICER_MODELS"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -31,6 +30,26 @@ class ModelFolder:
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(sorted(folder.name for folder in self.path.iterdir() if folder.is_dir() and is_checkpoint(folder)))
+
+    @property
+    def runs(self) -> bool:
+        """Whether it can be chosen for a run; others (a backbone, a public SAM2) are what such models are built on."""
+        return {"vlm", "sam2"} <= set(self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for part in self.parts for path in (self.path / part).iterdir())
+
+    @property
+    def state(self) -> str:
+        """``sound``, ``not checked`` or ``damaged``: the worst of its parts."""
+        states = {self.part_state(part) for part in self.parts}
+        return next((worst for worst in ("damaged", "not checked") if worst in states), "sound")
+
+    def part_state(self, name: str) -> str:
+        """The same of one part."""
+        return state(self.part(name))
 
     def part(self, name: str) -> Path:
         """The checkpoint folder of one part.
@@ -62,24 +81,10 @@ class ModelFolder:
         return {name: verify_checkpoint(self.part(name)) for name in self.parts}
 
 
-def user_folder() -> Path:
-    """Where added models live: ``RAUSLICER_MODELS``, or the platform's folder for a user's data."""
-    chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "rauslicer" / "models"
-
-
-def list_models() -> list[ModelFolder]:
-    """The embedded models, then the user's, by name."""
+def list_models(home: str | Path = "") -> list[ModelFolder]:
+    """The embedded models, then the user's (or those in the folder ``home``), by name."""
     shipped = [ModelFolder(folder.name, folder, embedded=True) for folder in _model_folders(resource_path("Models"))]
-    return shipped + [ModelFolder(folder.name, folder) for folder in _model_folders(user_folder())]
+    return shipped + [ModelFolder(folder.name, folder) for folder in _model_folders(Path(home) if home else user_folder())]
 
 
 def resolve(name: str) -> ModelFolder:
@@ -102,18 +107,55 @@ def resolve(name: str) -> ModelFolder:
 
 
 def add(source: Path, name: str | None = None) -> ModelFolder:
-    """Verify a model folder and copy it, whole or not at all, into the user's folder.
+    """Bring a model into the user's folder, whole or not at all, verified or with checksums made on the way.
+
+    Args:
+        source: A model folder; a Hugging Face folder of an image-text-to-text model; or a SAM2.1 checkpoint, a file or a folder.
+        name: What it is called; without, as its folder or file.
 
     Raises:
         InputError: the name is no plain file name.
-        ModelError: the source is damaged, holds pickles, or the name is taken.
-        OutputError: the user's folder can't be written.
+        ModelError: the source is damaged, of no known kind, holds pickles that are not SAM2.1, or the name is taken.
+        OutputError: the user's folder can't be written or has too little space.
     """
-    if not source.is_dir():
+    if not source.exists():
         raise ModelError(
             f"The model folder {str(source)!r} does not exist.", "Nothing can be added from it.", "Give the path of a model folder."
         )
-    name = name or source.resolve().name
+    kind = what_is(source)
+    name = check_name(name or (source.resolve().name if source.is_dir() else source.stem))
+    if kind is WhatItIs.MODEL:
+        ModelFolder(name, source).verify()
+    home = user_folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _check_space(home, space_needed(source, home))
+        with tempfile.TemporaryDirectory(prefix=".adding-", dir=home) as scratch:
+            made = Path(scratch) / name
+            if kind is WhatItIs.MODEL:
+                # Whatever is no checkpoint, and so has no checksums, stays behind.
+                for part in ModelFolder(name, source).parts:
+                    shutil.copytree(source / part, made / part)
+                ModelFolder(name, made).verify()
+            else:
+                bring_in(source, made, kind)
+            replace_folder(made, home / name)
+    except OSError as error:
+        raise OutputError(
+            f"The model can't be copied to {str(home / name)!r}.",
+            f"The system says: {error.strerror or error}.",
+            f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
+        ) from error
+    return ModelFolder(name, home / name)
+
+
+def check_name(name: str) -> str:
+    """The name, if a new model can have it.
+
+    Raises:
+        InputError: it is no plain file name.
+        ModelError: it is taken.
+    """
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name!r} can't be a model's name.",
@@ -126,25 +168,17 @@ def add(source: Path, name: str | None = None) -> ModelFolder:
             "It is not overwritten.",
             f"Remove it first with `rauslicer models remove {name}`, or choose another name with --name.",
         )
-    # Whatever is no checkpoint, and so has no checksums, stays behind.
-    original = ModelFolder(name, source)
-    original.verify()
-    home = user_folder()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".adding-", dir=home) as scratch:
-            made = Path(scratch) / name
-            for part in original.parts:
-                shutil.copytree(original.part(part), made / part)
-            ModelFolder(name, made).verify()
-            replace_folder(made, home / name)
-    except OSError as error:
+    return name
+
+
+def _check_space(home: Path, needed: int) -> None:
+    free = shutil.disk_usage(home).free
+    if needed > free:
         raise OutputError(
-            f"The model can't be copied to {str(home / name)!r}.",
-            f"The system says: {error.strerror or error}.",
+            f"There is too little space in {str(home)!r}.",
+            f"The model takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
             f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
-        ) from error
-    return ModelFolder(name, home / name)
+        )
 
 
 def remove(name: str) -> ModelFolder:

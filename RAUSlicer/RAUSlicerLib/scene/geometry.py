@@ -40,6 +40,16 @@ def empty_oriented_image(grid: sitk.Image) -> slicer.vtkOrientedImageData:
     return image
 
 
+def geometry_of(volume_node) -> slicer.vtkOrientedImageData:
+    """An image that has a volume node's own geometry and extent and no voxels; much less than a copy of the volume."""
+    image = slicer.vtkOrientedImageData()
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    image.SetExtent(volume_node.GetImageData().GetExtent())
+    image.SetImageToWorldMatrix(matrix)
+    return image
+
+
 def cropped_oriented_image(layer: sitk.Image) -> slicer.vtkOrientedImageData | None:
     """A label map in RAS, cut to its non-zero voxels as Slicer keeps label maps in memory; None where all are zero."""
     array = sitk.GetArrayViewFromImage(layer)

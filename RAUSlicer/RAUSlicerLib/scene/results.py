@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import OutputError
 from ..imaging.segmentation import Segmentation, Structure
@@ -41,9 +42,9 @@ def write_result(transfer: Transfer, target_node, output_node=None, undo: UndoSt
         OutputError: the target or the output node is no longer in the scene, the target's geometry has changed since the run began, or
             the output node holds surfaces.
     """
-    _require_in_scene(target_node, "target volume")
+    _require_in_scene(target_node, _("target volume"))
     if output_node is not None:
-        _require_in_scene(output_node, "output segmentation")
+        _require_in_scene(output_node, _("output segmentation"))
         _require_voxels(output_node)
     _require_same_place(transfer.segmentation, target_node)
     drafts = _drafts(transfer.segmentation)
@@ -80,16 +81,16 @@ def replace_segment(transfer: Transfer, row: Row, target_node, node, undo: UndoS
     Raises:
         OutputError: as for ``write_result``, or the run holds no such structure.
     """
-    _require_in_scene(target_node, "target volume")
-    _require_in_scene(node, "result segmentation")
+    _require_in_scene(target_node, _("target volume"))
+    _require_in_scene(node, _("result segmentation"))
     _require_voxels(node)
     _require_same_place(transfer.segmentation, target_node)
     result = next((r for r in transfer.results if row.source in (r.structure.id, r.structure.name)), None)
     if result is None:
         raise OutputError(
-            f"The run has no result for {row.name!r}.",
-            "It was cancelled before the structure was finished.",
-            "Nothing was changed; run again.",
+            _("The run has no result for {name!r}.").format(name=row.name),
+            _("It was cancelled before the structure was finished."),
+            _("Nothing was changed; run again."),
         )
     image = cropped_oriented_image(transfer.segmentation.mask(result.structure)) or slicer.vtkOrientedImageData()
     transform = transform_between(target_node, node)
@@ -139,9 +140,9 @@ def _write(transfer: Transfer, drafts: list[_Draft], node, target_node) -> None:
 def _require_in_scene(node, role: str) -> None:
     if node is None or node.GetScene() is None:
         raise OutputError(
-            f"The {role} is no longer in the scene.",
-            "It was removed, or the scene was closed, while the run was under way.",
-            "Load it again and repeat the run; nothing was written.",
+            _("The {role} is no longer in the scene.").format(role=role),
+            _("It was removed, or the scene was closed, while the run was under way."),
+            _("Load it again and repeat the run; nothing was written."),
         )
 
 
@@ -150,9 +151,11 @@ def _require_voxels(output_node) -> None:
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _BINARY:
         # Slicer would turn the new segments into surfaces and throw their voxels away.
         raise OutputError(
-            f"The output segmentation {output_node.GetName()!r} is stored as {segmentation.GetSourceRepresentationName()!r}.",
-            "The result's voxels would be lost in it.",
-            "Write into a new segmentation, or make the binary labelmap its source representation in the Segmentations module.",
+            _("The output segmentation {name!r} is stored as {kind!r}.").format(
+                name=output_node.GetName(), kind=segmentation.GetSourceRepresentationName()
+            ),
+            _("The result's voxels would be lost in it."),
+            _("Write into a new segmentation, or make the binary labelmap its source representation in the Segmentations module."),
         )
 
 
@@ -164,9 +167,9 @@ def _require_same_place(segmentation: Segmentation, target_node) -> None:
         same and np.allclose(_corners(target_node, image.GetExtent()), _corners(result, result.GetExtent()), rtol=0, atol=_SAME_PLACE_MM)
     ):
         raise OutputError(
-            f"The geometry of the volume {target_node.GetName()!r} has changed since the run began.",
-            "It was cropped, resampled, or a transform was hardened on it, so the result would lie in the wrong place.",
-            "Repeat the run on the volume as it is now; nothing was written.",
+            _("The geometry of the volume {name!r} has changed since the run began.").format(name=target_node.GetName()),
+            _("It was cropped, resampled, or a transform was hardened on it, so the result would lie in the wrong place."),
+            _("Repeat the run on the volume as it is now; nothing was written."),
         )
 
 

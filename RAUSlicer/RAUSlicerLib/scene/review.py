@@ -15,7 +15,7 @@ def accept(node, keys: Sequence[str], undo: UndoSteps, label: str = "", accepted
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     segmentation = node.GetSegmentation()
     ids = [id_ for id_ in keys if segmentation.GetSegment(id_) is not None]
-    with undo.changing(node, ids, label):
+    with undo.changing(node, ids, label, voxels=False):
         for id_ in ids:
             logic.SetSegmentStatus(segmentation.GetSegment(id_), logic.Completed if accepted else logic.InProgress)
 

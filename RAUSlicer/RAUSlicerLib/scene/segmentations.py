@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..imaging.segmentation import Segmentation, Structure
@@ -25,12 +26,14 @@ def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
         InputError: there is no segmentation node, it has no segments, or its surfaces can't be made voxels of.
     """
     if segmentation_node is None:
-        raise InputError("No reference segmentation is chosen.", "Its segments are what is transferred.", "Choose one in the panel.")
+        raise InputError(
+            _("No reference segmentation is chosen."), _("Its segments are what is transferred."), _("Choose one in the panel.")
+        )
     if segmentation_node.GetSegmentation().GetNumberOfSegments() == 0:
         raise InputError(
-            f"The segmentation {segmentation_node.GetName()!r} has no segments.",
-            "There is nothing to transfer.",
-            "Draw or load at least one segment, or choose another segmentation.",
+            _("The segmentation {name!r} has no segments.").format(name=segmentation_node.GetName()),
+            _("There is nothing to transfer."),
+            _("Draw or load at least one segment, or choose another segmentation."),
         )
     grid = volume_from_node(volume_node)
     segmentation = _with_label_maps(segmentation_node, grid)
@@ -49,13 +52,9 @@ def segment_mask(segmentation_node, id_: str, volume_node) -> sitk.Image:
     """One segment's voxels on the volume's grid, 1 inside and 0 outside, where they are seen on the volume."""
     image = slicer.vtkOrientedImageData()
     segmentation_node.GetBinaryLabelmapRepresentation(id_, image)
-    return label_on_grid(image, 1, segmentation_node, volume_node)
-
-
-def label_on_grid(image: slicer.vtkOrientedImageData, label: int, segmentation_node, volume_node) -> sitk.Image:
-    """One label of a segmentation's image on the volume's grid, as ``segment_mask``."""
-    resampled = _resampled(image, volume_from_node(volume_node), transform_between(segmentation_node, volume_node), label)
-    return sitk.Cast(resampled == label, sitk.sitkUInt8)
+    transform = transform_between(segmentation_node, volume_node)
+    # What was cut out for one segment has the value 1.
+    return sitk.Cast(_resampled(image, volume_from_node(volume_node), transform, 1) == 1, sitk.sitkUInt8)
 
 
 def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
@@ -70,9 +69,9 @@ def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
         copy.SetConversionParameter(parameter, slicer.vtkSegmentationConverter.SerializeImageGeometry(empty_oriented_image(grid)))
     if not copy.CreateRepresentation(_BINARY):
         raise InputError(
-            f"The segments of {node.GetName()!r} can't be turned into voxels.",
-            f"They are stored as {segmentation.GetSourceRepresentationName()!r}.",
-            "Open the Segmentations module, create the binary labelmap representation there, and try again.",
+            _("The segments of {name!r} can't be turned into voxels.").format(name=node.GetName()),
+            _("They are stored as {kind!r}.").format(kind=segmentation.GetSourceRepresentationName()),
+            _("Open the Segmentations module, create the binary labelmap representation there, and try again."),
         )
     return copy
 

@@ -32,10 +32,13 @@ class UndoSteps:
                 self._steps.append(_NewNode(label, nodes))
 
     @contextmanager
-    def changing(self, node, ids: Sequence[str] = (), label: str = "") -> Iterator[None]:
-        """One step that changes the segments ``ids`` of a node, or adds segments to it. An error takes back what it had done."""
+    def changing(self, node, ids: Sequence[str] = (), label: str = "", *, voxels: bool = True) -> Iterator[None]:
+        """One step that changes the segments ``ids`` of a node, or adds segments to it. An error takes back what it had done.
+
+        Where ``voxels`` is false, only what is said of the segments changes, and no copies of their voxels are made.
+        """
         _save_scene(node.GetScene())
-        step = _Change(label, node, ids)
+        step = _Change(label, node, ids, voxels)
         try:
             yield
         except Exception:
@@ -91,13 +94,13 @@ class _NewNode:
 class _Change:
     """Copies of the segments that are about to change; the label maps of shared layers are cut out, so that a copy holds one segment."""
 
-    def __init__(self, label: str, node, ids: Sequence[str]) -> None:
+    def __init__(self, label: str, node, ids: Sequence[str], voxels: bool) -> None:
         self.label, self._node = label, node
         self.callbacks: list[Callable[[], None]] = []
         segmentation = node.GetSegmentation()
         self._attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
         self._order = list(segmentation.GetSegmentIDs())
-        self._before = {id_: _copy(node, id_) for id_ in ids if id_ in self._order}
+        self._before = {id_: _copy(node, id_, voxels) for id_ in ids if id_ in self._order}
         self._added: set[str] = set()
 
     @property
@@ -114,6 +117,9 @@ class _Change:
             segmentation.RemoveSegment(id_)
         for id_, (segment, image) in self._before.items():
             if segmentation.GetSegment(id_) is None:
+                if image is None:
+                    # Removed since, by somebody else.
+                    continue
                 # The copy holds this segment alone, with the value 1.
                 segment.SetLabelValue(1)
                 segment.AddRepresentation(_BINARY, image)
@@ -126,7 +132,8 @@ class _Change:
                 current.DeepCopyMetadata(segment)
                 # Its layer may be another one now, where it has another value.
                 current.SetLabelValue(value)
-                write_label_map(self._node, id_, image)
+                if image is not None:
+                    write_label_map(self._node, id_, image)
         for name in set(self._node.GetAttributeNames()) | set(self._attributes):
             self._node.SetAttribute(name, self._attributes.get(name))
         self._node.EndModify(modifying)
@@ -141,10 +148,12 @@ def write_label_map(node, id_: str, image: slicer.vtkOrientedImageData) -> None:
     logic.SetBinaryLabelmapToSegment(image, node, id_, logic.MODE_REPLACE)
 
 
-def _copy(node, id_: str) -> tuple[slicer.vtkSegment, slicer.vtkOrientedImageData]:
+def _copy(node, id_: str, voxels: bool) -> tuple[slicer.vtkSegment, slicer.vtkOrientedImageData | None]:
     original = node.GetSegmentation().GetSegment(id_)
     segment = slicer.vtkSegment()
     segment.DeepCopyMetadata(original)
+    if not voxels:
+        return segment, None
     image = slicer.vtkOrientedImageData()
     node.GetBinaryLabelmapRepresentation(id_, image)
     return segment, image

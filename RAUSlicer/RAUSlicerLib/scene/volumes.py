@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from .geometry import array_of, image_on_grid
@@ -23,25 +24,29 @@ def volume_from_node(node) -> sitk.Image:
         InputError: there is no node, it has no voxels, several values a voxel, or sheared axes.
     """
     if node is None:
-        raise InputError("No volume is chosen.", "A run needs a reference volume and a target volume.", "Choose one in the panel.")
+        raise InputError(_("No volume is chosen."), _("A run needs a reference volume and a target volume."), _("Choose one in the panel."))
     name = node.GetName()
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None or 0 in image.GetDimensions():
-        raise InputError(f"The volume {name!r} has no voxels.", "Its file was not loaded, or the node is new and empty.", "Load it again.")
+        raise InputError(
+            _("The volume {name!r} has no voxels.").format(name=name),
+            _("Its file was not loaded, or the node is new and empty."),
+            _("Load it again."),
+        )
     if image.GetNumberOfScalarComponents() != 1:
         raise InputError(
-            f"The volume {name!r} has {image.GetNumberOfScalarComponents()} values in each voxel.",
-            "Colour and vector volumes carry no single intensity to compare.",
-            "Convert it to a scalar volume (module Vector to Scalar Volume) and choose that.",
+            _("The volume {name!r} has {count} values in each voxel.").format(name=name, count=image.GetNumberOfScalarComponents()),
+            _("Colour and vector volumes carry no single intensity to compare."),
+            _("Convert it to a scalar volume (module Vector to Scalar Volume) and choose that."),
         )
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASDirectionMatrix(matrix)
     directions = slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
     if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
         raise InputError(
-            f"The axes of the volume {name!r} are not at right angles.",
-            "This happens with a tilted CT gantry or a hardened shearing transform.",
-            "Resample it onto a regular grid (module Resample Scalar/Vector/DWI Volume) and choose the result.",
+            _("The axes of the volume {name!r} are not at right angles.").format(name=name),
+            _("This happens with a tilted CT gantry or a hardened shearing transform."),
+            _("Resample it onto a regular grid (module Resample Scalar/Vector/DWI Volume) and choose the result."),
         )
     first = image.GetExtent()[::2]
     origin = np.array(node.GetOrigin()) + directions @ (np.array(node.GetSpacing()) * first)

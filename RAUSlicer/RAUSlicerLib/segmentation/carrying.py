@@ -16,6 +16,14 @@ from ..results import SoftMask
 _MOST_VOXELS = 1_000_000
 _NEGLIGIBLE = 0.02
 _SWEEPS = 3
+# Outlines that were moved by less than this on average say nothing of other planes: nobody paints more exactly, and neighbours differ as
+# much. For every mm beyond, a change reaches so much further, between the least and the most. All chosen on pairs of training cases: with
+# the reach taken from the structure's size instead, updates of brains, whose outlines were wrong by 1 to 2 mm, were worse than painting.
+_NOISE_MM = 2.0
+_PER_MM = 4.0
+_DECAYS_MM = (1.0, 12.0)
+# Beyond this it makes no difference how far an outline was moved.
+_FARTHEST_MM = 20.0
 
 
 @dataclass(frozen=True)
@@ -29,16 +37,23 @@ class Reach:
     clip: float
 
 
-def reach_of(edits: Painted, frame: sitk.Image) -> Reach:
-    """How far this structure's changes go: it is measured on what the user has painted."""
-    spacing = np.array(frame.GetSpacing()[::-1])
-    extent = 0.0
+def reach_of(mask: SoftMask, edits: Painted, frame: sitk.Image) -> Reach:
+    """How far this structure's changes go: as far as the user had to move its outlines.
+
+    Where the outlines of ``mask`` lay almost right on the painted planes, what was wrong there is a matter of that plane; where they lay
+    far off, the whole region is wrong in the same way. Measured as the mean distance in mm over both outlines of all painted planes.
+    """
+    whole, spacing = mask.spread(frame), np.array(frame.GetSpacing()[::-1])
+    moves = [np.zeros(0, np.float32)]
     for axis, index in edits.planes:
-        drawn = np.argwhere(np.take(edits.truth, index, axis))
-        if len(drawn):
-            flat = [other for other in range(3) if other != axis]
-            extent = max(extent, float(np.max((np.ptp(drawn, axis=0) + 1) * spacing[flat])))
-    return Reach(float(np.clip(0.4 * extent, 5.0, 20.0)), 6.0)
+        now, then = np.take(whole, index, axis) > 0.5, np.take(edits.truth, index, axis)
+        flat = [other for other in range(3) if other != axis]
+        before, after = (signed_distance(drawn, spacing[flat], _FARTHEST_MM) for drawn in (now, then))
+        moves.append(np.abs(after - before)[_outline(now) | _outline(then)])
+    moved = np.concatenate(moves)
+    beyond = float(moved.mean()) - _NOISE_MM if moved.size else 0.0
+    least, most = _DECAYS_MM
+    return Reach(min(least + _PER_MM * max(beyond, 0.0), most), 6.0)
 
 
 def carry_on(mask: SoftMask, edits: Painted, frame: sitk.Image, reach: Reach) -> SoftMask:
@@ -82,6 +97,18 @@ def signed_distance(inside: np.ndarray, spacing: Sequence[float] | np.ndarray, c
     into, out = ndimage.distance_transform_edt(inside, spacing), ndimage.distance_transform_edt(~inside, spacing)
     half = float(np.min(spacing)) / 2
     return np.clip(np.where(inside, into - half, half - out), -clip, clip).astype(np.float32)
+
+
+def _outline(inside: np.ndarray) -> np.ndarray:
+    """Pixels that have a pixel of the other kind beside them."""
+    out = np.zeros_like(inside)
+    for axis in range(inside.ndim):
+        step = np.diff(inside, axis=axis)
+        ends = [(0, 0)] * inside.ndim
+        for side in ((1, 0), (0, 1)):
+            ends[axis] = side
+            out |= np.pad(step, ends)
+    return out
 
 
 def _plane_change(

@@ -15,7 +15,7 @@ from ..imaging.segmentation import Reference, Structure
 from ..models.device import autocast
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..results import Localization, SoftMask, weighted
-from ..vision import MatchedReference, MatchedSlices, Vision
+from ..vision import Heat, MatchedReference, MatchedSlices, Vision
 from .sam2 import SliceFeatures
 
 STAGE = "segmentation"
@@ -109,10 +109,10 @@ class Sam2Propagator:
             for (_, slots), batch in batches.items():
                 if cancel.cancelled:
                     return
-                sure = [track for track in batch if not slots or track.sure(level)]
-                unsure = [track for track in batch if track not in sure]
-                for track in sure:
-                    track.keep(level, track.prior_logits(level), offset)
+                unsure = [track for track in batch if slots and not track.sure(level)]
+                for track in batch:
+                    if track not in unsure:
+                        track.leave(level, offset)
                 for track, logits in zip(unsure, self._decode(slices, unsure, level) if unsure else (), strict=True):
                     track.keep(level, logits, offset)
 
@@ -159,7 +159,7 @@ class Sam2Propagator:
         key = (number, level)
         if key not in track.cache:
             assert reference.features is not None
-            track.cache[key] = self._memorize(reference.features, level, track.masks[number][level])
+            track.cache[key] = self._memorize(reference.features, level, reference.mask(track.structure, level))
         return track.cache[key]
 
     def _memorize(self, features: SliceFeatures, level: int, mask: np.ndarray) -> Tensor:
@@ -182,34 +182,33 @@ class _Track:
 
     def __init__(self, slices: MatchedSlices, localization: Localization, edits: Mapping[int, np.ndarray], use_prior: bool) -> None:
         self.structure, self.localization, self.edits = localization.structure, localization, edits
-        size = slices.images.shape[-1]
         self._grid = slices.grid
-        prior = localization.prior if use_prior else None
-        self._sharp = prior
-        self._prior = prior.spread(slices.grid) if prior is not None else np.zeros((len(slices), size, size), np.float16)
-        self._doubt = _doubt(self._prior) if prior is not None else np.full(len(slices), np.inf)
-        self.masks = [reference.masks(localization.structure) for reference in slices.references]
-        self._drawn = [np.flatnonzero(mask.sum((1, 2)) >= _PIXELS) for mask in self.masks]
+        self._sharp = localization.prior if use_prior else None
+        self._prior = Heat(self._sharp, slices.grid)
+        self._doubt = _doubt(self._prior) if self._sharp is not None else np.full(len(slices), np.inf)
+        self._areas = [reference.areas(localization.structure) for reference in slices.references]
+        self._drawn = [np.flatnonzero(areas >= _PIXELS) for areas in self._areas]
         self.cache: dict[tuple[int, int], Tensor] = {}
         self.frames: list[Frame] = []
         self.remembered: dict[int, Tensor] = {}
         self._kept: dict[int, np.ndarray] = {}
+        self._left: set[int] = set()
         self._silent = {-1: 0, 1: 0}
         self._limits = self._range(len(slices))
         self.start = self._surest()
 
     def _range(self, count: int) -> tuple[int, int]:
         """Slices that can hold the structure: where it was located, the prior or an edit says so, or a reference has it."""
-        levels = [*self.localization.prompts, *self.edits, *np.flatnonzero(self._prior.max((1, 2)) > 0.3).tolist()]
+        levels = [*self.localization.prompts, *self.edits, *np.flatnonzero(self._prior.peaks > 0.3).tolist()]
         if not levels:
             levels = [int(level) for drawn in self._drawn for level in drawn]
         return (max(min(levels) - 1, 0), min(max(levels) + 1, count - 1)) if levels else (0, -1)
 
     def _surest(self) -> int:
         first, last = self._limits
-        mass = self._prior.sum((1, 2), dtype=np.float64)
+        mass = self._prior.sums
         if mass.max() <= 0:
-            mass = np.sum([mask.sum((1, 2)) for mask in self.masks], axis=0).astype(np.float64)
+            mass = np.sum(self._areas, axis=0)
         return first + int(np.argmax(mass[first : last + 1])) if last >= first else 0
 
     def goes_on(self, offset: int) -> bool:
@@ -251,36 +250,55 @@ class _Track:
         return np.log(share / (1 - share)).astype(np.float32)
 
     def keep(self, level: int, logits: np.ndarray, offset: int) -> None:
+        """What was decoded of a slice, or painted there."""
         if level in self.edits:
             logits = np.where(self.edits[level], 15.0, -15.0)
         probability = 1 / (1 + np.exp(-logits.astype(np.float32)))
+        self._listen(level, offset, bool((probability > 0.5).any()))
+        self._kept[level] = probability.astype(np.float16)
+
+    def leave(self, level: int, offset: int) -> None:
+        """A slice stays as the prior has it, unless it is painted."""
+        if level in self.edits:
+            self.keep(level, np.zeros(()), offset)
+            return
+        self._listen(level, offset, False)
+        self._left.add(level)
+
+    def _listen(self, level: int, offset: int, found: bool) -> None:
         if offset:
             side = 1 if offset > 0 else -1
-            self._silent[side] = 0 if (probability > 0.5).any() or self._prior[level].max() > 0.5 else self._silent[side] + 1
-        self._kept[level] = probability.astype(np.float16)
+            self._silent[side] = 0 if found or self._prior.peaks[level] > 0.5 else self._silent[side] + 1
 
     def soft_mask(self) -> SoftMask:
         """What was kept, as a change of the prior where there is one: it has the target's full resolution, the slices have less.
 
         Edited structures come back from the slices alone, exactly as they were painted there.
         """
-        kept = self._kept_mask()
         if self._sharp is None or self.edits:
-            return kept
-        return weighted([(self._sharp, 1.0), (kept, 1.0), (cropped(self._prior, 0, self._grid), -1.0)], self._sharp.grid)
+            return self._stacked({**{level: self._prior[level] for level in self._left}, **self._kept})
+        # Slices that were not reached lose what the prior has there.
+        beyond = [level for level in np.flatnonzero(self._prior.peaks > _EMPTY).tolist() if level not in self._left]
+        if not beyond and not self._kept:
+            return self._sharp
+        before = self._stacked({level: self._prior[level] for level in {*beyond, *self._kept}})
+        return weighted([(self._sharp, 1.0), (self._stacked(self._kept), 1.0), (before, -1.0)], self._sharp.grid)
 
-    def _kept_mask(self) -> SoftMask:
-        if not self._kept:
+    def _stacked(self, planes: Mapping[int, np.ndarray]) -> SoftMask:
+        """Some slices as a mask, nothing between them."""
+        if not planes:
             return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
-        first, last = min(self._kept), max(self._kept)
-        empty = np.zeros_like(next(iter(self._kept.values())))
-        return cropped(np.stack([self._kept.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
+        first, last = min(planes), max(planes)
+        empty = np.zeros_like(planes[first])
+        return cropped(np.stack([planes.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
 
 
-def _doubt(prior: np.ndarray) -> np.ndarray:
-    """The undecided area of every slice of probabilities (N, S, S), as a share of what is inside: 0 sure, 1 and more anything."""
-    share = prior.astype(np.float32)
-    return np.minimum(share, 1 - share).sum((1, 2)) / np.maximum((share > 0.5).sum((1, 2)), _PIXELS)
+def _doubt(prior: Heat) -> np.ndarray:
+    """The undecided area of every slice (N,), as a share of what is inside: 0 sure, 1 and more anything."""
+    share = prior.values.astype(np.float32)
+    out = np.zeros(len(prior.peaks))
+    out[prior.where[0]] = np.minimum(share, 1 - share).sum((1, 2)) / np.maximum((share > 0.5).sum((1, 2)), _PIXELS)
+    return out
 
 
 def cropped(stack: np.ndarray, first: int, grid: sitk.Image) -> SoftMask:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..imaging.frame import canonical, grid_over, normalized, resample
 from ..imaging.names import same_structure
@@ -18,9 +20,10 @@ from ..localization.matching.matcher import NEGLIGIBLE, Match
 from ..models.device import autocast
 from ..progress import CancelToken
 from ..results import SoftMask
-from .refiner_network import RefinerNet
+from .refiner_network import RefinerNet, doubled
 
 Window = tuple[slice, slice, slice]
+Corner = tuple[int, int, int]
 
 # Voxels this much smaller than those of the match, but not smaller than the target's own.
 FINER = 1.4
@@ -28,6 +31,28 @@ FINER = 1.4
 _AROUND, _LEAST, _MOST = 0.25, 8, 20
 # Convolutions see at least so many voxels along each axis.
 _SMALLEST = 24
+# Where the first pass gives a structure this probability the second one looks.
+_LOCATED = 0.3
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where coarse cells lie on a finer grid: a cell's centre is at ``first + step * index``, (z, y, x) in voxels of that grid."""
+
+    first: np.ndarray
+    step: np.ndarray
+
+    @classmethod
+    def over(cls, grid: sitk.Image, cells: sitk.Image) -> Cells:
+        """Both grids have the same axes."""
+        first = np.array(grid.TransformPhysicalPointToContinuousIndex(cells.GetOrigin()))[::-1]
+        return cls(first.astype(np.float32), (np.array(cells.GetSpacing()) / grid.GetSpacing())[::-1].astype(np.float32))
+
+    def at(self, values: Tensor, start: Corner, where: Tensor) -> Tensor:
+        """A box of cells (d, h, w), of which the first has the index ``start``, interpolated at voxels (..., 3); zero outside."""
+        index = (where - torch.from_numpy(self.first)) / torch.from_numpy(self.step) - torch.tensor(start)
+        unit = (2 * index + 1) / torch.tensor(values.shape) - 1
+        return F.grid_sample(values[None, None], unit.flip(-1)[None], align_corners=False)[0, 0]
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,7 @@ class Overlay:
 
     ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1; ``attended`` holds the probabilities of each structure of the
     reference and where in the grid they are; ``warped`` is the number of each voxel's structure, counted from 1 in the order of
-    ``attended``, 0 for none.
+    ``attended``, 0 for none. ``recognized`` holds each structure's probabilities by looks alone, on ``cells``, and the first cell's index.
     """
 
     grid: sitk.Image
@@ -44,22 +69,44 @@ class Overlay:
     reference: np.ndarray
     attended: Mapping[Structure, tuple[np.ndarray, Window]]
     warped: np.ndarray
+    recognized: Mapping[Structure, tuple[np.ndarray, Corner]]
+    cells: Cells
 
-    def crops(self, wanted: Collection[Structure]) -> Iterator[tuple[Structure, Window, np.ndarray]]:
-        """The wanted structures' surroundings and what the network sees of them, (5, d, h, w)."""
-        first, second, owner = self.rivals()
-        windows = ndimage.find_objects(self.warped, max_label=len(self.attended))
-        for number, (structure, (values, where)) in enumerate(self.attended.items(), start=1):
-            window = surroundings([where, windows[number - 1]], self.warped.shape) if structure in wanted else None
-            if window is None:
-                continue
-            crop = np.zeros((RefinerNet.CHANNELS, *(side.stop - side.start for side in window)), np.float32)
-            crop[0], crop[1] = self.target[window], self.reference[window]
-            crop[2] = ndimage.uniform_filter((self.warped[window] == number).astype(np.float32), 3)
-            crop[3][inner(where, window)] = values
-            crop[4] = np.where(owner[window] == number, second[window], first[window])
-            yield structure, window, crop
+    def box(self, structure: Structure) -> list[Window]:
+        """Where the structure was carried to, in one way or the other."""
+        number = self.numbers[structure]
+        windows = [self.attended[structure][1], self._warped_boxes[number - 1]]
+        return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
 
+    def planes(self, structure: Structure, window: Window) -> np.ndarray:
+        """What the network sees of a window, (5, d, h, w) as in `RefinerNet`."""
+        number, (values, where) = self.numbers[structure], self.attended[structure]
+        first, second, owner = self.rivals
+        out = np.zeros((RefinerNet.CHANNELS, *(side.stop - side.start for side in window)), np.float32)
+        out[0], out[1] = self.target[window], self.reference[window]
+        out[2] = ndimage.uniform_filter((self.warped[window] == number).astype(np.float32), 3)
+        both = _shared(where, window)
+        out[3][inner(both, window)] = values[inner(both, where)]
+        out[4] = np.where(owner[window] == number, second[window], first[window])
+        return out
+
+    def looks(self, structure: Structure, window: Window) -> np.ndarray:
+        """The structure's probability by looks alone, at half of a window's resolution."""
+        axes = [torch.arange(side.start + 0.5, side.stop, 2) for side in window]
+        where = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        values, start = self.recognized[structure]
+        return self.cells.at(torch.from_numpy(values), start, where).numpy()
+
+    @cached_property
+    def numbers(self) -> dict[Structure, int]:
+        """The structures' numbers in ``warped``."""
+        return {structure: number for number, structure in enumerate(self.attended, start=1)}
+
+    @cached_property
+    def _warped_boxes(self) -> list[Window | None]:
+        return ndimage.find_objects(self.warped, max_label=len(self.attended))
+
+    @cached_property
     def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The largest and second largest probability of each voxel, and the number of the structure that has the largest."""
         shape = self.warped.shape
@@ -74,17 +121,22 @@ class Overlay:
         return first, second, owner
 
 
-def surroundings(windows: Sequence[Window | None], shape: tuple[int, ...]) -> Window | None:
-    """The box around some boxes with a margin, within a volume; None where there is none of them."""
-    given = [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
-    if not given:
-        return None
+def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1) -> Window:
+    """The box around some boxes with a margin, within a volume, to be seen at every ``step``-th voxel."""
     sides = []
     for axis in range(3):
-        low, high = min(window[axis].start for window in given), max(window[axis].stop for window in given)
-        margin = max(int(np.clip(_AROUND * (high - low), _LEAST, _MOST)), (_SMALLEST - (high - low) + 1) // 2)
+        low, high = min(window[axis].start for window in windows), max(window[axis].stop for window in windows)
+        extent = -(-(high - low) // step)
+        margin = step * max(int(np.clip(_AROUND * extent, _LEAST, _MOST)), (_SMALLEST - extent + 1) // 2)
         sides.append(slice(max(low - margin, 0), min(high + margin, shape[axis])))
     return sides[0], sides[1], sides[2]
+
+
+def _shared(one: Window, other: Window) -> Window:
+    """What two boxes have in common; empty where they are apart."""
+    starts, stops = zip(*((max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)), strict=True)
+    z, y, x = (slice(low, max(low, high)) for low, high in zip(starts, stops, strict=True))
+    return z, y, x
 
 
 def inner(where: Window, window: Window) -> Window:
@@ -110,7 +162,10 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
                 table[structure.label] = number
         warped = np.where(table[values] > 0, table[values], warped)
     moved = sitk.GetArrayFromImage(sitk.Resample(other, grid, match.transform, sitk.sitkLinear, 0.0))
-    return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped)
+    looks = match.recognize(segmentation.structures)
+    recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
+    cells = Cells.over(grid, next(iter(looks.values())).grid)
+    return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells)
 
 
 def _seen(grid: sitk.Image, frame: sitk.Image) -> Window:
@@ -139,24 +194,47 @@ class Refiner:
         """
         over = overlay(match, target)
         asked = {structure: own for structure in structures if (own := same_structure(match.reference.segmentation, structure)) is not None}
-        drawn = {own: SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), over.grid) for own in asked.values()}
-        for own, window, crop in over.crops(drawn):
+        nothing = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), over.grid)
+        drawn = {own: nothing for own in asked.values()}
+        for own in drawn:
             if cancel.cancelled:
                 break
-            drawn[own] = _kept(self.redraw(torch.from_numpy(crop)), window, over.grid)
+            drawn[own] = self.redraw(over, own) or nothing
         return {structure: drawn[own] for structure, own in asked.items()}
 
-    def redraw(self, crop: Tensor) -> np.ndarray:
-        """Probabilities (d, h, w) of one structure; ``crop`` (5, d, h, w) as for `RefinerNet`."""
+    def redraw(self, over: Overlay, structure: Structure) -> SoftMask | None:
+        """Both passes over one structure; None where there is nothing of it."""
+        boxes = over.box(structure)
+        if not boxes:
+            return None
+        shape = over.warped.shape
+        far = surroundings(boxes, shape, step=2)
+        planes = torch.from_numpy(over.planes(structure, far))[None].to(self._device)
+        looks = torch.from_numpy(over.looks(structure, far))[None].to(self._device)
         with torch.inference_mode(), autocast(self._device):
-            return self._net(crop[None].to(self._device))[0].float().sigmoid().cpu().numpy()
+            located = doubled(self._net.locate(planes, looks).float().sigmoid(), planes.shape[2:])
+            boxes += [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > _LOCATED)]
+            near = _shared(surroundings(boxes, shape), far)
+            z, y, x = inner(near, far)
+            drawn = self._net.draw(planes[:, :, z, y, x], located[:, z, y, x])[0].float().sigmoid().cpu().numpy()
+        return _kept(drawn, near, over.grid)
 
 
-def _kept(values: np.ndarray, window: Window, grid: sitk.Image) -> SoftMask:
-    """Probabilities without their negligible rim."""
+def _boxed(inside: np.ndarray) -> list[Window]:
+    return ndimage.find_objects(inside.astype(np.uint8))
+
+
+def _outer(box: Window, window: Window) -> Window:
+    """A box given from the corner of a window, as seen from where the window is."""
+    z, y, x = (slice(a.start + b.start, a.stop + b.start) for a, b in zip(box, window, strict=True))
+    return z, y, x
+
+
+def _kept(values: np.ndarray, window: Window, grid: sitk.Image) -> SoftMask | None:
+    """Probabilities without their negligible rim; None if they are nothing else."""
     inside = values > NEGLIGIBLE
     if not inside.any():
-        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+        return None
+    (box,) = _boxed(inside)
     z, y, x = (side.start + first.start for side, first in zip(box, window, strict=True))
     return SoftMask(np.where(inside, values, 0)[box].astype(np.float32), (z, y, x), grid)

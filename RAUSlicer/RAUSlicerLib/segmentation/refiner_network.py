@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -25,6 +26,8 @@ class RefinerConfig:
 
     widths: tuple[int, ...] = (32, 64, 96)
     hidden: int = 8
+    trust: float = 0.5
+    """Share of the first pass in what the second one starts from; the rest is as carried."""
 
     @classmethod
     def from_dict(cls, values: dict) -> RefinerConfig:
@@ -37,19 +40,49 @@ class RefinerConfig:
 
 
 class RefinerNet(nn.Module):
-    """A 3D U-Net over one structure's surroundings with a residual output: untrained, it returns the carried mask.
+    """Two passes over one structure's surroundings: at half of the resolution, where it sees far, then at all of it.
 
-    It never learns what a structure is called: reference, mask and image are all it sees, so that any structure can be refined.
+    It never learns what a structure is called: reference, mask and image are all it sees, so that any structure can be refined. Untrained,
+    it returns the carried mask.
 
     Source: own design; the residual output as in RAU's mask decoder, the paired input as in atlas-guided segmentation.
     """
 
+    # What is known of a voxel, in 0 to 1: the target's intensity, the matched reference's, the structure's mask warped with it, its
+    # probability from attention around the matched place, the largest probability of any other structure. A pass sees one plane more.
     CHANNELS = 5
 
     def __init__(self, config: RefinerConfig | None = None) -> None:
         super().__init__()
         self.config = config or RefinerConfig()
-        widths, hidden = self.config.widths, self.config.hidden
+        self.first = Pass(self.config, trust=0.0)
+        self.second = Pass(self.config, trust=self.config.trust)
+
+    def locate(self, planes: Tensor, recognized: Tensor) -> Tensor:
+        """First pass: logits (B, D/2, H/2, W/2) of the structure, sides rounded up.
+
+        Args:
+            planes: (B, 5, D, H, W), as above.
+            recognized: (B, D/2, H/2, W/2), the structure's probability by looks alone.
+        """
+        # The last of an odd number of slices counts twice: beside one of zeros, the only slice of a volume would be half there.
+        odd = [side for extent in reversed(planes.shape[2:]) for side in (0, extent % 2)]
+        return self.first(torch.cat([F.avg_pool3d(F.pad(planes, odd, mode="replicate"), 2), recognized[:, None]], dim=1))
+
+    def draw(self, planes: Tensor, located: Tensor) -> Tensor:
+        """Second pass: logits (B, D, H, W) for planes (B, 5, D, H, W), given the first pass's probabilities (B, D, H, W) there."""
+        return self.second(torch.cat([planes, located[:, None]], dim=1))
+
+
+class Pass(nn.Module):
+    """A 3D U-Net with a residual output: untrained, it returns what it starts from."""
+
+    CHANNELS = RefinerNet.CHANNELS + 1
+
+    def __init__(self, config: RefinerConfig, *, trust: float) -> None:
+        super().__init__()
+        widths, hidden = config.widths, config.hidden
+        self._trust = trust
         self.stem = nn.Conv3d(self.CHANNELS + 1, widths[0], 4, stride=2, padding=1)
         self.encoder = nn.ModuleList(Block(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
         self.up = nn.ModuleList(Up(b, a) for a, b in pairwise(widths))
@@ -64,11 +97,11 @@ class RefinerNet(nn.Module):
         """Logits (B, D, H, W) of the structure.
 
         Args:
-            x: (B, 5, D, H, W) in 0 to 1: the target's intensities, the matched reference's, the structure's mask warped with the reference,
-                its probability from attention, and the largest probability of any other structure.
+            x: (B, 6, D, H, W), the planes of `RefinerNet` and another opinion of where the structure is.
         """
         depth, height, width = x.shape[2:]
-        prior = torch.logit(((x[:, 2] + x[:, 3]) / 2).float().clamp(_SURE, 1 - _SURE))
+        carried = torch.lerp((x[:, 2] + x[:, 3]) / 2, x[:, 5], self._trust)
+        prior = torch.logit(carried.float().clamp(_SURE, 1 - _SURE))
         x = torch.cat([x, likeness(x[:, 0], x[:, 1], x[:, 2])[:, None]], dim=1)
         x = fast_layout(padded_to(x - 0.3, 2 ** len(self.encoder), -0.3, least=_LEAST))
         y = self.stem(x)
@@ -80,6 +113,12 @@ class RefinerNet(nn.Module):
             y = self.decoder[level](skips[level] + self.up[level](y))
         change = self.change(F.gelu(self.last_up(y) + self.detail(x)))[:, 0, :depth, :height, :width]
         return prior + change.float()
+
+
+def doubled(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Values (B, d, h, w) at twice the resolution, as many as ``size`` says."""
+    depth, height, width = size
+    return F.interpolate(values[:, None], scale_factor=2, mode="trilinear", align_corners=False)[:, 0, :depth, :height, :width]
 
 
 @torch.no_grad()
@@ -97,13 +136,21 @@ def likeness(target: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
         if int(seen.sum()) < 2 or int(known.sum()) < 2:
             out.append(torch.full_like(image, 0.5))
             continue
-        moved = (image - image[seen].mean()) / image[seen].std().clamp(min=1e-3) * other[known].std() + other[known].mean()
-        moved = torch.where(seen, moved, image)
-        bins, places = _bin(moved), _bin(other).flatten()
+        (mean, spread), (own_mean, own_spread) = _moments(image, seen), _moments(other, known)
+        moved = (image - mean) / spread.clamp(min=1e-3) * own_spread + own_mean
+        bins, places = _bin(torch.where(seen, moved, image)), _bin(other).flatten()
         own, rest = (_histogram(places, weight.flatten()) for weight in (inside, 1 - inside))
         # The same weight for inside and outside: how large the structure is beside its crop says nothing of a voxel.
         out.append(((own + 1e-3) / (own + rest + 2e-3))[bins])
     return torch.stack(out)
+
+
+def _moments(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the chosen values; without copying them out, which takes most of the time on a CPU."""
+    share = chosen.float()
+    count = share.sum()
+    mean = (values * share).sum() / count
+    return mean, ((values - mean).square_().mul_(share).sum() / (count - 1)).sqrt()
 
 
 def _bin(values: Tensor) -> Tensor:

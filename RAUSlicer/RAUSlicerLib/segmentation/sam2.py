@@ -28,9 +28,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @dataclass(frozen=True)
 class Sam2Config:
-    """Sizes of a SAM2; the ``config.json`` of its checkpoint folder. Defaults are the embedded one's."""
+    """Sizes of a SAM2; the ``config.json`` of its checkpoint folder. Defaults are the embedded one's.
+
+    Slices are ``image_size`` pixels wide and are enlarged to ``encoder_size`` (0: as they are) for a SAM2 that was made for large pictures:
+    kept at 1024 pixels, the slices of a run would take tens of gigabytes. ``mean`` and ``std`` are of all channels, or one each.
+    With ``use_query`` off the `<Seg>` query is not listened to, because nobody has trained it yet.
+    """
 
     image_size: int = 192
+    encoder_size: int = 0
     patch_stride: int = 2
     embed_dim: int = 32
     num_heads: int = 1
@@ -45,8 +51,9 @@ class Sam2Config:
     layer_scale: float = 1e-2
     query_dim: int = 192
     residual: bool = True
-    mean: float = 0.3
-    std: float = 0.25
+    mean: float | tuple[float, ...] = 0.3
+    std: float | tuple[float, ...] = 0.25
+    use_query: bool = True
 
     @classmethod
     def from_dict(cls, values: dict) -> Sam2Config:
@@ -61,10 +68,15 @@ class Sam2Config:
     def stride(self) -> int:
         return 4 * self.patch_stride
 
+    @property
+    def encoded(self) -> int:
+        """Side of the pictures that the encoder sees."""
+        return self.encoder_size or self.image_size
+
 
 def build_sam2(config: Sam2Config) -> SAM2Base:
     """A SAM2 with random weights."""
-    cells = config.image_size // config.stride
+    cells = config.encoded // config.stride
     trunk = Hiera(
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
@@ -116,7 +128,7 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
         MemoryAttention(d_model=config.d_model, pos_enc_at_input=True, layer=layer, num_layers=config.memory_layers),
         memory_encoder,
         num_maskmem=7,
-        image_size=config.image_size,
+        image_size=config.encoded,
         backbone_stride=config.stride,
         sigmoid_scale_for_mem_enc=20.0,
         sigmoid_bias_for_mem_enc=-10.0,
@@ -182,13 +194,26 @@ class MemorySegmenter(nn.Module):
 
     def encode(self, images: Tensor) -> SliceFeatures:
         """Features of slices (B, 1, S, S) in 0 to 1; S is the configuration's image size."""
-        x = (images.expand(-1, 3, -1, -1) - self.config.mean) / self.config.std
+        x = (self._enlarged(images).expand(-1, 3, -1, -1) - self._channels(self.config.mean)) / self._channels(self.config.std)
         out = self.sam.forward_image(x)
         high, mid, low = out["backbone_fpn"]
         return SliceFeatures(low, mid, high, out["vision_pos_enc"][2][:1])
 
+    def _enlarged(self, images: Tensor) -> Tensor:
+        """Slices (B, 1, S, S) as large as the encoder wants them."""
+        if self.config.encoded == self.config.image_size:
+            return images
+        return F.interpolate(images, size=(self.config.encoded,) * 2, mode="bilinear", align_corners=False)
+
+    def _channels(self, values: float | tuple[float, ...]) -> Tensor | float:
+        if isinstance(values, float | int):
+            return values
+        return torch.tensor(values, device=self.sam.maskmem_tpos_enc.device)[:, None, None]
+
     def memorize(self, features: SliceFeatures, masks: Tensor) -> Tensor:
         """Memory (B, C', h, w) of slices with masks (B, 1, S, S), 0 or 1."""
+        if self.config.encoded != self.config.image_size:
+            masks = (self._enlarged(masks) >= 0.5).to(masks.dtype)
         scaled = masks * self.sam.sigmoid_scale_for_mem_enc + self.sam.sigmoid_bias_for_mem_enc
         return self.sam.memory_encoder(features.low, scaled, skip_mask_sigmoid=True)["vision_features"]
 
@@ -219,13 +244,13 @@ class MemorySegmenter(nn.Module):
         points = None
         if boxes is not None:
             labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes.device).expand(objects, 2)
-            points = (boxes.view(objects, 2, 2), labels)
+            points = (boxes.view(objects, 2, 2) * (self.config.encoded / self.config.image_size), labels)
         sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=prior)
         if points is None:
             # Without a prompt the encoder makes a batch of one.
             sparse = sparse.new_zeros(objects, 0, self.config.d_model)
             dense = dense.expand(objects, -1, -1, -1)
-        if query is not None:
+        if query is not None and self.config.use_query:
             token = self.query_mlp(query)[:, None]
             slots = memory.permute(0, 1, 3, 4, 2).flatten(1, 3)
             token = token + self.query_attention(token, slots, slots, need_weights=False)[0]

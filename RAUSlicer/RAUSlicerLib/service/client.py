@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,21 @@ from .folder import ExchangeFolder
 from .protocol import REPLIES, Message, ProtocolError, decode, encode
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
     from ..correction import Correction
-    from ..imaging.segmentation import Reference
+    from .requests import RunRequest
 
 _LOG_LINES = 400
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a run is known by; ``inputs`` is the fingerprint of its volumes and structures."""
+
+    inputs: str
+    localizer: str
+    model: str
+    device: str
 
 
 class WorkerClient:
@@ -42,9 +51,9 @@ class WorkerClient:
 
     A run is sent by ``transfer`` or ``correct``, into a folder that ``new_run_folder`` made::
 
-        folder = client.new_run_folder()
-        id_ = client.transfer(folder, reference, target, structures=["liver"], model="embedded", device="auto", threads=2, memory_mb=None)
-        id_ = client.correct(folder, reference, target, Correction("liver", mask, slices=((2, 41),)), model="embedded", device="auto")
+        folder, request = client.new_run_folder(), RunRequest(reference, target, structures=["liver"], threads=2)
+        id_ = client.transfer(folder, request)
+        id_ = client.correct(folder, request, Correction("liver", mask, slices=((2, 41),)))
 
     Both are answered by ``progress`` messages and one ``result`` or ``error`` with that id. ``exchange.read_result`` turns the result into
     a ``Transfer``; that of a correction holds the corrected structure alone. The worker keeps the last transfer warm, so that a correction
@@ -74,9 +83,9 @@ class WorkerClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: ExchangeFolder | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
-        # What was asked for (inputs, localizer, model, device): by request, and of the run that the worker keeps warm.
-        self._cases: dict[str, tuple[str, str, str, str]] = {}
-        self._warm: tuple[str, str, str, str] | None = None
+        # What was asked for: by request, and of the run that the worker keeps warm.
+        self._cases: dict[str, _Case] = {}
+        self._warm: _Case | None = None
         # Names and segment ids of the structures of that run.
         self._kept: frozenset[str] = frozenset()
 
@@ -140,31 +149,12 @@ class WorkerClient:
             self._log.append(f"The request {kind!r} could not be sent.")
         return id_
 
-    def transfer(
-        self,
-        folder: Path,
-        reference: Reference,
-        target: sitk.Image,
-        *,
-        structures: Sequence[str] | None = None,
-        localizer: str = "vlm",
-        model: str = "embedded",
-        device: str = "auto",
-        threads: int | None = None,
-        memory_mb: int | None = None,
-    ) -> str:
+    def transfer(self, folder: Path, request: RunRequest) -> str:
         """Ask for a run and return the request's id.
 
         Args:
             folder: From ``new_run_folder``; the caller removes it once the answer is read.
-            reference: The annotated case.
-            target: The new volume.
-            structures: Names to carry over; None takes all.
-            localizer: As for ``pipeline.transfer``.
-            model: As for ``pipeline.transfer``; a name or a folder.
-            device: As for ``pipeline.transfer``.
-            threads: How many the worker may use; None leaves it to the libraries.
-            memory_mb: How much memory the worker may take; None is what the machine has free. Beyond it the run is repeated smaller.
+            request: The run.
 
         Raises:
             OutputError: the temporary folder can't be written.
@@ -172,49 +162,22 @@ class WorkerClient:
         """
         from . import exchange
 
-        files = exchange.write_request(folder, reference, target)
+        files = exchange.write_request(folder, request.reference, request.target)
         self._warm = None
-        id_ = self.send(
-            "transfer",
-            **files,
-            structures=None if structures is None else list(structures),
-            localizer=localizer,
-            model=model,
-            device=device,
-            threads=threads,
-            memory_mb=memory_mb,
-        )
-        self._cases[id_] = (files["case"], localizer, model, device)
+        structures = None if request.structures is None else list(request.structures)
+        id_ = self.send("transfer", **files, structures=structures, **request.options)
+        self._cases[id_] = _Case(files["case"], request.localizer, request.model, request.device)
         return id_
 
-    def correct(
-        self,
-        folder: Path,
-        reference: Reference,
-        target: sitk.Image,
-        correction: Correction,
-        *,
-        localizer: str = "vlm",
-        model: str = "embedded",
-        device: str = "auto",
-        threads: int | None = None,
-        memory_mb: int | None = None,
-    ) -> str:
+    def correct(self, folder: Path, request: RunRequest, correction: Correction) -> str:
         """Ask for one structure to be carried over again from what the user has corrected, and return the request's id.
 
-        Give the same reference, target, localizer, model and device as for the transfer; they are compared with what the worker keeps
-        warm, and written to files only where it must match again.
+        The volumes are written to files only where the worker must match them again.
 
         Args:
             folder: From ``new_run_folder``; the caller removes it once the answer is read.
-            reference: The annotated case.
-            target: The volume that is corrected.
+            request: The run that is corrected.
             correction: The structure and what the user has changed of it.
-            localizer: As for ``transfer``.
-            model: As for ``transfer``.
-            device: As for ``transfer``.
-            threads: As for ``transfer``.
-            memory_mb: As for ``transfer``.
 
         Raises:
             OutputError: the temporary folder can't be written.
@@ -223,13 +186,13 @@ class WorkerClient:
         from . import exchange
 
         self.start()
-        case = (exchange.fingerprint(reference, target), localizer, model, device)
+        case = _Case(exchange.fingerprint(request.reference, request.target), request.localizer, request.model, request.device)
         fields = exchange.write_correction(folder, correction)
         if case == self._warm and correction.structure.strip().casefold() in self._kept:
-            fields["case"] = case[0]
+            fields["case"] = case.inputs
         else:
-            fields.update(exchange.write_request(folder, reference, target))
-        id_ = self.send("correct", **fields, localizer=localizer, model=model, device=device, threads=threads, memory_mb=memory_mb)
+            fields.update(exchange.write_request(folder, request.reference, request.target))
+        id_ = self.send("correct", **fields, **request.options)
         self._cases[id_] = case
         return id_
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,7 @@ def recolor(image: Tensor, rng: np.random.Generator, *, contrast: bool) -> Tenso
     x = x + float(rng.uniform(-0.06, 0.06))
     if rng.random() < 0.2:
         x = F.avg_pool3d(F.pad(x[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
-    x = x + torch.randn_like(x) * float(rng.uniform(0, 0.04))
+    x = x + _noise(x.shape, rng) * float(rng.uniform(0, 0.04))
     return torch.where(air, image, x.clamp(0, 1.2))
 
 
@@ -122,7 +123,11 @@ def synthesize(labels: Tensor, rng: np.random.Generator) -> Tensor:
         table[other] = table[one]
     table[0] = table[IGNORE] = 0.0
     texture = torch.from_numpy(rng.uniform(0.0, 0.06, 256)).float()
-    image = table[labels] + torch.randn(labels.shape) * texture[labels] * (labels != 0) * (labels != IGNORE)
+    image = table[labels] + _noise(labels.shape, rng) * texture[labels] * (labels != 0) * (labels != IGNORE)
     blurred = F.avg_pool3d(F.pad(image[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
     share = float(rng.uniform(0.3, 0.9))
     return (share * blurred + (1 - share) * image).clamp(0, 1)
+
+
+def _noise(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(tuple(shape), np.float32))

@@ -44,7 +44,7 @@ Trained on the train split of three sets, from random weights:
 - Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
 - Label maps of heads (SynthSeg repository; Apache-2.0), for made-up scans of any contrast; the matching network only. 10 people.
 
-The mask refiner saw 44 matched pairs of the first three sets (15 brains, 15 abdomens, 14 hearts as targets), made by
+The mask refiner saw 47 matched pairs of the first three sets (15 brains, 16 abdomens, 16 hearts as targets), made by
 `python -m RAUSlicerLib.training.priors --references 1`.
 
 No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.

@@ -43,9 +43,9 @@ class Trainee(nn.Module):
         self.aux_low = nn.ModuleDict({d: nn.Conv2d(width, 4 * n, 1) for d, n in CLASSES.items()})
         self.aux_mid = nn.ModuleDict({d: nn.Conv2d(width // 4, n, 1) for d, n in CLASSES.items()})
 
-    def forward(self, sampler: PairSampler, batch: int) -> dict[str, Tensor]:
-        """Losses of a step on ``batch`` pairs of slices, and figures for the log."""
-        return step_losses(self, sampler, batch)
+    def forward(self, pairs: list[PlanePair], objects: list[list[int]], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Losses of a step on some pairs of slices, and figures for the log."""
+        return step_losses(self, pairs, objects, rng)
 
 
 def choose_objects(pair: PlanePair, rng: np.random.Generator) -> list[int]:
@@ -86,18 +86,23 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return 20 * (cross * wrong).flatten(1).mean(1) + dice
 
 
-def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> dict[str, Tensor]:
-    """Losses of a step on ``batch`` pairs of slices, and figures for the log."""
-    rng, device = sampler.rng, next(model.parameters()).device
+def draw_pairs(sampler: PairSampler, batch: int, rng: np.random.Generator) -> tuple[list[PlanePair], list[list[int]]]:
+    """``batch`` pairs of slices, all with as many reference slices, and the structures to ask for in each."""
     slots = int(rng.choice([1, 2], p=[0.75, 0.25]))
     pairs: list[PlanePair] = []
     objects: list[list[int]] = []
     while len(pairs) < batch:
-        pair = sampler.draw(slots)
+        pair = sampler.draw(slots, rng)
         chosen = choose_objects(pair, rng)
         if chosen:
             pairs.append(pair)
             objects.append(chosen)
+    return pairs, objects
+
+
+def step_losses(model: Trainee, pairs: list[PlanePair], objects: list[list[int]], rng: np.random.Generator) -> dict[str, Tensor]:
+    """Losses of a step, and figures for the log."""
+    device, batch, slots = next(model.parameters()).device, len(pairs), len(pairs[0].reference)
     mode = str(rng.choice(["prior", "memory", "box"], p=[0.6, 0.25, 0.15]))
     images = torch.cat([torch.cat([p.target[None], p.reference]) for p in pairs])[:, None].to(device)
     labels = torch.cat([torch.cat([p.target_labels[None], p.reference_labels]) for p in pairs]).to(device)
@@ -146,7 +151,7 @@ def step_losses(model: Trainee, sampler: PairSampler, batch: int) -> dict[str, T
         prompt = None
         if mode == "box" or (mode == "prior" and rng.random() < 0.6):
             prompt = (boxes_of(truth) if mode == "box" else boxes.detach()) * size
-            prompt = prompt + torch.randn_like(prompt) * 2
+            prompt = prompt + torch.from_numpy(rng.normal(0, 2, tuple(prompt.shape))).to(prompt)
             prompt = torch.where((present | (mode == "prior"))[:, None], prompt, matched * size)
         query = queries if rng.random() < 0.7 else None
         logits, score = model.segmenter.decode(attended, targets, hint, prompt, query, memory)
@@ -188,11 +193,10 @@ def run(args: argparse.Namespace) -> None:
     """Train as asked for."""
     torch.manual_seed(args.seed)
     trainee = Trainee()
-    sampler = PairSampler(load_cases(Path(args.data), tuple(SHARE)), SHARE, trainee.segmenter.config.image_size, args.seed)
+    sampler = PairSampler(load_cases(Path(args.data), tuple(SHARE)), SHARE, trainee.segmenter.config.image_size)
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
-        sampler.rng = rng
-        return "all", (sampler, args.batch)
+        return "all", (*draw_pairs(sampler, args.batch, rng), rng)
 
     train(trainee, draw, WEIGHTS, args, decay=0.05)
 

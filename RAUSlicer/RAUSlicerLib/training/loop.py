@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def train(
 
     Args:
         trainee: Its forward takes what ``draw`` returns and gives named losses; names without a weight are only logged.
-        draw: Makes a step's name for the log and its arguments.
+        draw: Makes a step's name for the log and its arguments, from a generator of its own; while one step trains it draws the next.
         weights: Of the losses.
         args: As parsed by `options`.
         decay: Weight decay of matrices.
@@ -55,24 +56,33 @@ def train(
     torch.set_num_threads(args.threads)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    matrices, vectors = [p for p in trainee.parameters() if p.ndim > 1], [p for p in trainee.parameters() if p.ndim <= 1]
+    learned = [p for p in trainee.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98)))
-    ema = {key: value.clone() for key, value in trainee.state_dict().items()}
+    ema = {key: value.clone() for key, value in learned_state(trainee).items()}
     first = 0
     state_file = output / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
-        trainee.load_state_dict(state["model"])
+        load_learned(trainee, state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, first = state["ema"], state["step"]
-    rng = np.random.default_rng([args.seed, first, accelerator.process_index])
+
+    def drawn(step: int) -> tuple[str, tuple[Any, ...]]:
+        return draw(np.random.default_rng([args.seed, step, accelerator.process_index]))
+
+    board = _board(output) if getattr(args, "tensorboard", False) and accelerator.is_main_process else None
     recent: dict[str, list[float]] = {}
     start = time.time()
+    ahead = ThreadPoolExecutor(1)
+    coming = ahead.submit(drawn, first)
     for step in range(first, args.steps):
+        name, arguments = coming.result()
+        if step + 1 < args.steps:
+            coming = ahead.submit(drawn, step + 1)
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
-        name, arguments = draw(rng)
         parts = model(*arguments)
         loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
         optimizer.zero_grad()
@@ -82,7 +92,7 @@ def train(
             optimizer.step()
         keep = min(0.998, (step + 1) / (step + 20))
         with torch.no_grad():
-            for key, value in trainee.state_dict().items():
+            for key, value in learned_state(trainee).items():
                 ema[key].lerp_(value, 1 - keep)
         for key, value in parts.items():
             recent.setdefault(f"{name}/{key}", []).append(value.item())
@@ -90,10 +100,35 @@ def train(
             continue
         if (step + 1) % _LOG_EVERY == 0:
             means = {key: round(float(np.mean(values[-_LOG_EVERY // 2 :])), 3) for key, values in sorted(recent.items())}
+            if board is not None:
+                for key, mean in means.items():
+                    board.add_scalar(key, mean, step + 1)
+                board.flush()
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             temporary = state_file.with_suffix(".tmp")
-            made = {"model": trainee.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
+            made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
             torch.save(made, temporary)
             temporary.replace(state_file)
+
+
+def learned_state(trainee: nn.Module) -> dict[str, torch.Tensor]:
+    """What of a network has to be saved: all but frozen parameters, of which a large language model has billions."""
+    frozen = {name for name, parameter in trainee.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    return {key: value for key, value in trainee.state_dict().items() if key not in frozen}
+
+
+def load_learned(trainee: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Take what `learned_state` gave.
+
+    Raises:
+        RuntimeError: tensors are missing, unknown or of another shape.
+    """
+    trainee.load_state_dict({**trainee.state_dict(), **state} if learned_state(trainee).keys() == state.keys() else state)
+
+
+def _board(output: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(output / "tensorboard"))

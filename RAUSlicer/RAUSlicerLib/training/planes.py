@@ -36,12 +36,11 @@ class PlanePair:
 class PairSampler:
     """Draws slices of pairs of cases."""
 
-    def __init__(self, cases: list[Case], share: dict[str, float], size: int, seed: int) -> None:
+    def __init__(self, cases: list[Case], share: dict[str, float], size: int) -> None:
         self._pools = {domain: [case for case in cases if case.domain == domain] for domain in share}
         self._share = share
         self._size = size
         self._maps: dict[tuple[str, str], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        self.rng = np.random.default_rng(seed)
 
     def _map(self, target: Case, reference: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Affine map (target to reference mm), the common centres and what the affine leaves over at them."""
@@ -57,9 +56,9 @@ class PairSampler:
             self._maps[key] = (linear[0], shift[0], x.float(), rest)
         return self._maps[key]
 
-    def draw(self, slots: int) -> PlanePair:
+    def draw(self, slots: int, rng: np.random.Generator) -> PlanePair:
         """One target slice with ``slots`` reference slices at its level (or, sometimes, beside it)."""
-        rng, size = self.rng, self._size
+        size = self._size
         domain = str(rng.choice(list(self._share), p=list(self._share.values())))
         pool = self._pools[domain]
         target = pool[int(rng.integers(len(pool)))]
@@ -94,8 +93,8 @@ class PairSampler:
         noise = F.interpolate(noise, size=(size, size), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
         base = plane[0] @ linear.t() + shift + smooth.view(size, size, 3) * float(rng.uniform(0.6, 1.0))
         base = base + noise * pixel * float(rng.uniform(0.3, 2.2))
-        jitter = torch.randn(8, 1, 1, 3) * pixel * float(rng.uniform(0.6, 1.8))
-        speckle = torch.randn(8, size, size, 3) * pixel * float(rng.uniform(0.2, 0.8))
+        jitter = torch.from_numpy(rng.normal(0, 1, (8, 1, 1, 3))).float() * pixel * float(rng.uniform(0.6, 1.8))
+        speckle = torch.from_numpy(rng.standard_normal((8, size, size, 3), np.float32)) * pixel * float(rng.uniform(0.2, 0.8))
         prior = self._labels(reference, base[None] + jitter + speckle)
         wild = rng.random() < 0.2
         image = recolor(self._image(target, plane)[0][None], rng, contrast=wild)[0]

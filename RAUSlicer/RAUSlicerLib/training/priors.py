@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -34,7 +35,8 @@ class Prior:
 
     ``target``, ``reference``, ``first`` and ``second`` are uint8, 255 is 1: intensities, and the largest and second largest probability
     that any structure has at a voxel. ``owner``, ``warped`` and ``truth`` are numbers of structures, from 1 on. ``attended`` holds each
-    structure's probabilities (uint8) and where in the grid they begin.
+    structure's probabilities (uint8) and where in the grid they begin, ``recognized`` those by looks alone, on coarse cells: a cell's
+    centre lies at ``cell_first + cell_step * index`` (z, y, x) of the grid.
     """
 
     domain: str
@@ -46,28 +48,45 @@ class Prior:
     warped: np.ndarray
     truth: np.ndarray
     attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
+    recognized: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
+    cell_first: np.ndarray
+    cell_step: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
-        planes = {name: getattr(self, name) for name in ("target", "reference", "first", "second", "owner", "warped", "truth")}
-        starts = np.array([start for _, start in self.attended], np.int32)
-        shapes = np.array([values.shape for values, _ in self.attended], np.int32)
-        values = np.concatenate([values.ravel() for values, _ in self.attended])
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _PLANES}
+        arrays |= _packed("attended", self.attended) | _packed("recognized", self.recognized)
         temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, domain=np.array(self.domain), starts=starts, shapes=shapes, values=values, **planes)
+        np.savez_compressed(temporary, domain=np.array(self.domain), **arrays)
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Prior:
         """Read what `save` has written."""
         with np.load(path, allow_pickle=False) as kept:
-            values, at, attended = kept["values"], 0, []
-            for start, shape in zip(kept["starts"], kept["shapes"], strict=True):
-                count = int(np.prod(shape))
-                attended.append((values[at : at + count].reshape(shape), (int(start[0]), int(start[1]), int(start[2]))))
-                at += count
-            planes = {name: kept[name] for name in ("target", "reference", "first", "second", "owner", "warped", "truth")}
-            return cls(domain=str(kept["domain"]), attended=tuple(attended), **planes)
+            planes = {name: kept[name] for name in _PLANES}
+            attended, recognized = (_unpacked(name, kept) for name in ("attended", "recognized"))
+            return cls(domain=str(kept["domain"]), attended=attended, recognized=recognized, **planes)
+
+
+_PLANES = ("target", "reference", "first", "second", "owner", "warped", "truth", "cell_first", "cell_step")
+
+
+def _packed(name: str, boxes: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]) -> dict[str, np.ndarray]:
+    return {
+        f"{name}_starts": np.array([start for _, start in boxes], np.int32),
+        f"{name}_shapes": np.array([values.shape for values, _ in boxes], np.int32),
+        f"{name}_values": np.concatenate([values.ravel() for values, _ in boxes]),
+    }
+
+
+def _unpacked(name: str, kept: Mapping[str, np.ndarray]) -> tuple[tuple[np.ndarray, tuple[int, int, int]], ...]:
+    values, at, out = kept[f"{name}_values"], 0, []
+    for start, shape in zip(kept[f"{name}_starts"], kept[f"{name}_shapes"], strict=True):
+        count = int(np.prod(shape))
+        out.append((values[at : at + count].reshape(shape), (int(start[0]), int(start[1]), int(start[2]))))
+        at += count
+    return tuple(out)
 
 
 def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], seed: int = 5) -> Iterator[tuple[str, str, str]]:
@@ -100,7 +119,7 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
     match = matcher.match(reference, target.volume, ignore, CancelToken())
     assert match is not None
     over = overlay(match, target.volume)
-    first, second, owner = over.rivals()
+    first, second, owner = over.rivals
     labels = sitk.GetArrayFromImage(resample(canonical(target.segmentation.labelmap), over.grid, nearest=True))
     table = np.zeros(int(labels.max()) + 1, np.uint8)
     for number, structure in enumerate(over.attended, start=1):
@@ -115,7 +134,8 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
         owner.astype(np.uint8),
         over.warped.astype(np.uint8),
     )
-    return Prior(domain, *planes, table[labels], attended)
+    recognized = tuple((_bytes(values), start) for values, start in over.recognized.values())
+    return Prior(domain, *planes, table[labels], attended, recognized, over.cells.first, over.cells.step)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Stage 2, second half: trains the mask refiner on matched pairs, one structure at a time.
 
-    python -m RAUSlicerLib.training.priors --references 2
-    python -m RAUSlicerLib.training.refining --output work/refining --steps 6000
+    python -m RAUSlicerLib.training.priors --references 1
+    python -m RAUSlicerLib.training.refining --output work/refining --steps 12000
 
 What is to be drawn is never named, and some of it is several structures taken as one, so that structures nobody trained on can be refined.
 """
@@ -19,17 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.device import autocast
-from ..segmentation.refiner import Window, inner
-from ..segmentation.refiner_network import RefinerConfig, RefinerNet
+from ..segmentation.refiner import Cells, Window, inner
+from ..segmentation.refiner_network import RefinerConfig, RefinerNet, doubled
 from .augment import random_affine, recolor
 from .loop import options, train
 from .priors import Prior
 
 SHARE = {"brain_t1": 0.42, "abdomen_ct": 0.42, "heart_mr": 0.16}
-# Side of a patch in voxels and how many there are in a step: small structures are seen alone, large ones in part.
-SIZES = ((40, 4), (48, 3), (64, 1))
-WEIGHTS = {"cross_entropy": 1.0, "dice": 1.0}
-_UNION, _ALONE, _NEW_CONTRAST = 0.12, 0.15, 0.15
+# The first pass sees patches of so many voxels.
+FAR = 80
+# Side in voxels of what the second pass draws in their middle, and how many there are in a step: small structures are seen alone, large
+# ones in part.
+SIZES = ((40, 3), (48, 2), (64, 1))
+WEIGHTS = {"first_cross_entropy": 1.0, "first_dice": 1.0, "cross_entropy": 1.0, "dice": 1.0}
+_UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
 # How far the carried structure may be moved beside the target, in voxels: what was matched in training lies better than what will be.
 _DRIFT = 4.0
 _PLACES = 300
@@ -42,23 +45,42 @@ class Trainee(nn.Module):
         super().__init__()
         self.net = RefinerNet(config)
 
-    def forward(self, crops: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Losses for crops (B, 5, D, H, W) with masks (B, D, H, W); beside them, Dice before and after, which only is logged."""
+    def forward(self, planes: Tensor, looks: Tensor, truth: Tensor, sides: Tensor) -> dict[str, Tensor]:
+        """Losses of both passes; beside them Dice as carried and after each pass, which only is logged.
+
+        Args:
+            planes: (B, 5, N, N, N), as the network sees them.
+            looks: (B, N/2, N/2, N/2).
+            truth: (B, N, N, N), 0 or 1.
+            sides: The second pass draws so many voxels (1,) in the middle.
+        """
         device = next(self.parameters()).device
-        crops, truth = crops.to(device), truth.to(device)
+        planes, looks, truth = planes.to(device), looks.to(device), truth.to(device)
+        rough, size = F.avg_pool3d(truth, 2), truth.shape[1:]
         with autocast(device):
-            logits = self.net(crops)
-        share = logits.sigmoid()
-        carried = (crops[:, 2] + crops[:, 3]) / 2
+            first = self.net.locate(planes, looks)
+        located = doubled(first.detach().sigmoid(), size)
+        rim = (size[0] - int(sides)) // 2
+        z = y = x = slice(rim, rim + int(sides))
+        planes, truth, located = planes[:, :, z, y, x], truth[:, z, y, x], located[:, z, y, x]
+        with autocast(device):
+            second = self.net.draw(planes, located)
+        carried = (planes[:, 2] + planes[:, 3]) / 2
         drawn = (truth.flatten(1).sum(1) > 0).float()
-        overlap = 1 - (2 * (share * truth).flatten(1).sum(1) + 20) / ((share + truth).flatten(1).sum(1) + 20)
-        before, after = ((_dice(mask > 0.5, truth > 0.5) * drawn).sum() / drawn.sum().clamp(min=1) for mask in (carried, share.detach()))
+        masks = (carried, located, second.detach().sigmoid())
+        scores = [(_dice(mask > 0.5, truth > 0.5) * drawn).sum() / drawn.sum().clamp(min=1) for mask in masks]
         return {
-            "cross_entropy": F.binary_cross_entropy_with_logits(logits, truth),
-            "dice": overlap.mean(),
-            "before": before,
-            "after": after,
+            "first_cross_entropy": F.binary_cross_entropy_with_logits(first, rough),
+            "first_dice": _dice_loss(first.sigmoid(), rough),
+            "cross_entropy": F.binary_cross_entropy_with_logits(second, truth),
+            "dice": _dice_loss(second.sigmoid(), truth),
+            **dict(zip(("carried", "located", "drawn"), scores, strict=True)),
         }
+
+
+def _dice_loss(share: Tensor, truth: Tensor) -> Tensor:
+    both = (share * truth).flatten(1).sum(1)
+    return (1 - (2 * both + 20) / ((share + truth).flatten(1).sum(1) + 20)).mean()
 
 
 def _dice(first: Tensor, second: Tensor) -> Tensor:
@@ -73,19 +95,19 @@ class Sampler:
         self._pools = {domain: [_Pool(pair, seed) for seed, pair in enumerate(pairs) if pair.domain == domain] for domain in SHARE}
         self._domains = [domain for domain in SHARE if self._pools[domain]]
 
-    def __call__(self, rng: np.random.Generator) -> tuple[str, tuple[Tensor, Tensor]]:
-        """The domain's name, and crops and masks as for `Trainee`."""
+    def __call__(self, rng: np.random.Generator) -> tuple[str, tuple[Tensor, ...]]:
+        """The domain's name, and what `Trainee` takes."""
         weights = np.array([SHARE[domain] for domain in self._domains])
         domain = str(rng.choice(self._domains, p=weights / weights.sum()))
         size, count = SIZES[int(rng.integers(len(SIZES)))]
-        made: list[tuple[Tensor, Tensor]] = []
+        made: list[tuple[Tensor, Tensor, Tensor]] = []
         while len(made) < count:
             pool = self._pools[domain]
             one = pool[int(rng.integers(len(pool)))].patch(size, rng)
             if one is not None:
                 made.append(one)
-        crops, truth = zip(*made, strict=True)
-        return domain[:5], (torch.stack(crops), torch.stack(truth))
+        planes, looks, truth = (torch.stack(parts) for parts in zip(*made, strict=True))
+        return domain[:5], (planes, looks, truth, torch.tensor([size]))
 
 
 class _Pool:
@@ -102,7 +124,7 @@ class _Pool:
                     some = inside[rng.integers(len(inside), size=_PLACES)] + [side.start for side in window]
                     self._places[number] = np.concatenate([self._places.get(number, some[:0]), some])
 
-    def patch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor] | None:
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
         """See `patch`; None if the pair doesn't have the structure that was drawn."""
         number = int(rng.integers(1, len(self._pair.attended) + 1))
         if number not in self._places:
@@ -110,8 +132,8 @@ class _Pool:
         return patch(self._pair, number, self._places[number][int(rng.integers(len(self._places[number])))], size, rng)
 
 
-def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor] | None:
-    """A crop (5, size, size, size) around a voxel of a structure, and the structure's mask there; None outside of the volume."""
+def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What the passes see around a voxel of a structure and the structure's mask, as for `Trainee`; None outside of the volume."""
     chosen, centre = [number], place.astype(np.float64)
     if rng.random() < _UNION:
         # With neighbours it makes a structure that nobody has named.
@@ -120,23 +142,39 @@ def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random
         chosen += [int(n) for n in rng.permutation(others)[: int(rng.integers(1, 4))]]
     centre += rng.uniform(-0.25, 0.25, 3) * size
     affine = random_affine(rng, (15.0, 12.0, 12.0), 0.15)
-    reach = np.abs(affine).sum(1) * size / 2 + _DRIFT + 2
+    reach = np.abs(affine).sum(1) * FAR / 2 + _DRIFT + 2
     window = _clipped(centre - reach, centre + reach, pair.truth.shape)
     if window is None:
         return None
     planes = torch.from_numpy(_planes(pair, chosen, window, alone=bool(rng.random() < _ALONE)))
-    axis = torch.arange(size).float() - (size - 1) / 2
-    where = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1) @ torch.from_numpy(affine.T).float()
-    where = where + torch.from_numpy(centre - [side.start for side in window]).float()
+    corner = torch.tensor([side.start for side in window])
+    where = _positions(FAR, 1, affine, centre)
     moved = where
     if rng.random() < 0.5:
-        knots = torch.from_numpy(rng.normal(0, _DRIFT / 2 * rng.random(), (1, 3, 3, 3, 3))).float().clamp(-_DRIFT, _DRIFT)
-        moved = where + F.interpolate(knots, size=(size,) * 3, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
-    own, carried = _at(planes[[0, 5]], where), _at(planes[1:5], moved)
+        knots = torch.from_numpy(rng.normal(0, _DRIFT / 2 * rng.random(), (1, 3, 5, 5, 5))).float().clamp(-_DRIFT, _DRIFT)
+        moved = where + F.interpolate(knots, size=(FAR,) * 3, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
+    own, carried = _at(planes[[0, 5]], where - corner), _at(planes[1:5], moved - corner)
     wild = rng.random() < _NEW_CONTRAST
     target = recolor(own[0], rng, contrast=wild and bool(rng.random() < 0.7))
     reference = recolor(carried[0], rng, contrast=wild and bool(rng.random() < 0.7))
-    return torch.cat([target[None], reference[None], carried[1:]]), (own[1] > 0.5).float()
+    looks = _recognized(pair, chosen, _positions(FAR // 2, 2, affine, centre))
+    if rng.random() < _BLIND:
+        looks = torch.zeros_like(looks)
+    return torch.cat([target[None], reference[None], carried[1:]]), looks, (own[1] > 0.5).float()
+
+
+def _positions(count: int, step: int, affine: np.ndarray, centre: np.ndarray) -> Tensor:
+    """Voxel positions (count, count, count, 3) of a turned and scaled cube around a place."""
+    axis = (torch.arange(count).float() - (count - 1) / 2) * step
+    cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    return cube @ torch.from_numpy(affine.T).float() + torch.from_numpy(centre).float()
+
+
+def _recognized(pair: Prior, chosen: list[int], where: Tensor) -> Tensor:
+    """Probabilities of structures by looks alone, at voxel positions (d, h, w, 3)."""
+    cells = Cells(pair.cell_first, pair.cell_step)
+    found = (pair.recognized[number - 1] for number in chosen)
+    return sum((cells.at(torch.from_numpy(v).float() / 255, s, where) for v, s in found), torch.zeros(where.shape[:3])).clamp(max=1)
 
 
 def _planes(pair: Prior, chosen: list[int], window: Window, *, alone: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ import qt
 from slicer.i18n import tr as _
 
 from . import settings
+from .models_section import ModelsSection
 
 _EMBEDDED = "embedded"
 
@@ -26,6 +27,7 @@ class AdvancedSection:
     def __init__(self, ui, model_chosen: Callable[[str], None], worker_changed: Callable[[], None]) -> None:
         self._ui, self._model_chosen, self._worker_changed = ui, model_chosen, worker_changed
         self._names: list[str] = []
+        self.models = ModelsSection(ui.advancedSection.layout(), self._models_changed)
         self.refresh_settings()
         ui.modelBox.currentIndexChanged.connect(self._choose_model)
         ui.threadsBox.valueChanged.connect(self._save)
@@ -63,6 +65,12 @@ class AdvancedSection:
         self._ui.modelBox.setCurrentIndex(names.index(name))
         self._ui.modelBox.toolTip = _("The model that comes with the extension, or one from the models folder.") + f"\n{name}"
         self._ui.modelBox.blockSignals(blocked)
+
+    def _models_changed(self) -> None:
+        index = self._ui.modelBox.currentIndex
+        index = index() if callable(index) else index
+        if 0 <= index < len(self._names):
+            self.show_model(self._names[index])
 
     def _choose_model(self, index: int) -> None:
         if 0 <= index < len(self._names):
@@ -104,4 +112,4 @@ def _models_in(folder: str) -> list[str]:
 
     root = Path(folder) if folder else user_folder()
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
-    return [path.name for path in folders if ModelFolder(path.name, path).parts]
+    return [path.name for path in folders if not path.name.startswith(".") and ModelFolder(path.name, path).runs]

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from ..scene import boxes, record
 from ..service.client import WorkerClient
+from ..service.requests import RunRequest
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,20 @@ class Inputs:
     threads: int | None = None
     memory_mb: int | None = None
 
-    @property
-    def options(self) -> dict:
-        """What every request to the worker carries."""
-        names = ("localizer", "model", "device", "threads", "memory_mb")
-        return {name: getattr(self, name) for name in names}
+    def request(self, structures: list[str] | None = None) -> RunRequest:
+        """What is sent: a snapshot of the nodes.
+
+        Raises:
+            InputError: a node can't be used.
+        """
+        # Imported here, because SimpleITK would make loading the module slow.
+        from ..imaging.segmentation import Reference
+        from ..scene import segmentation_from_node, volume_from_node
+
+        volume = volume_from_node(self.reference_volume)
+        reference = Reference(volume, segmentation_from_node(self.reference_segmentation, self.reference_volume))
+        options = {name: getattr(self, name) for name in ("localizer", "model", "device", "threads", "memory_mb")}
+        return RunRequest(reference, volume_from_node(self.target_volume), structures, **options)
 
 
 class TransferJob:
@@ -48,12 +58,12 @@ class TransferJob:
         Raises:
             InputError: a node can't be used.
         """
-        self._reference, self._target = _snapshot(self.inputs)
-        self._reference.segmentation.select(self.inputs.structures)
+        self._request = self.inputs.request(self.inputs.structures)
+        self._request.reference.segmentation.select(self.inputs.structures)
 
     def send(self, client: WorkerClient, folder: Path) -> str:
         """Send the snapshot, with its files in a folder of the client's, and return the request's id."""
-        return client.transfer(folder, self._reference, self._target, structures=self.inputs.structures, **self.inputs.options)
+        return client.transfer(folder, self._request)
 
     def write(self, transfer, undo):
         """Write the result and return the node it is in; None where nothing was found."""
@@ -74,14 +84,15 @@ class RedoJob:
 
     def prepare(self) -> None:
         """See TransferJob."""
-        self._reference, self._target = _snapshot(self.inputs)
-        structures = self._reference.segmentation.structures
-        self._name = next((s.name for s in structures if s.id == self._row.source), self._row.source)
-        self._reference.segmentation.select([self._name])
+        request = self.inputs.request()
+        segmentation = request.reference.segmentation
+        name = next((s.name for s in segmentation.structures if s.id == self._row.source), self._row.source)
+        segmentation.select([name])
+        self._request = replace(request, structures=[name])
 
     def send(self, client: WorkerClient, folder: Path) -> str:
         """See TransferJob."""
-        return client.transfer(folder, self._reference, self._target, structures=[self._name], **self.inputs.options)
+        return client.transfer(folder, self._request)
 
     def write(self, transfer, undo):
         """Replace the structure's segment and return the result's node."""
@@ -112,14 +123,14 @@ class CorrectionJob:
 
     def prepare(self) -> None:
         """See TransferJob."""
-        self._reference, self._target = _snapshot(self.inputs)
+        self._request = self.inputs.request()
 
     def send(self, client: WorkerClient, folder: Path) -> str:
         """See TransferJob."""
         from ..correction import Correction
 
         correction = Correction(self._row.source, self._mask, self._row.painted, self._box)
-        return client.correct(folder, self._reference, self._target, correction, **self.inputs.options)
+        return client.correct(folder, self._request, correction)
 
     def write(self, transfer, undo):
         """Replace the structure's segment and return the result's node."""
@@ -131,16 +142,6 @@ class CorrectionJob:
         replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label)
         boxes.mark_used(self._node, self._row.key)
         return self._node
-
-
-def _snapshot(inputs: Inputs):
-    # Imported here, because SimpleITK would make loading the module slow.
-    from ..imaging.segmentation import Reference
-    from ..scene import segmentation_from_node, volume_from_node
-
-    volume = volume_from_node(inputs.reference_volume)
-    segmentation = segmentation_from_node(inputs.reference_segmentation, inputs.reference_volume)
-    return Reference(volume, segmentation), volume_from_node(inputs.target_volume)
 
 
 def _stopped(transfer) -> bool:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from ..errors import RAUSlicerError
 from ..scene import record, views
-from . import pairing, sample_data, settings, words
+from . import sample_data, settings, words
 from .advanced import AdvancedSection
 from .first_run import FirstRun
 from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
 from .log import LogSection
-from .parameters import MODULE_ATTRIBUTE, MODULE_NAME, Parameters, loaded_set
+from .parameters import Parameters
 from .results_section import ResultsSection
 from .run import Listener, RunController
 from .run_section import RunSection
+from .scene_binding import SceneBinding
 from .shortcuts import Shortcuts
 from .structures import StructureList
 
 
-class Panel(VTKObservationMixin, Listener):
+class Panel(Listener):
     """Wires the widgets of RAUSlicer.ui to the parameter node and to the run controller.
 
     Args:
@@ -33,15 +32,10 @@ class Panel(VTKObservationMixin, Listener):
     """
 
     def __init__(self, widget, controller: RunController, parameter_node) -> None:
-        VTKObservationMixin.__init__(self)
         self._controller = controller
-        self._parameter_node = parameter_node
-        self._parameters: Parameters | None = None
-        self._binding = None
         self._shown_result = None
         self._job = self._late_job = None
         self._stage = ""
-        self._entered = False
         self.ui = slicer.util.childWidgetVariables(widget)
         self._structures = StructureList(self.ui.structuresList, self.ui.structuresSearch, self._exclude, self._refresh)
         self._run = RunSection(self.ui)
@@ -59,7 +53,6 @@ class Panel(VTKObservationMixin, Listener):
                 "Ctrl+Shift+A": self._results.accept,
             },
         )
-        self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", MODULE_ATTRIBUTE, MODULE_NAME)
         self.ui.resultSelector.addAttribute("vtkMRMLSegmentationNode", record.RESULT_ATTRIBUTE)
         for button, action in (
             (self.ui.transferButton, self._start),
@@ -69,122 +62,57 @@ class Panel(VTKObservationMixin, Listener):
             (self.ui.noStructuresButton, lambda: self._exclude(self._structures.excluded_after(False))),
         ):
             button.clicked.connect(lambda _checked=False, action=action: action())
-        self.ui.parameterNodeSelector.currentNodeChanged.connect(self._choose_set)
-        for event, handler in (
-            (slicer.mrmlScene.StartCloseEvent, self._scene_closing),
-            (slicer.mrmlScene.EndCloseEvent, self._scene_closed),
-            (slicer.mrmlScene.NodeAddedEvent, self._scene_changed),
-            (slicer.mrmlScene.NodeRemovedEvent, self._scene_changed),
-            (slicer.mrmlScene.EndImportEvent, self._scene_imported),
-        ):
-            self.addObserver(slicer.mrmlScene, event, handler)
+        self._scene = SceneBinding(
+            self.ui, parameter_node, lambda: controller.running, self._refresh, self._scene_closing, self._scene_closed
+        )
 
     @property
     def parameters(self) -> Parameters | None:
-        return self._parameters
+        """What the user has chosen; None while the module is not entered."""
+        return self._scene.parameters
 
     def enter(self) -> None:
         """The user opened the module: bind the parameter node and guess inputs that are not chosen yet."""
-        self._entered = True
         self._shortcuts.install()
         self._results.editor.enter()
-        self._bind()
+        self._scene.enter()
 
     def exit(self) -> None:
         """The user opened another module. A run goes on."""
-        self._entered = False
         self._shortcuts.remove()
         self._results.editor.exit()
-        self._release()
+        self._structures.observe(None)
+        self._scene.exit()
 
     def cleanup(self) -> None:
         """The module is going away."""
         self.exit()
         self._results.update.cleanup()
         self._log.cleanup()
-        self.removeObservers()
+        self._scene.cleanup()
 
-    # -- parameter node
+    # -- the scene
 
-    def _bind(self, node=None) -> None:
-        if self._parameters is None:
-            self._parameters = Parameters(node or self._parameter_node())
-            self._binding = self._parameters.connectGui(self.ui)
-            self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._refresh)
-            self.ui.parameterNodeSelector.setCurrentNode(self._parameters.parameterNode)
-        pairing.fill_in(self._parameters, slicer.mrmlScene)
-        self._refresh()
-
-    def _release(self) -> None:
-        if self._parameters is not None:
-            self._structures.observe(None)
-            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._refresh)
-            self._parameters.disconnectGui(self._binding)
-            self._parameters = self._binding = None
-
-    def _choose_set(self, node) -> None:
-        """The user chose, added or removed a set of settings."""
-        if not self._entered or self._parameters is None or node is self._parameters.parameterNode:
-            return
-        self._release()
-        if node is not None:
-            self._bind(node)
-        elif not slicer.mrmlScene.IsClosing():
-            # The last set was removed; there is always one.
-            qt.QTimer.singleShot(0, self._guess)
-
-    def _scene_closing(self, _caller=None, _event=None) -> None:
+    def _scene_closing(self) -> None:
         self._results.forget()
-        self._release()
+        self._structures.observe(None)
         # What is running would have nowhere to go; its listener says so.
         self._controller.cancel()
 
-    def _scene_closed(self, _caller=None, _event=None) -> None:
+    def _scene_closed(self) -> None:
         self._shown_result = None
         self._controller.forget()
-        # Where the scene is closed to load another one, its own set of settings comes with the import.
-        if self._entered and not slicer.mrmlScene.IsBatchProcessing():
-            self._bind()
-
-    def _scene_imported(self, _caller=None, _event=None) -> None:
-        if self._entered:
-            qt.QTimer.singleShot(0, self._adopt_loaded_set)
-
-    def _adopt_loaded_set(self) -> None:
-        """A scene was loaded: its settings take the place of a set that nobody has used."""
-        current = self._parameters.parameterNode if self._parameters is not None else None
-        loaded = loaded_set(current)
-        if self._entered and not self._controller.running and loaded is not None:
-            self._release()
-            self._bind(loaded)
-            if current is not None:
-                slicer.mrmlScene.RemoveNode(current)
-        self._guess()
-
-    def _scene_changed(self, _caller=None, _event=None) -> None:
-        # A node that was just added is filled in by its loader only afterwards: look when Qt is idle, once however many were added.
-        if self._entered and not slicer.mrmlScene.IsBatchProcessing():
-            qt.QTimer.singleShot(0, self._guess)
-
-    def _guess(self) -> None:
-        if not self._entered:
-            return
-        if self._parameters is None or self._controller.running:
-            self._bind() if self._parameters is None else self._refresh()
-            return
-        pairing.fill_in(self._parameters, slicer.mrmlScene)
-        self._refresh()
 
     # -- choices
 
     def _exclude(self, ids: list[str]) -> None:
-        if self._parameters is not None:
-            self._parameters.excludedSegments = ids
+        if self.parameters is not None:
+            self.parameters.excludedSegments = ids
             self._refresh()
 
     def _choose_model(self, name: str) -> None:
-        if self._parameters is not None:
-            self._parameters.model = name
+        if self.parameters is not None:
+            self.parameters.model = name
 
     def _load_sample_data(self) -> None:
         self._run.hide_message()
@@ -198,8 +126,8 @@ class Panel(VTKObservationMixin, Listener):
 
     # -- what is shown
 
-    def _refresh(self, _caller=None, _event=None) -> None:
-        parameters = self._parameters
+    def _refresh(self) -> None:
+        parameters = self.parameters
         if parameters is None:
             return
         running = self._controller.running
@@ -243,9 +171,9 @@ class Panel(VTKObservationMixin, Listener):
             reference_segmentation=segmentation,
             target_volume=target,
             structures=structures,
-            localizer=self._parameters.localizer,
-            model=self._parameters.model,
-            device=self._parameters.device,
+            localizer=self.parameters.localizer,
+            model=self.parameters.model,
+            device=self.parameters.device,
             threads=limits.threads or None,
             memory_mb=limits.memory_mb or None,
         )
@@ -258,7 +186,7 @@ class Panel(VTKObservationMixin, Listener):
             self._start()
 
     def _start(self) -> None:
-        chosen = self._parameters
+        chosen = self.parameters
         if chosen is None:
             return
         names = self._structures.names(list(chosen.excludedSegments))
@@ -271,7 +199,7 @@ class Panel(VTKObservationMixin, Listener):
         self._begin(CorrectionJob(self._inputs(*record.inputs_of(node)), node, row, mask, planes, box))
 
     def _begin(self, job) -> None:
-        if self._controller.running or self._parameters is None:
+        if self._controller.running or self.parameters is None:
             return
         self._run.hide_message()
         try:
@@ -334,8 +262,8 @@ class Panel(VTKObservationMixin, Listener):
             self._results.show(node, note)
         else:
             self._shown_result = node
-            if self._parameters is not None:
-                self._parameters.resultSegmentation = node
+            if self.parameters is not None:
+                self.parameters.resultSegmentation = node
             if node is None:
                 self._results.show(None, note, [record.row_of(result) for result in transfer.results])
             else:

@@ -30,6 +30,7 @@ class ResultsSection:
         self._note = ""
         self._running = self._in_3d = False
         self._loose: list = []
+        self._counts = record.VoxelCounts()
         self.table = ResultTable(ui.resultsTable, self._selected)
         self.editor = EditorSection(ui, self._edited)
         self.update = UpdateControl(ui, self._press_update, self.refresh)
@@ -208,7 +209,7 @@ class ResultsSection:
         self.refresh()
 
     def _rows(self) -> list:
-        return record.rows_of(self.node) if self.node is not None else self._loose
+        return record.rows_of(self.node, self._counts) if self.node is not None else self._loose
 
     def _inputs(self) -> tuple:
         return record.inputs_of(self.node) if self.node is not None else (None, None, None)

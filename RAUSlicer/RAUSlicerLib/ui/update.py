@@ -30,7 +30,7 @@ class UpdateControl(VTKObservationMixin):
         self._ui, self._update, self._changed = ui, update, changed
         self._baselines = None
         self._node = self._target = self._row = self._box_node = None
-        self._mask, self._planes = None, ()
+        self._planes: tuple = ()
         self._running = self._editing = False
         self._pause = qt.QTimer()
         self._pause.setSingleShot(True)
@@ -73,7 +73,10 @@ class UpdateControl(VTKObservationMixin):
         self._pause.stop()
         self._look()
         if self._row is not None and self._ui.updateButton.enabled:
-            self._update(self._row, self._mask, self._planes, self._moved_box())
+            from ..scene.segmentations import segment_mask
+
+            mask = segment_mask(self._node, self._row.key, self._target)
+            self._update(self._row, mask, self._planes, self._moved_box())
 
     def _watch_node(self, node) -> None:
         self.removeObservers()
@@ -101,9 +104,7 @@ class UpdateControl(VTKObservationMixin):
         self._look()
 
     def _look(self) -> None:
-        self._mask, self._planes = None, ()
-        if self._alive():
-            self._mask, self._planes = self.baselines.painted(self._node, self._target, self._row.key)
+        self._planes = self.baselines.painted(self._node, self._target, self._row.key) if self._alive() else ()
         self._offer()
 
     def _alive(self) -> bool:

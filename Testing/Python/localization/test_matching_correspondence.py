@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from RAUSlicerLib.localization.matching import refinement
+from RAUSlicerLib.localization.matching import correspondence, refinement
 from RAUSlicerLib.localization.matching.correspondence import (
     COARSE_STEP,
     MOST_CELLS,
@@ -17,6 +17,8 @@ from RAUSlicerLib.localization.matching.correspondence import (
     coarse_field,
     fuse_labels,
     global_affine,
+    interpolate,
+    pool,
     positions,
     self_similarity,
 )
@@ -184,7 +186,7 @@ def test_cells_are_thinned_out_evenly(side: int) -> None:
     size = (side, side, side)
     blank = torch.zeros(1, *(-(-n // COARSE_STEP) for n in size))
     embedded = Embedded(torch.zeros(1, 1, 1, 1).expand(1, *size), blank, torch.zeros(1), torch.ones(size, dtype=torch.bool), SPACING)
-    inside, _, where = embedded.cells()
+    inside, _, where = embedded.cells
     assert MOST_CELLS / 2 < len(where) <= 1.05 * MOST_CELLS or (side == 60 and len(where) == 15**3)
     for axis in range(3):
         counts = inside.sum(dim=[a for a in range(3) if a != axis])
@@ -201,11 +203,44 @@ def spheres(size: tuple[int, int, int]) -> Tensor:
     return labels
 
 
+def fused(target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, **options: float) -> Tensor:
+    """Probabilities (D * H * W, count - 1) of the labels from 1 on."""
+    out = torch.zeros(labels.numel(), count - 1)
+    where, label, probability = fuse_labels(target, reference, field, labels, count, **options)
+    assert torch.equal(label, label.sort()[0])
+    out[where, label - 1] = probability
+    return out
+
+
+def test_fused_labels_do_not_depend_on_how_many_voxels_are_compared_at_once(reference: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, field = spheres(SIZE), positions(SIZE, SPACING) + torch.tensor([0.0, 2.0, -2.0])
+    whole = fused(reference, reference, field, labels, 3)
+    monkeypatch.setattr(correspondence, "_CHUNK", 7)
+    torch.testing.assert_close(fused(reference, reference, field, labels, 3), whole)
+
+
+def test_interpolation_is_linear_and_holds_the_border() -> None:
+    size = (3, 1, 4)
+    rows = positions(size, (1.0, 1.0, 1.0)).view(-1, 3)
+    at = torch.tensor([[0.25, 0.0, 2.75], [1.0, 0.0, 3.0], [-5.0, 2.0, 1.5], [9.0, -1.0, 8.0]]).t()
+    expected = torch.tensor([[0.25, 0.0, 2.75], [1.0, 0.0, 3.0], [0.0, 0.0, 1.5], [2.0, 0.0, 3.0]])
+    torch.testing.assert_close(interpolate(rows, size, at), expected)
+
+
+@pytest.mark.parametrize(("step", "extent"), [(2, 6), (4, 10), (4, 3)])
+def test_pooled_cells_at_the_end_are_means_of_what_is_there(step: int, extent: int) -> None:
+    values = torch.arange(extent).float().view(1, extent, 1, 1)
+    expected = [values.flatten()[first : first + step].mean() for first in range(0, extent, step)]
+    torch.testing.assert_close(pool(values, step).flatten(), torch.stack(expected))
+    torch.testing.assert_close(pool(values[0], step, first=0).flatten(), torch.stack(expected))
+
+
 def test_fused_labels_are_the_references_where_the_field_is_right(reference: Embedded) -> None:
     labels = spheres(SIZE)
-    where, probability = fuse_labels(reference, reference, positions(SIZE, SPACING), labels, 3)
-    torch.testing.assert_close(probability.sum(1), torch.ones(len(where)))
-    assert (probability.argmax(1) == labels.flatten()[where]).float().mean() > 0.99
+    shares = fused(reference, reference, positions(SIZE, SPACING), labels, 3)
+    assert float(shares.max()) <= 1 + 1e-5 and float(shares.sum(1).max()) <= 1 + 1e-5
+    sure = shares.max(1)[0] > 0.5
+    assert (torch.where(sure, shares.argmax(1) + 1, 0) == labels.flatten())[labels.flatten() > 0].float().mean() > 0.99
 
 
 def test_fused_labels_forgive_an_error_of_a_voxel_in_the_field(reference: Embedded) -> None:
@@ -214,9 +249,7 @@ def test_fused_labels_forgive_an_error_of_a_voxel_in_the_field(reference: Embedd
     blind = Embedded(torch.ones_like(reference.fine) / 32**0.5, reference.coarse, reference.texture, reference.inside, SPACING)
 
     def dice(target: Embedded, source: Embedded) -> float:
-        where, probability = fuse_labels(target, source, wrong, labels, 3, scale=200.0)
-        found = torch.zeros(labels.numel(), dtype=torch.bool)
-        found[where] = probability[:, 1] > 0.5
+        found = fused(target, source, wrong, labels, 3, scale=200.0)[:, 0] > 0.5
         truth = labels.flatten() == 1
         return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
@@ -226,15 +259,15 @@ def test_fused_labels_forgive_an_error_of_a_voxel_in_the_field(reference: Embedd
 def test_no_label_comes_from_beyond_the_reference(reference: Embedded) -> None:
     labels = torch.ones(SIZE, dtype=torch.long)
     outside = positions(SIZE, SPACING) + 500
-    where, probability = fuse_labels(reference, reference, outside, labels, 2)
-    assert len(where) == len(probability) and float(probability.sum()) == 0
+    where, label, probability = fuse_labels(reference, reference, outside, labels, 2)
+    assert len(where) == len(label) == len(probability) == 0
 
 
 def test_labels_fill_the_foreground_only(reference: Embedded) -> None:
     inside = torch.zeros(SIZE, dtype=torch.bool)
     inside[4:9, 5:11, 6:13] = True
     target = Embedded(reference.fine, reference.coarse, reference.texture, inside, SPACING)
-    where, _ = fuse_labels(target, reference, positions(SIZE, SPACING), torch.ones(SIZE, dtype=torch.long), 2)
+    where, _, _ = fuse_labels(target, reference, positions(SIZE, SPACING), torch.ones(SIZE, dtype=torch.long), 2)
     assert torch.equal(where, inside.flatten().nonzero()[:, 0])
 
 

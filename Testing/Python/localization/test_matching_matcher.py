@@ -7,8 +7,9 @@ import torch
 
 from RAUSlicerLib.imaging.frame import canonical, normalized, working_spacing
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.localization.matching.matcher import Matcher, affordable_spacing, body
+from RAUSlicerLib.localization.matching.matcher import Matcher, affordable_spacing, body, correspond
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.localization.matching.refinement import LEVELS
 from RAUSlicerLib.models.device import autocast
 from RAUSlicerLib.progress import CancelToken, ignore
 
@@ -174,6 +175,21 @@ def test_a_small_annotated_part_is_looked_at_from_nearer_and_comes_back_at_its_p
     assert match.target_view.grid.GetSpacing()[0] < 0.8 * working_spacing(frame, sitk.GetArrayViewFromImage(frame))
     found = match.carry([left], canonical(target))[left].spread(canonical(target)) > 0.5
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
+
+
+def test_where_no_second_look_can_be_taken_the_first_one_is_as_sharp_as_alone(
+    matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = case.segmentation.structures[1]
+    labels = sitk.ChangeLabel(case.segmentation.labelmap, {1: 0, 3: 0})
+    small = Reference(_finer(case.volume), Segmentation(_finer(labels, nearest=True), (left,)))
+    monkeypatch.setattr(matcher, "_nearer", lambda *_: None)
+
+    match = matcher.match(small, case.volume, ignore, CancelToken())
+
+    assert match is not None
+    torch.testing.assert_close(match.field, correspond(match.target_view, match.reference_view)[1])
+    assert not torch.allclose(match.field, correspond(match.target_view, match.reference_view, LEVELS[:-1])[1])
 
 
 def _finer(image: sitk.Image, *, nearest: bool = False) -> sitk.Image:

@@ -6,8 +6,9 @@ import pytest
 import SimpleITK as sitk
 import slicer
 
-from RAUSlicerLib.scene import write_result
+from RAUSlicerLib.scene import edits, write_result
 from RAUSlicerLib.scene.edits import Baselines, covering_planes
+from RAUSlicerLib.scene.segmentations import segment_mask
 
 LIVER, SPLEEN = nodes.box((1, 4), (2, 6), (3, 7)), nodes.box((1, 4), (0, 2), (0, 3))
 
@@ -65,10 +66,9 @@ def test_only_what_was_painted_on_this_segment_counts(scene, moved):
 
     slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | stroke).astype(np.uint8), node, "liver", target)
 
-    mask, planes = baselines.painted(node, target, "liver")
-    assert planes == ((2, 2),)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask) > 0, LIVER | stroke)
-    assert baselines.painted(node, target, "spleen")[1] == ()
+    assert baselines.painted(node, target, "liver") == ((2, 2),)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(segment_mask(node, "liver", target)) > 0, LIVER | stroke)
+    assert baselines.painted(node, target, "spleen") == ()
 
 
 def test_erasing_counts_and_what_is_taken_anew_does_not(scene):
@@ -79,13 +79,13 @@ def test_erasing_counts_and_what_is_taken_anew_does_not(scene):
     erased = LIVER.copy()
     erased[:, :, 4] = False
     slicer.util.updateSegmentBinaryLabelmapFromArray(erased.astype(np.uint8), node, "liver", target)
-    assert baselines.painted(node, target, "liver")[1] == ((0, 4),)
+    assert baselines.painted(node, target, "liver") == ((0, 4),)
 
     before = baselines.take(node, ["liver"])
 
-    assert baselines.painted(node, target, "liver")[1] == ()
+    assert baselines.painted(node, target, "liver") == ()
     baselines.put_back(before)
-    assert baselines.painted(node, target, "liver")[1] == ((0, 4),)
+    assert baselines.painted(node, target, "liver") == ((0, 4),)
 
 
 def test_an_empty_segment_can_be_painted(scene):
@@ -95,6 +95,55 @@ def test_an_empty_segment_can_be_painted(scene):
     baselines = Baselines()
     baselines.take(node, ["new"])
 
-    assert baselines.painted(node, target, "new")[1] == ()
+    assert baselines.painted(node, target, "new") == ()
     slicer.util.updateSegmentBinaryLabelmapFromArray(nodes.box((3, 4), (1, 4), (1, 4)).astype(np.uint8), node, "new", target)
-    assert baselines.painted(node, target, "new")[1] == ((2, 3),)
+    assert baselines.painted(node, target, "new") == ((2, 3),)
+
+
+def test_nothing_is_compared_where_nothing_has_changed_since_the_last_look(scene, monkeypatch):
+    """A large scan takes a second to compare, and every click on a row asks."""
+    target = nodes.volume()
+    node = write_result(nodes.transfer(target, {nodes.LIVER: LIVER, nodes.SPLEEN: SPLEEN}), target)
+    compared = []
+    real = edits._changed_planes
+    monkeypatch.setattr(edits, "_changed_planes", lambda *arguments: compared.append(1) or real(*arguments))
+    baselines = Baselines()
+    baselines.take(node, ["liver", "spleen"])
+    assert baselines.painted(node, target, "liver") == () and compared == []
+    slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | nodes.box((2, 3), (0, 7), (5, 8))).astype(np.uint8), node, "liver", target)
+
+    answers = [baselines.painted(node, target, "liver") for _look in range(3)]
+
+    assert answers == [((2, 2),)] * 3 and len(compared) == 1
+    # In the same plane again: the layer is another one than at the last look.
+    slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | nodes.box((4, 5), (0, 7), (5, 8))).astype(np.uint8), node, "liver", target)
+    assert baselines.painted(node, target, "liver") == ((2, 4),)
+
+
+def test_what_is_painted_beyond_the_segment_and_the_volume_is_found_on_the_grid_alone(scene):
+    target = nodes.volume()
+    larger = nodes.volume("Larger", shape=(9, 7, 8))
+    node = nodes.segmentation(larger, {"one": nodes.box((1, 3), (2, 6), (3, 7), shape=(9, 7, 8))})
+    baselines = Baselines()
+    baselines.take(node, ["one"])
+    painted = nodes.box((1, 3), (2, 6), (3, 7), shape=(9, 7, 8)) | nodes.box((5, 9), (0, 2), (0, 8), shape=(9, 7, 8))
+
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted.astype(np.uint8), node, "one", larger)
+
+    # Its slices 6 to 8 are beyond the target.
+    assert baselines.painted(node, target, "one") == ((2, 5),)
+
+
+def test_a_transform_between_segment_and_volume_is_followed(scene):
+    target = nodes.volume(matrix=np.diag((2.0, 2.0, 2.0, 1.0)))
+    node = nodes.segmentation(target, {"one": LIVER})
+    moved = nodes.transform(translation=(0.0, 0.0, 4.0), degrees=0.0)
+    baselines = Baselines()
+    baselines.take(node, ["one"])
+    slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | nodes.box((1, 2), (0, 2), (0, 8))).astype(np.uint8), node, "one", target)
+    assert baselines.painted(node, target, "one") == ((2, 1),)
+
+    node.SetAndObserveTransformNodeID(moved.GetID())
+
+    # 4 mm are two slices.
+    assert baselines.painted(node, target, "one") == ((2, 3),)

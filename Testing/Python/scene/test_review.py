@@ -52,6 +52,37 @@ def test_rows_say_what_the_run_said_and_what_the_segments_hold(written):
     assert gone.ratio is None
 
 
+def test_volumes_are_counted_again_only_where_a_layer_has_changed(written, monkeypatch):
+    node, target, _undo = written
+    counted = []
+    real = record._counted
+    monkeypatch.setattr(record, "_counted", lambda labels: counted.append(labels.size) or real(labels))
+    counts = record.VoxelCounts()
+
+    first = [row.volume_ml for row in record.rows_of(node, counts)]
+    assert [row.volume_ml for row in record.rows_of(node, counts)] == first
+    # Both segments share one layer.
+    assert len(counted) == 1
+
+    slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | nodes.box((0, 1), (3, 7), (0, 8))).astype(np.uint8), node, "liver", target)
+    liver, spleen, _gone = (row.volume_ml for row in record.rows_of(node, counts))
+
+    voxel_ml = 0.8 * 1.5 * 3 / 1000
+    assert liver == pytest.approx((LIVER.sum() + 32) * voxel_ml) and spleen == first[1]
+
+
+def test_accepting_makes_no_copy_of_voxels_and_leaves_what_is_painted_afterwards(written):
+    node, target, undo = written
+    review.accept(node, ["liver"], undo)
+    stroke = nodes.box((0, 1), (3, 7), (0, 8))
+    slicer.util.updateSegmentBinaryLabelmapFromArray((LIVER | stroke).astype(np.uint8), node, "liver", target)
+
+    undo.undo()
+
+    assert not record.rows_of(node)[0].accepted
+    np.testing.assert_array_equal(voxels(node, "liver", target), LIVER | stroke)
+
+
 def test_rows_survive_a_segmentation_file(written, tmp_path):
     node, _target, _undo = written
     path = str(tmp_path / "result.seg.nrrd")

@@ -13,11 +13,6 @@ from RAUSlicerLib.segmentation.propagation import Sam2Propagator
 from RAUSlicerLib.vision import MatchedSlices, Vision
 
 
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-
-
 class Run:
     """References and target that were looked at once."""
 

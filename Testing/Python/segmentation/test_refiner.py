@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from torch.nn import functional as F
 
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
@@ -13,20 +14,9 @@ from RAUSlicerLib.localization.matching.matcher import Match, Matcher
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.segmentation.refiner import Refiner, inner, overlay, surroundings
-from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet, likeness
+from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet, doubled, likeness
 
-
-@pytest.fixture(scope="module", autouse=True)
-def coarse():
-    """Volumes are matched on few voxels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
-        yield
-
-
-@pytest.fixture(scope="module")
-def case(make_ellipsoids) -> Reference:
-    return make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +26,7 @@ def matcher() -> Matcher:
 
 
 @pytest.fixture(scope="module")
-def match(matcher: Matcher, case: Reference) -> Match:
+def match(matcher: Matcher, case: Reference, coarse: None) -> Match:
     found = matcher.match(case, case.volume, ignore, CancelToken())
     assert found is not None
     return found
@@ -49,11 +39,54 @@ def refiner() -> Refiner:
 
 
 def test_untrained_it_returns_the_carried_mask() -> None:
-    net = RefinerNet(RefinerConfig(widths=(8, 8, 16)))
-    x = torch.rand(2, 5, 13, 26, 9)
+    net = RefinerNet(RefinerConfig(widths=(8, 8, 16), trust=0.0))
+    planes, looks = torch.rand(2, 5, 13, 26, 9), torch.rand(2, 7, 13, 5)
     with torch.no_grad():
-        share = net(x).sigmoid()
-    torch.testing.assert_close(share, ((x[:, 2] + x[:, 3]) / 2).clamp(0.02, 0.98))
+        located = doubled(net.locate(planes, looks).sigmoid(), planes.shape[2:])
+        share = net.draw(planes, located).sigmoid()
+    carried = (planes[:, 2] + planes[:, 3]) / 2
+    assert located.shape == carried.shape
+    torch.testing.assert_close(share, carried.clamp(0.02, 0.98))
+    # The first pass has the mean of every eight voxels; the second one can be told to start from that.
+    even = F.avg_pool3d(carried[:, None, :12, :, :8], 2)[:, 0]
+    torch.testing.assert_close(net.locate(planes, looks).sigmoid()[:, :6, :, :4], even.clamp(0.02, 0.98))
+    trusting = RefinerNet(RefinerConfig(widths=(8, 8, 16), trust=1.0))
+    torch.testing.assert_close(trusting.draw(planes, located).sigmoid(), located.clamp(0.02, 0.98))
+
+
+def test_the_last_of_an_odd_number_of_slices_is_wholly_there() -> None:
+    planes = torch.full((1, 5, 1, 3, 5), 0.7)
+    with torch.no_grad():
+        located = RefinerNet(RefinerConfig(widths=(8, 8, 16))).locate(planes, torch.zeros(1, 1, 2, 3)).sigmoid()
+    torch.testing.assert_close(located, torch.full((1, 1, 2, 3), 0.7))
+
+
+def test_what_is_far_off_moves_the_structure(match: Match, case: Reference) -> None:
+    """Recognition reaches a place that the carried mask does not."""
+    net = RefinerNet(RefinerConfig(widths=(8, 8, 16)))
+    net.first.forward = lambda x: torch.logit(x[:, 5].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    net.second.forward = lambda x: torch.logit(x[:, 5].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    left = case.segmentation.structures[1]
+    over = overlay(match, case.volume)
+    values, start = over.recognized[left]
+    # Two cells further along x than the organ is, in both directions of the way there and back.
+    moved = replace(over, recognized={**over.recognized, left: (values, (start[0], start[1], start[2] + 2))})
+    found, there = (Refiner(net, torch.device("cpu")).redraw(one, left) for one in (moved, over))
+    assert found is not None and there is not None
+    middles = [np.average(np.argwhere(m.values > 0.5), axis=0) + m.start for m in (found, there)]
+    assert middles[0] - middles[1] == pytest.approx([0, 0, 2 * over.cells.step[2]], abs=1.0)
+
+
+def test_recognized_cells_lie_on_their_structure(match: Match, case: Reference) -> None:
+    over = overlay(match, case.volume)
+    whole = (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2]))
+    for structure in case.segmentation.structures:
+        looks = torch.from_numpy(over.looks(structure, whole))
+        mask = torch.from_numpy((over.warped == over.numbers[structure]).astype(np.float32))
+        truth = F.avg_pool3d(F.pad(mask, [v for n in reversed(mask.shape) for v in (0, n % 2)])[None, None], 2)[0, 0]
+        middle, known = (torch.stack([(p.nonzero() * p[p > 0][:, None]).sum(0) / p.sum()]) for p in (looks, truth))
+        # An untrained network knows little, but not on which side.
+        torch.testing.assert_close(middle, known, atol=4.0, rtol=0)
 
 
 def test_configuration_survives_its_json_form() -> None:
@@ -85,36 +118,35 @@ def test_likeness_says_nothing_of_air_alone() -> None:
 
 def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Match, case: Reference) -> None:
     over = overlay(match, case.volume)
-    seen = [structure.name for structure, _, _ in over.crops(case.segmentation.structures)]
-    assert seen == [structure.name for structure in case.segmentation.structures]
-    for _, window, crop in over.crops(case.segmentation.structures):
-        assert crop.shape == (5, *(side.stop - side.start for side in window))
-        inside = crop[0] > 0.1
-        assert np.abs(crop[0] - crop[1])[inside].mean() < 0.05
-        assert np.corrcoef(crop[2].ravel(), crop[3].ravel())[0, 1] > 0.8
+    for structure in case.segmentation.structures:
+        window = surroundings(over.box(structure), over.warped.shape)
+        planes = over.planes(structure, window)
+        assert planes.shape == (5, *(side.stop - side.start for side in window))
+        inside = planes[0] > 0.1
+        assert np.abs(planes[0] - planes[1])[inside].mean() < 0.05
+        assert np.corrcoef(planes[2].ravel(), planes[3].ravel())[0, 1] > 0.8
 
 
 def test_rivals_are_the_other_structures(match: Match, case: Reference) -> None:
     body, left, _ = case.segmentation.structures
     over = overlay(match, case.volume)
-    crops = {structure: crop for structure, _, crop in over.crops((left, body))}
-    assert set(crops) == {left, body}
+    planes = {structure: over.planes(structure, surroundings(over.box(structure), over.warped.shape)) for structure in (left, body)}
     # In the organ's middle no other claims a voxel; around it the body does.
-    middle = crops[left][2] > 0.99
-    assert crops[left][4][middle].max() < 0.2 and crops[left][4].max() > 0.8
-    organs = crops[body][2] < 0.01
-    assert crops[body][4][organs].max() > 0.8
-    alone = replace(match, reference=Reference(case.volume, replace(case.segmentation, structures=(left,))))
-    (crop,) = (crop for _, _, crop in overlay(alone, case.volume).crops((left,)))
-    assert crop[4].max() == 0
+    middle = planes[left][2] > 0.99
+    assert planes[left][4][middle].max() < 0.2 and planes[left][4].max() > 0.8
+    organs = planes[body][2] < 0.01
+    assert planes[body][4][organs].max() > 0.8
+    alone = overlay(replace(match, reference=Reference(case.volume, replace(case.segmentation, structures=(left,)))), case.volume)
+    assert alone.planes(left, surroundings(alone.box(left), alone.warped.shape))[4].max() == 0
 
 
 def test_surroundings_are_larger_and_within_the_volume() -> None:
     box = (slice(10, 50), slice(0, 20), slice(30, 33))
-    z, y, x = surroundings([box, None], (60, 70, 40))  # type: ignore[misc]
+    z, y, x = surroundings([box], (60, 70, 40))
     assert (z, y) == (slice(0, 60), slice(0, 28))
     assert x.start <= 22 and x.stop == 40
-    assert surroundings([None, (slice(3, 3), slice(0, 1), slice(0, 1))], (60, 70, 40)) is None
+    # Seen at half of the resolution there is room for twice as much around it.
+    assert surroundings([(slice(40, 44),) * 3], (90, 90, 90), step=2) == (slice(18, 66),) * 3
     assert inner(box, (z, y, x)) == (slice(10, 50), slice(0, 20), slice(30 - x.start, 33 - x.start))
 
 
@@ -133,7 +165,8 @@ def test_every_structure_lies_where_it_does_in_a_reoriented_copy(matcher: Matche
 
 def test_what_becomes_of_a_structure_does_not_depend_on_what_else_is_asked(match: Match, case: Reference, refiner: Refiner) -> None:
     left = case.segmentation.structures[1]
-    torch.nn.init.normal_(refiner._net.change.weight)
+    for each in (refiner._net.first, refiner._net.second):
+        torch.nn.init.normal_(each.change.weight)
     alone = refiner.refine(match, case.volume, [left], CancelToken())[left]
     among = refiner.refine(match, case.volume, case.segmentation.structures[::-1], CancelToken())[left]
     assert alone.start == among.start

@@ -66,6 +66,16 @@ class Pipeline:
             progress(ProgressEvent("segmentation", 0.5, "Liver"))
             while not cancel.cancelled:
                 time.sleep(0.01)
+        elif model == "checking":
+            for structure in reference.segmentation.select(structures):
+                progress(ProgressEvent("segmentation", 0.8, structure.name))
+            progress(ProgressEvent("confidence", 0.92))
+            while not cancel.cancelled:
+                time.sleep(0.01)
+        elif model == "slow checking":
+            progress(ProgressEvent("segmentation", 0.8, "Liver"))
+            progress(ProgressEvent("confidence", 0.92))
+            time.sleep(4)
         elif model == "deaf":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             progress(ProgressEvent("segmentation", 0.5, str(os.getpid())))

@@ -13,6 +13,7 @@ import pytest
 
 from RAUSlicerLib.service import exchange
 from RAUSlicerLib.service.client import WorkerClient
+from RAUSlicerLib.service.requests import RunRequest
 
 HERE = Path(__file__).parent
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
@@ -28,7 +29,7 @@ def answer(client, wait_for, id_):
 
 
 def transfer(client, case, model="copy", **options):
-    return client.transfer(client.new_run_folder(), *case, localizer="copy", model=model, **options)
+    return client.transfer(client.new_run_folder(), RunRequest(*case, localizer="copy", model=model, **options))
 
 
 def at_stage(stage):
@@ -123,11 +124,12 @@ def test_a_cancelled_run_that_has_finished_a_structure_is_waited_for(scripted, c
 def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_middle_of_a_run(temporary, tmp_path, group_is_gone):
     code = (
         "import sys, time; from pathlib import Path; import SimpleITK as sitk\n"
-        "from RAUSlicerLib.service.client import WorkerClient; from RAUSlicerLib.imaging.segmentation import *\n"
+        "from RAUSlicerLib.service.client import WorkerClient; from RAUSlicerLib.service.requests import RunRequest\n"
+        "from RAUSlicerLib.imaging.segmentation import *\n"
         f"command = [sys.executable, '-u', {str(HERE / 'scripted_worker.py')!r}]\n"
         f"client = WorkerClient(temporary_folder=Path({str(temporary)!r}), command=command)\n"
         "labels = sitk.Image(4, 4, 4, sitk.sitkUInt8); reference = Reference(labels, Segmentation(labels, (Structure(1, 'liver'),)))\n"
-        "client.transfer(client.new_run_folder(), reference, labels, model='deaf')\n"
+        "client.transfer(client.new_run_folder(), RunRequest(reference, labels, model='deaf'))\n"
         "while not any(reply.get('stage') == 'segmentation' for reply in client.poll()): time.sleep(0.01)\n"
         "print(client.pid, flush=True); time.sleep(600)"
     )
@@ -193,7 +195,7 @@ def corrected(case, structure="Leber, groß"):
 
 def correct(client, case, **options):
     folder = client.new_run_folder()
-    return folder, client.correct(folder, *case, corrected(case), localizer="copy", model=options.pop("model", "copy"), **options)
+    return folder, client.correct(folder, RunRequest(*case, localizer="copy", **{"model": "copy", **options}), corrected(case))
 
 
 def test_a_correction_is_read_back_equal(tmp_path, case):
@@ -292,10 +294,10 @@ def test_the_real_pipeline_transfers_and_corrects_offline_from_a_folder_of_model
     from RAUSlicerLib.correction import Correction
 
     reference = make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
-    case, options = (reference, reference.volume), {"model": "tiny", "device": "cpu", "threads": 1}
+    request = RunRequest(reference, reference.volume, model="tiny", device="cpu", threads=1)
     first = next(
         reply
-        for reply in wait_for(tiny, is_answer(tiny.transfer(tiny.new_run_folder(), *case, **options)), seconds=600)
+        for reply in wait_for(tiny, is_answer(tiny.transfer(tiny.new_run_folder(), request)), seconds=600)
         if reply["type"] != "progress" and reply["of"] == "transfer"
     )
     assert "left organ" in first["warm"], first
@@ -303,7 +305,7 @@ def test_the_real_pipeline_transfers_and_corrects_offline_from_a_folder_of_model
     mask = exchange.sitk.GetImageFromArray(painting.astype(np.uint8))
     mask.CopyInformation(reference.volume)
 
-    id_ = tiny.correct(tiny.new_run_folder(), *case, Correction("left organ", mask, ((2, 9), (0, 20))), **options)
+    id_ = tiny.correct(tiny.new_run_folder(), request, Correction("left organ", mask, ((2, 9), (0, 20))))
 
     reply = next(reply for reply in wait_for(tiny, is_answer(id_), seconds=600) if is_answer(id_)(reply))
     assert reply["type"] == "result" and reply["matched_again"] is False, reply

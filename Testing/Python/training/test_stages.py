@@ -26,6 +26,7 @@ def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(matching, "PATCH", {"heart_mr": (48, 48, 48)})
         patch.setattr(joint, "SHARE", {"heart_mr": 1.0})
         patch.setattr(refining, "SIZES", ((24, 2),))
+        patch.setattr(refining, "FAR", 48)
         for steps in (1, 2):
             matching.run(Namespace(output=str(output / "matching"), steps=steps, **options))
             joint.run(Namespace(output=str(output / "joint"), steps=steps, batch=1, **options))

@@ -18,16 +18,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 @pytest.fixture
 def start(panel, scripted, wait_until):
-    """start(model): press the button and wait until the run draws; returns the reference's segmentation."""
+    """start(model): press the button and wait until the run draws, or does what ``stage`` says; returns the reference's segmentation."""
 
-    def press(model):
+    def press(model, stage="Drawing"):
         reference = nodes.volume("Reference CT")
         segmentation = nodes.segmentation(reference, {"Liver": LIVER, "Milz": nodes.box((4, 6), (0, 2), (0, 3))})
         nodes.volume("Target CT")
         modules.settle()
         panel.parameters.model = model
         click(panel.ui.transferButton)
-        wait_until(lambda: panel.ui.progressLabel.text.startswith("Drawing"))
+        wait_until(lambda: panel.ui.progressLabel.text.startswith(stage))
         return segmentation
 
     return press
@@ -74,6 +74,32 @@ def test_a_worker_that_answers_nothing_is_ended_and_the_next_run_gets_a_new_one(
     click(panel.ui.transferButton)
     wait_until(lambda: panel.ui.transferButton.visible)
     assert len(results_of(segmentation)) == 1
+
+
+def test_cancel_while_the_result_is_checked_keeps_every_structure(panel, start, free):
+    segmentation = start("checking", "Checking the result")
+    assert panel.ui.progressBar.value == 92
+
+    click(panel.ui.cancelButton)
+    free()
+
+    (node,) = results_of(segmentation)
+    assert list(node.GetSegmentation().GetSegmentIDs()) == ["Liver", "Milz"]
+    assert "what was finished is kept" in panel.ui.resultsLabel.text
+    assert "2 still drafts" in panel.ui.resultsLabel.text
+    click(panel.ui.undoButton)
+    assert results_of(segmentation) == []
+
+
+def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps_the_result(panel, start, free, wait_until):
+    segmentation = start("slow checking", "Checking the result")
+
+    click(panel.ui.cancelButton)
+    free()
+
+    assert results_of(segmentation) == [] and "by itself" in panel.ui.explanationLabel.text
+    wait_until(lambda: results_of(segmentation))
+    assert panel.parameters.resultSegmentation is results_of(segmentation)[0]
 
 
 def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, free, wait_until):

@@ -20,6 +20,7 @@ from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, pa
 from ...results import SoftMask, weighted
 from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
 from .network import MatchingNet
+from .recognition import recognize
 from .refinement import LEVELS, refine
 from .warp import field_transform
 
@@ -70,6 +71,23 @@ class Match:
         """The structures' probabilities on the target's working grid, from attention around the matched places alone."""
         return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
 
+    def recognize(self, structures: Sequence[Structure]) -> dict[Structure, SoftMask]:
+        """The probabilities by looks alone of structures that the reference has, on coarse cells."""
+        target, reference = self.target_view, self.reference_view
+        cells = cell_grid(target.grid)
+        out: dict[Structure, SoftMask] = {}
+        for layer in sorted({structure.layer for structure in structures}):
+            labels = resample(canonical(self.reference.segmentation.layers[layer]), reference.grid, nearest=True)
+            values = sitk.GetArrayFromImage(labels).astype(np.int64)
+            asked = [structure for structure in structures if structure.layer == layer]
+            table = np.zeros(max(int(values.max()), *(structure.label for structure in asked)) + 1, np.int64)
+            table[[structure.label for structure in asked]] = np.arange(1, len(asked) + 1)
+            with torch.no_grad():
+                known = torch.from_numpy(table[values])
+                shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).numpy()
+            out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
+        return {structure: out[structure] for structure in structures}
+
 
 class Matcher:
     """Runs the matching network on reference and target and regularizes what it finds.
@@ -93,17 +111,17 @@ class Matcher:
 
     def _view_on(self, frame: sitk.Image, grid: sitk.Image) -> View:
         values = sitk.GetArrayFromImage(resample(frame, grid))
-        with torch.inference_mode(), autocast(self._device):
+        # Not in inference mode: what it makes can't be used where gradients are taken later.
+        with torch.no_grad(), autocast(self._device):
             fine, coarse = self._net(torch.from_numpy(values)[None, None].to(self._device))
         inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
-        # Correspondence needs plain tensors: inference tensors can't be used where gradients are taken later.
         spacing = tuple(grid.GetSpacing()[::-1])
-        return View(grid, Embedded(fine[0].float().cpu().clone(), coarse[0].float().cpu().clone(), texture, inside, spacing))
+        return View(grid, Embedded(fine[0].float().cpu(), coarse[0].float().cpu(), texture, inside, spacing))
 
     def match(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> Match | None:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""
         frames = [normalized(canonical(image)) for image in (reference.volume, target)]
-        first = self._first_look(frames, part(progress, 0.0, 0.5), cancel)
+        first = self._first_look(reference, frames, part(progress, 0.0, 0.5), cancel)
         if first is None:
             return None
         reference_view, target_view, affine, field = first
@@ -111,6 +129,9 @@ class Matcher:
         nearer = self._nearer(reference, frames, (reference_view, target_view), field) if self.refined else None
         if nearer is not None:
             reference_view, target_view, field = nearer
+        elif self.refined and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None:
+            # It could not be taken: the first look has to do, with its last level too.
+            field = correspond(target_view, reference_view)[1]
         progress(ProgressEvent(STAGE, 0.8))
         if cancel.cancelled:
             return None
@@ -119,7 +140,7 @@ class Matcher:
         return Match(reference, target_view, reference_view, world, dense, field, affine.support)
 
     def _first_look(
-        self, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
+        self, reference: Reference, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
     ) -> tuple[View, View, Affine, torch.Tensor] | None:
         """Both views of the whole foreground, and the maps from the target's to the reference's; None after a cancel."""
         spacing = working_spacing(frames[0], sitk.GetArrayViewFromImage(frames[0]))
@@ -131,7 +152,9 @@ class Matcher:
             if cancel.cancelled:
                 return None
         reference_view, target_view = views
-        affine, field = correspond(target_view, reference_view, LEVELS if self.refined else ())
+        # Where a second look follows, its own last level makes up for the one that is left out here: it takes most of the time.
+        levels = LEVELS[:-1] if self._nearer_spacing(reference, frames[0], spacing) is not None else LEVELS
+        affine, field = correspond(target_view, reference_view, levels if self.refined else ())
         progress(ProgressEvent(STAGE, 1.0))
         return None if cancel.cancelled else (reference_view, target_view, affine, field)
 
@@ -141,17 +164,16 @@ class Matcher:
         """A second look at the annotated part alone, where that is small enough to be seen from much nearer; else None."""
         frame, target_frame = frames
         reference_view, target_view = views
-        labelled = _labelled_box(reference)
-        sides = [(s.stop - s.start) * size for s, size in zip(labelled, frame.GetSpacing()[::-1], strict=True)]
-        spacing = max((1 + 2 * _AROUND) * max(sides[1:]) / WORKING_EXTENT, *sorted(frame.GetSpacing())[:1])
-        if spacing > _NEARER * reference_view.grid.GetSpacing()[0]:
+        spacing = self._nearer_spacing(reference, frame, reference_view.grid.GetSpacing()[0])
+        if spacing is None:
             return None
-        margin = round(_AROUND * max(sides) / spacing)
+        labelled = _labelled_box(reference)
+        margin = round(_AROUND * max(_sides(labelled, frame)) / spacing)
         grid = grid_over(frame, spacing, labelled, margin)
-        box = _matched_box(field, target_view.grid, reference_view.grid, grid, target_frame)
+        box = _matched_box(field, target_view.grid, reference_view.grid, grid_over(frame, spacing, labelled, 0), target_frame)
         if box is None:
             return None
-        target_grid = grid_over(target_frame, spacing, box, margin // 2)
+        target_grid = grid_over(target_frame, spacing, box, margin)
         if max(np.prod(grid.GetSize()), np.prod(target_grid.GetSize())) > self.most_voxels:
             return None
         closer, target_closer = self._view_on(frame, grid), self._view_on(target_frame, target_grid)
@@ -163,6 +185,13 @@ class Matcher:
         estimate = given.permute(1, 2, 3, 0) - _between(reference_view.grid, grid)
         with torch.no_grad():
             return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate)
+
+    @staticmethod
+    def _nearer_spacing(reference: Reference, frame: sitk.Image, spacing: float) -> float | None:
+        """The spacing of a second look after one at ``spacing``; None where it would not be much nearer."""
+        width = max(_sides(_labelled_box(reference), frame)[1:])
+        nearer = max((1 + 2 * _AROUND) * width / WORKING_EXTENT, min(frame.GetSpacing()))
+        return nearer if nearer <= _NEARER * spacing else None
 
     @staticmethod
     def reversed_field(match: Match) -> torch.Tensor:
@@ -177,6 +206,11 @@ def correspond(target: View, reference: View, levels: tuple[tuple[int, int, floa
         affine = global_affine(target.embedded, reference.embedded)
         coarse = coarse_field(target.embedded, reference.embedded, affine)
         return affine, refine(target.embedded, reference.embedded, coarse, levels)
+
+
+def _sides(box: tuple[slice, slice, slice], frame: sitk.Image) -> list[float]:
+    """The extents (z, y, x) in mm of a box of a frame's voxels."""
+    return [(side.stop - side.start) * size for side, size in zip(box, frame.GetSpacing()[::-1], strict=True)]
 
 
 def _labelled_box(reference: Reference) -> tuple[slice, slice, slice]:
@@ -223,18 +257,41 @@ def carry_labels(
         values = sitk.GetArrayFromImage(labels)
         asked = sorted({mine.label for mine in own.values() if mine.layer == layer})
         # What nobody asked for competes as background does: that changes no answer and saves a number a voxel.
-        compact = np.zeros(values.shape, np.int64)
-        for index, label in enumerate(asked, start=1):
-            compact[values == label] = index
+        place = np.searchsorted(asked, values).clip(max=len(asked) - 1)
+        compact = np.where(np.array(asked)[place] == values, place + 1, 0)
         with torch.no_grad():
-            where, probability = fuse_labels(
-                target_view.embedded, reference_view.embedded, field, torch.from_numpy(compact), len(asked) + 1, radius=radius
+            voxels, label, probability = fuse_labels(
+                target_view.embedded,
+                reference_view.embedded,
+                field,
+                torch.from_numpy(compact),
+                len(asked) + 1,
+                radius=radius,
+                least=NEGLIGIBLE,
             )
+        counts = torch.bincount(label, minlength=len(asked) + 1).tolist()[1:]
+        parts = dict(zip(asked, zip(voxels.split(counts), probability.split(counts), strict=True), strict=True))
         for structure, mine in own.items():
             if mine.layer == layer:
-                column = probability[:, asked.index(mine.label) + 1]
-                out[structure] = _soft_mask(column.numpy(), where.numpy(), target_view.grid)
+                where, share = parts[mine.label]
+                out[structure] = _soft_mask(share.numpy(), where.numpy(), target_view.grid)
     return {structure: out[structure] for structure in own}
+
+
+def cell_grid(grid: sitk.Image) -> sitk.Image:
+    """An empty grid of the coarse cells of a working grid."""
+    size = [-(-n // COARSE_STEP) for n in grid.GetSize()]
+    cells = sitk.Image(size, sitk.sitkUInt8)
+    cells.SetSpacing([COARSE_STEP * s for s in grid.GetSpacing()])
+    cells.SetDirection(grid.GetDirection())
+    cells.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint([(min(COARSE_STEP, n) - 1) / 2 for n in grid.GetSize()]))
+    return cells
+
+
+def _whole(values: np.ndarray, grid: sitk.Image) -> SoftMask:
+    """Probabilities (z, y, x) of a whole grid."""
+    where = np.flatnonzero(values > NEGLIGIBLE)
+    return _soft_mask(values.ravel()[where], where, grid)
 
 
 def body(values: np.ndarray) -> np.ndarray:
@@ -251,12 +308,11 @@ def affordable_spacing(image: sitk.Image, most: int = MOST_VOXELS) -> float:
 
 
 def _soft_mask(probability: np.ndarray, where: np.ndarray, grid: sitk.Image) -> SoftMask:
-    size = grid.GetSize()[::-1]
-    keep = probability > NEGLIGIBLE
-    if not keep.any():
+    """Probabilities (K,) of voxels (K,) of a grid, numbered in the order of its array."""
+    if len(where) == 0:
         return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
-    places = np.stack(np.unravel_index(where[keep], size))
+    places = np.stack(np.unravel_index(where, grid.GetSize()[::-1]))
     low, high = places.min(1), places.max(1) + 1
     values = np.zeros(high - low, np.float32)
-    values[tuple(places - low[:, None])] = probability[keep]
+    values[tuple(places - low[:, None])] = probability
     return SoftMask(values, (int(low[0]), int(low[1]), int(low[2])), grid)

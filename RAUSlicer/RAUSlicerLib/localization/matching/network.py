@@ -90,15 +90,16 @@ class MatchingNet(nn.Module):
         depth, height, width = image.shape[2:]
         # Padded beforehand: torch's bf16 convolution on CPUs (2.14) gives garbage for a volume of one slice that it has to pad itself.
         padded = F.pad(image - 0.3, (_DETAIL,) * 6)
-        fine = image.new_empty(len(image), self.config.fine_dim, depth, height, width, dtype=torch.float32)
+        # Channels last: attention and interpolation read whole voxels.
+        fine = image.new_empty(len(image), depth, height, width, self.config.fine_dim, dtype=torch.float32)
         for first in range(0, depth, _SLAB):
             last = min(first + _SLAB, depth)
             up = self.fine_up(features[0][:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
             hidden = F.gelu(up + self.detail(padded[:, :, first : last + 2 * _DETAIL]))
-            fine[:, :, first:last] = F.normalize(self.fine(hidden.permute(0, 2, 3, 4, 1)).float(), dim=4).permute(0, 4, 1, 2, 3)
+            fine[:, first:last] = F.normalize(self.fine(hidden.permute(0, 2, 3, 4, 1)).float(), dim=4)
         coarse = self.coarse(features[1].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         coarse = coarse[:, :, : -(-depth // 4), : -(-height // 4), : -(-width // 4)]
-        return fine, F.normalize(coarse.float(), dim=1)
+        return fine.permute(0, 4, 1, 2, 3), F.normalize(coarse.float(), dim=1)
 
     def embed_at(self, features: Sequence[Tensor], image: Tensor, voxels: Tensor) -> Tensor:
         """Fine unit embeddings (N, fine_dim) at voxels (N, 4) of (batch, z, y, x): what training needs, without the dense map."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .correspondence import COARSE_STEP, Embedded, axis_centres, pool, positions, sample
+from .correspondence import COARSE_STEP, Embedded, axis_centres, interpolate, pool, positions
 
 # (cells of so many voxels, iterations, smoothing of the displacement in cells)
 LEVELS = ((4, 15, 1.0), (2, 8, 0.8), (1, 2, 1.0))
@@ -21,8 +20,8 @@ TEXTURE = 0.25
 COMPONENTS = 12
 # Largest update of an iteration and smoothing of the update, in cells.
 _LONGEST, _FLUID = 1.0, 0.5
-# Slices that are compared at once.
-_SLAB = 16
+# Slices that are compared at once: what a slab takes should fit into the processor's cache.
+_SLAB = 3
 
 
 def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> Tensor:
@@ -30,67 +29,92 @@ def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tupl
 
     Without ``levels`` the estimate is only brought to every voxel.
     """
-    field, step = estimate, COARSE_STEP
-    basis = _principal(target, reference)
+    field, step = estimate.permute(3, 0, 1, 2), COARSE_STEP
+    volumes = _anatomy(target, reference) if levels else ()
     for finer, iterations, smoothing in levels:
-        field = resize(field, step, finer, target.size)
+        field = _resize(field, step, finer, target.size)
         step = finer
-        field = _demons(target, reference, field, basis, step, iterations, smoothing)
-    return resize(field, step, 1, target.size)
+        fixed, moving = (_channels(anatomy, embedded, step) for anatomy, embedded in zip(volumes, (target, reference), strict=True))
+        field = _demons(target, reference, fixed, moving, field, step, iterations, smoothing)
+    return _resize(field, step, 1, target.size).permute(1, 2, 3, 0).contiguous()
 
 
-def _principal(target: Embedded, reference: Embedded) -> Tensor:
-    """Directions (C, k) in which the two embeddings vary most."""
-    seen = torch.cat([embedded.fine[:, embedded.inside][:, ::37] for embedded in (target, reference)], dim=1)
-    centred = seen - seen.mean(1, keepdim=True)
-    return torch.linalg.eigh(centred @ centred.t())[1][:, -COMPONENTS:]
+def _anatomy(*volumes: Embedded) -> tuple[Tensor, ...]:
+    """The directions in which the fine embeddings of all volumes vary most: (D, H, W, k) of each."""
+    seen = torch.cat([volume.fine_rows[volume.inside.flatten().nonzero()[::37, 0]] for volume in volumes])
+    centred = seen - seen.mean(0)
+    basis = torch.linalg.eigh(centred.t() @ centred)[1][:, -COMPONENTS:] * (1 - TEXTURE) ** 0.5
+    return tuple((volume.fine_rows @ basis).view(*volume.size, -1) for volume in volumes)
 
 
-def _channels(embedded: Embedded, basis: Tensor, step: int) -> Tensor:
-    """What is compared, (k + 6, d, h, w)."""
-    anatomy = torch.einsum("cdhw,ck->kdhw", pool(embedded.fine, step), basis) * (1 - TEXTURE) ** 0.5
-    return torch.cat([anatomy, F.normalize(pool(embedded.texture, step), dim=0, eps=0.05) * TEXTURE**0.5])
+def _channels(anatomy: Tensor, embedded: Embedded, step: int) -> Tensor:
+    """What is compared, (d, h, w, k + 6)."""
+    texture = pool(embedded.texture, step)
+    texture = texture * (TEXTURE**0.5 / _length(texture).clamp(min=0.05))
+    return torch.cat([pool(anatomy, step, first=0), texture.permute(1, 2, 3, 0)], dim=3)
 
 
-def _demons(target: Embedded, reference: Embedded, field: Tensor, basis: Tensor, step: int, iterations: int, smoothing: float) -> Tensor:
-    fixed, moving = _channels(target, basis, step), _channels(reference, basis, step)
+def _demons(
+    target: Embedded, reference: Embedded, fixed: Tensor, moving: Tensor, field: Tensor, step: int, iterations: int, smoothing: float
+) -> Tensor:
+    """The field (3, d, h, w) in mm after some iterations at cells of ``step`` voxels."""
+    fixed = fixed.permute(3, 0, 1, 2).contiguous()
+    size = fixed.shape[1:]
     inside = pool(target.inside[None].float(), step)[0]
-    cells = positions(target.size, target.spacing, step)
-    cell = torch.tensor(target.spacing) * step
-    first = positions(reference.size, reference.spacing, step)[0, 0, 0]
-    pitch = (reference.spacing[0] * step, reference.spacing[1] * step, reference.spacing[2] * step)
+    cells = positions(target.size, target.spacing, step).permute(3, 0, 1, 2).contiguous()
+    cell, first, pitch = (
+        torch.tensor(values).view(3, 1, 1, 1)
+        for values in (
+            [s * step for s in target.spacing],
+            positions(reference.size, reference.spacing, step)[0, 0, 0].tolist(),
+            [s * step for s in reference.spacing],
+        )
+    )
+    numbers = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in size), indexing="ij"))
+    fluid, stiff = ([_smoother(n, sigma) for n in size] for sigma in (_FLUID, smoothing))
+    moved = field - cells
     for _ in range(iterations):
-        update = _gaussian(_steps(fixed, moving, field - first, pitch, cell) * inside, _FLUID)
-        update = update * (_LONGEST / update.norm(dim=0, keepdim=True).clamp(min=_LONGEST))
-        shift = update.permute(1, 2, 3, 0) * cell
-        own = (cells[0, 0, 0], (float(cell[0]), float(cell[1]), float(cell[2])))
-        moved = sample((field - cells).permute(3, 0, 1, 2), cells + shift - own[0], own[1], outside="border")
-        field = cells + _gaussian(moved + shift.permute(3, 0, 1, 2), smoothing).permute(1, 2, 3, 0)
-    return field
+        update = _along(_steps(fixed, moving, (moved + cells - first) / pitch, (cell / pitch).flatten()) * inside, fluid)
+        update *= _LONGEST / _length(update).clamp(min=_LONGEST)
+        rows = moved.flatten(1).t().contiguous()
+        there = interpolate(rows, size, (numbers + update).flatten(1)).t().reshape(moved.shape)
+        moved = _along(there + update * cell, stiff)
+    return cells + moved
 
 
-def _steps(fixed: Tensor, moving: Tensor, where: Tensor, pitch: tuple[float, float, float], cell: Tensor) -> Tensor:
-    """Every voxel's next displacement in cells (3, d, h, w); ``where`` (d, h, w, 3) are places in ``moving``, whose cells are ``pitch`` mm.
+def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tensor:
+    """Every voxel's next displacement in cells (3, d, h, w).
 
-    Slopes along three axes take several times the memory of what is compared: a slab at a time.
+    Args:
+        fixed: The target's channels (C, d, h, w).
+        moving: The reference's channels (d', h', w', C).
+        where: Places in ``moving`` (3, d, h, w), in its cells.
+        aside: The target's cells in cells of ``moving``, (3,).
     """
-    depth = fixed.shape[1]
-    out = torch.empty(3, *fixed.shape[1:])
+    channels, depth, height, width = fixed.shape
+    rows, size = moving.view(-1, channels), moving.shape[:3]
+
+    def sampled(at: Tensor) -> Tensor:
+        return interpolate(rows, size, at.flatten(1)).t().reshape(channels, *at.shape[1:])
+
+    out = torch.empty(3, depth, height, width)
+    warped = fixed[:, :0]
     for start in range(0, depth, _SLAB):
         end = min(start + _SLAB, depth)
-        # One slice more on either side, for the slope across slices.
+        # One slice more on either side, for the slope across slices; the last two are known from the slab before.
         low, high = max(start - 1, 0), min(end + 1, depth)
-        given, there = fixed[:, low:high], where[low:high]
-        warped = sample(moving, there, pitch, outside="border")
+        known = low + min(2, warped.shape[1])
+        warped = torch.cat([warped[:, -2:], sampled(where[:, known:high])], dim=1)
+        given = fixed[:, low:high]
         slopes = []
         for axis in range(3):
             if fixed.shape[1 + axis] > 2:
                 # The gradients of both volumes together: steps are longer and surer than with those of one.
-                slopes.append(_central((given + warped) / 2, 1 + axis))
+                slopes.append(_central(given + warped, 1 + axis).mul_(0.25))
             else:
                 # A slice has no slope across itself, but the reference has one where the slice lies.
-                aside = torch.zeros(3).index_fill(0, torch.tensor(axis), float(cell[axis]))
-                ahead, behind = (sample(moving, there + sign * aside, pitch, outside="border") for sign in (1, -1))
+                shift = torch.zeros(3, 1, 1, 1).index_fill(0, torch.tensor(axis), float(aside[axis]))
+                ahead, behind = (sampled(where[:, low:high] + sign * shift) for sign in (1, -1))
                 slopes.append((ahead - behind) / 2)
         out[:, start:end] = _update(given - warped, slopes)[:, start - low : end - low]
     return out
@@ -112,52 +136,53 @@ def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
 
 
 def _central(values: Tensor, axis: int) -> Tensor:
-    """Central differences along an axis, zero at its ends."""
+    """Differences between the neighbours on either side along an axis, zero at its ends."""
     out = torch.zeros_like(values)
     count = values.shape[axis] - 2
     if count > 0:
-        out.narrow(axis, 1, count).copy_(values.narrow(axis, 2, count) - values.narrow(axis, 0, count))
-    return out.div_(2)
+        torch.sub(values.narrow(axis, 2, count), values.narrow(axis, 0, count), out=out.narrow(axis, 1, count))
+    return out
 
 
-def _gaussian(field: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of a field (3, d, h, w), held constant beyond its rim."""
+def _length(vectors: Tensor) -> Tensor:
+    """Lengths of vectors along the first axis; torch's own norm is many times slower along it."""
+    return (vectors**2).sum(0).sqrt()
+
+
+def _along(field: Tensor, matrices: list[Tensor]) -> Tensor:
+    """A field (3, d, h, w) after a linear map along each axis; as products of matrices, several times faster than convolutions."""
+    z, y, x = matrices
+    field = y @ (field @ x.t())
+    return (z @ field.flatten(2)).unflatten(2, field.shape[2:])
+
+
+def _smoother(extent: int, sigma: float) -> Tensor:
+    """Gaussian smoothing along an axis as a matrix; values are held constant beyond the rim."""
     radius = max(1, int(2.5 * sigma + 0.5))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).float() / sigma) ** 2)
-    kernel /= kernel.sum()
-    stacked = field[:, None]
-    for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = len(kernel)
-        padding = [0] * 6
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = radius
-        stacked = F.conv3d(F.pad(stacked, padding, mode="replicate"), kernel.view(shape))
-    return stacked[:, 0]
+    columns = (torch.arange(extent)[:, None] + torch.arange(-radius, radius + 1)).clamp(0, extent - 1)
+    return torch.zeros(extent, extent).scatter_add_(1, columns, (kernel / kernel.sum()).expand(extent, -1))
 
 
-def resize(field: Tensor, step: int, to: int, size: tuple[int, int, int]) -> Tensor:
-    """A position field of a volume's cells of ``step`` voxels at its cells of ``to`` voxels; linear, extrapolated at the rim."""
+def _resize(field: Tensor, step: int, to: int, size: tuple[int, int, int]) -> Tensor:
+    """A position field (3, d, h, w) of a volume's cells of ``step`` voxels at its cells of ``to`` voxels; extrapolated at the rim."""
     if step == to:
         return field
-    given, asked = [axis_centres(n, step) for n in size], [axis_centres(n, to) for n in size]
-    unit = [(a - g[0]) / step / max(len(g) - 1, 1) * 2 - 1 for a, g in zip(asked, given, strict=True)]
     # Beyond the outermost centres the mean slope goes on: there the field is held constant only in what differs from it.
-    source, wanted = (torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) for axes in (given, asked))
-    slope = _slope(field, source)
-    residual = (field - source * slope).permute(3, 0, 1, 2)
-    where = torch.stack(torch.meshgrid(*unit, indexing="ij"), dim=-1).flip(-1)
-    values = F.grid_sample(residual[None], where[None], padding_mode="border", align_corners=True)[0]
-    return values.permute(1, 2, 3, 0) + wanted * slope
+    given, asked = ([axis_centres(n, cells) for n in size] for cells in (step, to))
+    trend, wanted = (torch.stack(torch.meshgrid(*axes, indexing="ij")) for axes in (given, asked))
+    slope = torch.stack([_slope(field[axis], axis, centres) for axis, centres in enumerate(given)]).view(3, 1, 1, 1)
+    return _along(field - trend * slope, [_stretcher(a, b) for a, b in zip(given, asked, strict=True)]) + wanted * slope
 
 
-def _slope(field: Tensor, source: Tensor) -> Tensor:
-    """Mean mm per voxel of a position field along each axis, (3,)."""
-    out = []
-    for axis in range(3):
-        if field.shape[axis] < 2:
-            out.append(torch.tensor(1.0))
-            continue
-        rise = torch.diff(field[..., axis], dim=axis).mean()
-        run = torch.diff(source[..., axis], dim=axis).mean()
-        out.append(rise / run)
-    return torch.stack(out)
+def _stretcher(given: Tensor, asked: Tensor) -> Tensor:
+    """Linear interpolation from evenly spaced places to others as a matrix (asked, given); constant beyond the rim."""
+    pitch = float(given[1] - given[0]) if len(given) > 1 else 1.0
+    return (1 - (asked.clamp(given[0], given[-1])[:, None] - given).abs() / pitch).clamp(min=0)
+
+
+def _slope(positions: Tensor, axis: int, centres: Tensor) -> Tensor:
+    """Mean mm per voxel of positions (d, h, w) along an axis."""
+    if len(centres) < 2:
+        return torch.tensor(1.0)
+    return torch.diff(positions, dim=axis).mean() / torch.diff(centres).mean()

@@ -14,9 +14,9 @@ from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ...results import Localization, SlicePrompt, SoftMask, weighted
-from ...vision import MatchedReference, MatchedSlices, Vision
+from ...vision import Heat, MatchedReference, MatchedSlices, Vision
 from ..assignment import assign
-from .network import Answers, Evidence, RauVlm, boxes_of, matched_boxes
+from .network import Answers, Evidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
 
 STAGE = "localization"
 # A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
@@ -40,8 +40,8 @@ class VlmLocalizer:
 
     name = "vlm"
 
-    def __init__(self, vlm: RauVlm, vision: Vision) -> None:
-        self._vlm = vlm.to(vision.device).eval()
+    def __init__(self, vlm: SliceReader, vision: Vision) -> None:
+        self._vlm = vlm.placed(vision.device)
         self._vision = vision
 
     def locate(
@@ -64,10 +64,8 @@ class VlmLocalizer:
             for structure, mask in masks.items():
                 carried[structure].append(mask)
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
-            # Spread out, a hundred masks take most of the memory of a run: they are not kept.
-            heats = {structure: mask.spread(slices.grid) for structure, mask in masks.items()}
+            heats = {structure: Heat(mask, slices.grid) for structure, mask in masks.items()}
             answered = self._ask(slices, reference, heats, part(progress, *share), cancel)
-            del heats
             if cancel.cancelled:
                 return []
             for structure, answer in answered.items():
@@ -80,15 +78,15 @@ class VlmLocalizer:
         self,
         slices: MatchedSlices,
         reference: MatchedReference,
-        heats: dict[Structure, np.ndarray],
+        heats: dict[Structure, Heat],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> dict[Structure, _Asked]:
         answers = {structure: _Asked() for structure in heats}
         assert slices.features is not None and reference.features is not None
         size, cells = slices.images.shape[-1], slices.features.low.shape[-1]
-        drawn = {structure: reference.masks(structure).sum((1, 2)) >= _PIXELS for structure in heats}
-        hot = {structure: heat.max((1, 2)) >= _HEAT for structure, heat in heats.items()}
+        drawn = {structure: reference.areas(structure) >= _PIXELS for structure in heats}
+        hot = {structure: heat.peaks >= _HEAT for structure, heat in heats.items()}
         for level in range(len(slices)):
             if cancel.cancelled:
                 break
@@ -96,7 +94,7 @@ class VlmLocalizer:
             if here:
                 region = torch.from_numpy(np.stack([reference.mask(structure, level) for structure in here]))
                 heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
-                answer = self._answer(slices, reference, level, region, heat, cells)
+                answer = self._answer(slices, reference, level, here, region, heat, cells)
                 # Geometric mean with the matching's own word, so that either can deny: the language model alone doubted a whole gyrus that
                 # matching saw clearly, and calibration gave its answer no weight beside the rest.
                 presence = np.sqrt(answer.presence.sigmoid().cpu().numpy() * heat.flatten(1).amax(1).numpy())
@@ -106,10 +104,18 @@ class VlmLocalizer:
                     answers[structure].boxes[level] = boxes[index]
                     answers[structure].queries[level] = queries[index]
             progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
+        self._vlm.forget()
         return answers
 
     def _answer(
-        self, slices: MatchedSlices, reference: MatchedReference, level: int, region: torch.Tensor, heat: torch.Tensor, cells: int
+        self,
+        slices: MatchedSlices,
+        reference: MatchedReference,
+        level: int,
+        asked: Sequence[Structure],
+        region: torch.Tensor,
+        heat: torch.Tensor,
+        cells: int,
     ) -> Answers:
         assert slices.features is not None and reference.features is not None
         drawn = boxes_of(region)
@@ -121,8 +127,11 @@ class VlmLocalizer:
             drawn.to(device),
             matched.to(device),
         )
+        at = slice(level, level + 1)
+        pictures = Pictures(reference.images, slices.images, level, lambda number, where: reference.mask(asked[number], where))
+        names = tuple(structure.name for structure in asked)
         with torch.inference_mode():
-            return self._vlm(reference.features.low[level : level + 1], slices.features.low[level : level + 1], evidence)
+            return self._vlm.read(SlicePair(reference.features.low[at], slices.features.low[at], evidence, names, pictures))
 
 
 def _merge(asked: Sequence[_Asked]) -> _Asked:
@@ -147,19 +156,20 @@ def _jointly(
     frame: sitk.Image,
 ) -> list[Localization]:
     """Boxes that agree over the slices of a structure and between structures."""
-    heats = {structure: prior.spread(grid) for structure, prior in priors.items()}
+    heats = {structure: Heat(prior, grid) for structure, prior in priors.items()}
     ranges = {structure: _contiguous(asked[structure], heats[structure]) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
     holders = [structure for structure in structures if ranges[structure]]
-    stacks = np.stack([_stack(asked[structure], ranges[structure], len(heats[structure])) for structure in structures])
+    stacks = np.stack([_stack(asked[structure], ranges[structure], grid.GetSize()[2]) for structure in structures])
+    rows = {structure: row for row, structure in enumerate(structures)}
     evidence = np.zeros((len(structures), len(holders)))
     for row, structure in enumerate(structures):
         heat = heats[structure]
-        mass = float(heat.sum(dtype=np.float64))
+        mass = float(heat.sums.sum())
         # A large box holds the small ones inside of it: it is evidence only as far as it is the structure's own.
         own = _overlaps(stacks[row], stacks) if mass > 0 else np.zeros(len(structures))
         for column, holder in enumerate(holders):
-            alike = own[structures.index(holder)]
+            alike = own[rows[holder]]
             if alike > 0:
                 evidence[row, column] = alike * _held(heat, asked[holder], ranges[holder]) / mass
     chosen = assign(evidence, presence) if holders else [None] * len(structures)
@@ -212,7 +222,7 @@ def _present(asked: _Asked) -> float:
     return float(np.mean(best)) if best else 0.0
 
 
-def _contiguous(asked: _Asked, prior: np.ndarray) -> list[int]:
+def _contiguous(asked: _Asked, prior: Heat) -> list[int]:
     """The run of present slices that holds most of the prior; gaps of one slice are bridged."""
     levels = sorted(level for level, probability in asked.presence.items() if probability >= _PRESENT)
     runs: list[list[int]] = []
@@ -223,7 +233,7 @@ def _contiguous(asked: _Asked, prior: np.ndarray) -> list[int]:
             runs.append([level])
     if not runs:
         return []
-    best = max(runs, key=lambda run: float(prior[run].sum(dtype=np.float64)) + 1e-3 * len(run))
+    best = max(runs, key=lambda run: float(prior.sums[run].sum()) + 1e-3 * len(run))
     return [level for level in best if level in asked.boxes]
 
 
@@ -247,13 +257,15 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 
 
-def _held(prior: np.ndarray, asked: _Asked, levels: Sequence[int]) -> float:
+def _held(prior: Heat, asked: _Asked, levels: Sequence[int]) -> float:
     """The prior's mass inside another structure's boxes."""
+    depth, rows, columns = prior.where
     total = 0.0
-    size = prior.shape[-1]
     for level in levels:
-        left, top, right, bottom = np.clip(np.round(asked.boxes[level]), 0, size).astype(int)
-        total += float(prior[level, top:bottom, left:right].sum(dtype=np.float64))
+        if depth.start <= level < depth.stop:
+            sides = np.round(asked.boxes[level]) - np.array([columns.start, rows.start] * 2)
+            left, top, right, bottom = sides.clip(0).astype(int)
+            total += float(prior.values[level - depth.start, top:bottom, left:right].sum(dtype=np.float64))
     return total
 
 

@@ -9,8 +9,11 @@ Source: RAU (arXiv 2509.22404) for the tokens and heads; the evidence tokens are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,6 +72,34 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The slices themselves, for a model that looks at them and not only at the vision tower's features.
+
+    ``reference`` and ``target`` (N, S, S) are the matched slices of a run, 0 to 1; ``level`` is the one that is asked about, and
+    ``mask(structure, level)`` the mask (S, S) of a structure, by its number among those that are asked about, on a reference slice.
+    """
+
+    reference: np.ndarray
+    target: np.ndarray
+    level: int
+    mask: Callable[[int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SlicePair:
+    """One question: a target slice beside the reference slice that matches it, and S structures.
+
+    ``reference`` and ``target`` are the vision tower's features (1, C, h, w); ``names`` are the structures' names.
+    """
+
+    reference: Tensor
+    target: Tensor
+    evidence: Evidence
+    names: tuple[str, ...]
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
 class Answers:
     """``presence`` logits (S,), ``boxes`` (S, 4) as shares of the image, ``queries`` (S, hidden)."""
 
@@ -77,7 +108,58 @@ class Answers:
     queries: Tensor
 
 
-class RauVlm(nn.Module):
+@runtime_checkable
+class SliceReader(Protocol):
+    """A vision-language model of any size, as the localizer sees it."""
+
+    def placed(self, device: torch.device) -> Self:
+        """Itself, ready to answer; on that device, or where there is room for it."""
+
+    def read(self, pair: SlicePair) -> Answers:
+        """Answers to one question."""
+
+    def forget(self) -> None:
+        """Let go of what was kept of a run."""
+
+
+class StructureHeads(nn.Module):
+    """A structure's four tokens and the heads that read them: what RAU adds to a language model, whichever it is."""
+
+    def add_heads(self, vision: int, width: int) -> None:
+        """Make them for a vision tower and a language model of these widths."""
+        self.region = nn.Sequential(nn.Linear(vision + REGION_NUMBERS, width), nn.GELU(), nn.Linear(width, width))
+        self.evidence = nn.Sequential(nn.Linear(2 * vision + EVIDENCE_NUMBERS, width), nn.GELU(), nn.Linear(width, width))
+        self.special = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.presence_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        offset = nn.Linear(width, 4)
+        self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), offset)
+        nn.init.zeros_(offset.weight)
+        nn.init.zeros_(offset.bias)
+
+    def structure_tokens(self, reference: Tensor, target: Tensor, evidence: Evidence) -> Tensor:
+        """Region, evidence, ``<Loc>`` and ``<Seg>`` of every structure (S, 4, width); features are (1, C, h, w)."""
+        structures = len(evidence.region)
+        region = _pool(reference, evidence.region)
+        heat = _pool(target, evidence.heat)
+        area, matched_area = _area(evidence.region_box), _area(evidence.matched_box)
+        mass = evidence.heat.flatten(1).sum(1)
+        numbers = torch.stack([matched_area, mass.clamp(min=1e-2).log(), evidence.heat.flatten(1).amax(1)], dim=1)
+        ratio = torch.log(mass.clamp(min=1e-2) / evidence.region.flatten(1).sum(1).clamp(min=1e-2))
+        similarity = F.cosine_similarity(region, heat, dim=1)
+        region_token = self.region(torch.cat([region, evidence.region_box, area[:, None]], dim=1))
+        evidence_token = self.evidence(
+            torch.cat([heat, region - heat, evidence.matched_box, numbers, ratio[:, None], similarity[:, None]], dim=1)
+        )
+        special = self.special.expand(structures, -1, -1)
+        return torch.cat([region_token[:, None], evidence_token[:, None], special], dim=1)
+
+    def answers(self, hidden: Tensor, evidence: Evidence) -> Answers:
+        """What the hidden states of the structures' tokens (S, 4, width) say."""
+        location, query = hidden[:, 2], hidden[:, 3]
+        return Answers(self.presence_head(location)[:, 0], _offset(evidence.matched_box, self.box_head(location)), query)
+
+
+class RauVlm(StructureHeads):
     """A language model that reads two slices and the matching evidence."""
 
     def __init__(self, config: VlmConfig | None = None) -> None:
@@ -92,14 +174,18 @@ class RauVlm(nn.Module):
         self.which = nn.Parameter(torch.randn(2, width) * 0.02)
         side = self.config.image_tokens
         self.place = nn.Parameter(torch.randn(side * side, width) * 0.02)
-        self.region = nn.Sequential(nn.Linear(vision + REGION_NUMBERS, width), nn.GELU(), nn.Linear(width, width))
-        self.evidence = nn.Sequential(nn.Linear(2 * vision + EVIDENCE_NUMBERS, width), nn.GELU(), nn.Linear(width, width))
-        self.special = nn.Parameter(torch.randn(2, width) * 0.02)
-        self.presence_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        offset = nn.Linear(width, 4)
-        self.box_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), offset)
-        nn.init.zeros_(offset.weight)
-        nn.init.zeros_(offset.bias)
+        self.add_heads(vision, width)
+
+    def placed(self, device: torch.device) -> Self:
+        """Itself on a device, ready to answer."""
+        return self.to(device).eval()
+
+    def read(self, pair: SlicePair) -> Answers:
+        """Answers to one question."""
+        return self(pair.reference, pair.target, pair.evidence)
+
+    def forget(self) -> None:
+        """Let go of what was kept of a run: nothing here."""
 
     def _image_tokens(self, features: Tensor, which: int) -> Tensor:
         """(1, C, h, w) -> (n, width)."""
@@ -111,24 +197,11 @@ class RauVlm(nn.Module):
         """Answers for one slice; ``reference`` and ``target`` are features (1, C, h, w) of the matched slices."""
         reference, target = reference.float(), target.float()
         structures = len(evidence.region)
-        region = _pool(reference, evidence.region)
-        heat = _pool(target, evidence.heat)
-        area, matched_area = _area(evidence.region_box), _area(evidence.matched_box)
-        mass = evidence.heat.flatten(1).sum(1)
-        numbers = torch.stack([matched_area, mass.clamp(min=1e-2).log(), evidence.heat.flatten(1).amax(1)], dim=1)
-        ratio = torch.log(mass.clamp(min=1e-2) / evidence.region.flatten(1).sum(1).clamp(min=1e-2))
-        similarity = F.cosine_similarity(region, heat, dim=1)
-        region_token = self.region(torch.cat([region, evidence.region_box, area[:, None]], dim=1))
-        evidence_token = self.evidence(
-            torch.cat([heat, region - heat, evidence.matched_box, numbers, ratio[:, None], similarity[:, None]], dim=1)
-        )
-        special = self.special.expand(structures, -1, -1)
-        groups = torch.cat([region_token[:, None], evidence_token[:, None], special], dim=1)
+        groups = self.structure_tokens(reference, target, evidence)
         images = torch.cat([self._image_tokens(reference, 0), self._image_tokens(target, 1)])
         sequence = torch.cat([images, groups.flatten(0, 1)])[None]
         hidden = self._read(sequence, len(images), structures)[len(images) :].view(structures, TOKENS_PER_STRUCTURE, -1)
-        location, query = hidden[:, 2], hidden[:, 3]
-        return Answers(self.presence_head(location)[:, 0], _offset(evidence.matched_box, self.box_head(location)), query)
+        return self.answers(hidden, evidence)
 
     def _read(self, sequence: Tensor, images: int, structures: int) -> Tensor:
         """Hidden states (N, width). Image tokens see each other; a structure's see the images and what precedes them in its group."""

@@ -1,0 +1,76 @@
+"""Which structure a coarse cell looks like, wherever the match puts it: attention to all of the reference and not to a neighbourhood.
+
+An organ that lies elsewhere than in the reference, or is much larger, can't be carried there by a smooth field; its looks still give it
+away.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .correspondence import COARSE_STEP, Embedded, pool, positions
+
+# Cells of the reference that are compared with: attention costs their number times that of the target's.
+_MOST_KEYS = 12_000
+_AT_ONCE = 2048
+
+
+def recognize(
+    target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, *, scale: float = 80.0, width: float = 0.2
+) -> Tensor:
+    """Label probabilities of the target's coarse cells.
+
+    Args:
+        field: Reference positions in mm (D, H, W, 3) of the target's voxels.
+        labels: The reference's labels (D', H', W'), 0 is background, below ``count``.
+        scale: Sharpness of the attention.
+        width: Standard deviation of a weak preference for the matched place, as a share of the reference's extent.
+
+    Returns:
+        (count, D/4, H/4, W/4), extents rounded up; zeros where the target is air.
+
+    Source: own design, after label transfer by non-local attention.
+    """
+    inside = _inside(target)
+    out = torch.zeros(count, *inside.shape)
+    known = _inside(reference)
+    if not inside.any() or not known.any():
+        return out
+    shares = pool(F.one_hot(labels.long(), count).permute(3, 0, 1, 2).float(), COARSE_STEP)[:, known].t()
+    where = positions(reference.size, reference.spacing, COARSE_STEP)[known]
+    chosen, weight = _thinned(shares)
+    shares, where = shares[chosen], where[chosen]
+    query, keys = _looks(target)[:, inside].t(), _looks(reference)[:, known].t()[chosen]
+    expected = pool(field.permute(3, 0, 1, 2), COARSE_STEP)[:, inside].t()
+    reach = width * float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
+    found = []
+    for some, place in zip(query.split(_AT_ONCE), expected.split(_AT_ONCE), strict=True):
+        near = 0.5 * torch.cdist(place, where) ** 2 / max(reach, 1e-3) ** 2
+        found.append((some @ keys.t() * scale - near + weight.log()).softmax(1) @ shares)
+    out[:, inside] = torch.cat(found).t()
+    return out
+
+
+def _inside(volume: Embedded) -> Tensor:
+    return pool(volume.inside[None].float(), COARSE_STEP)[0] > 0.25
+
+
+def _looks(volume: Embedded) -> Tensor:
+    """Both embeddings of the coarse cells, (C' + C, D/4, H/4, W/4), unit length."""
+    return torch.cat([volume.coarse, F.normalize(pool(volume.fine, COARSE_STEP), dim=0)]) / 2**0.5
+
+
+def _thinned(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Which cells to compare with, and how many each stands for, given every cell's shares of the labels (N, count).
+
+    Cells that hold one label alone are thinned out first: they are the inside of large structures, and look alike.
+    """
+    plain = shares.max(1)[0] > 0.99
+    order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(0))
+    chosen = order[plain[order].int().argsort(stable=True)][:_MOST_KEYS]
+    kept = plain[chosen]
+    weight = torch.ones(len(chosen))
+    weight[kept] = float(plain.sum()) / max(int(kept.sum()), 1)
+    return chosen, weight

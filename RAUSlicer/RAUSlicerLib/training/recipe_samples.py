@@ -1,0 +1,119 @@
+"""Questions on pairs of slices, as the localizer asks them, with their true answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..localization.vlm.answers_text import NamedBox
+from ..localization.vlm.full_size import FullSizeVlm
+from ..localization.vlm.network import Evidence, Pictures, SlicePair, boxes_of, matched_boxes
+from ..localization.vlm.prompts import (
+    Prompt,
+    boxes_answer,
+    boxes_prompt,
+    clean,
+    name_answer,
+    name_prompt,
+    presence_answer,
+    presence_prompt,
+)
+from ..models.device import autocast
+from ..segmentation.sam2 import MemorySegmenter, SliceFeatures
+from .joint import PRESENT
+from .planes import PlanePair
+
+Names = dict[str, dict[int, str]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question with S structures: ``truth`` and ``region`` (S, H, W) are their masks on target and reference, ``prior`` (S, H, W) what
+    matching found, ``wanted`` (S, 4) the true boxes. ``counted`` leaves out structures of which only a few pixels are there.
+    """
+
+    pair: SlicePair
+    features: SliceFeatures
+    truth: Tensor
+    region: Tensor
+    prior: Tensor
+    wanted: Tensor
+    present: Tensor
+    counted: Tensor
+
+
+def read_names(data: Path, domains: list[str]) -> Names:
+    """Names of labels, from ``labels.json`` of each domain's folder; a label without one is called by its number."""
+    out: Names = {}
+    for domain in domains:
+        path = data / domain / "labels.json"
+        listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        out[domain] = {int(label): str(name) for label, name in listed.items()}
+    return out
+
+
+def make_sample(segmenter: MemorySegmenter, plane: PlanePair, labels: list[int], names: Names, device: torch.device) -> Sample:
+    """A question about the structures with these labels; the vision tower is run, without gradients."""
+    images = torch.stack([plane.target, plane.reference[0]])[:, None].to(device)
+    with torch.no_grad(), autocast(device):
+        features = segmenter.encode(images)
+    truth = torch.stack([plane.target_labels == label for label in labels])
+    region = torch.stack([plane.reference_labels[0] == label for label in labels])
+    prior = torch.stack([(plane.prior_labels == label).float().mean(0) for label in labels])
+    cells = features.low.shape[-1]
+    drawn = boxes_of(region)
+    matched = matched_boxes(F.avg_pool2d(prior[:, None], 2)[:, 0], drawn)
+    pooled = [F.adaptive_avg_pool2d(value.float(), cells).to(device) for value in (region, prior)]
+    evidence = Evidence(pooled[0], pooled[1], drawn.to(device), matched.to(device))
+    masks = region.numpy()
+    pictures = Pictures(plane.reference[:1].numpy(), plane.target[None].numpy(), 0, lambda number, _: masks[number])
+    named = tuple(names.get(plane.domain, {}).get(label, f"structure {label}") for label in labels)
+    pair = SlicePair(features.low[1:2].float(), features.low[:1].float(), evidence, named, pictures)
+    area = truth.flatten(1).sum(1).to(device)
+    return Sample(
+        pair,
+        features,
+        truth.to(device),
+        region.to(device),
+        prior.to(device),
+        boxes_of(truth).to(device),
+        area >= PRESENT,
+        (area >= PRESENT) | (area == 0),
+    )
+
+
+def true_boxes(sample: Sample) -> list[NamedBox]:
+    """What `boxes_prompt` should be answered."""
+    boxes = sample.wanted.tolist()
+    there = [index for index, present in enumerate(sample.present.tolist()) if present]
+    return [NamedBox(clean(sample.pair.names[index]), tuple(boxes[index])) for index in there]
+
+
+def boxes_question(vlm: FullSizeVlm, sample: Sample) -> Prompt:
+    """Asks for all boxes."""
+    names = sample.pair.names
+    return vlm.prompt(boxes_prompt, sample.pair.pictures, names, range(len(names)))[0]
+
+
+def question(vlm: FullSizeVlm, sample: Sample, rng: np.random.Generator) -> tuple[Prompt, str]:
+    """One of the recipe's questions with its answer: what is this region called, is X there, where is everything."""
+    names, pictures = sample.pair.names, sample.pair.pictures
+    group = range(len(names))
+    there = [index for index, present in enumerate(sample.present.tolist()) if present]
+    sure = [index for index, counted in enumerate(sample.counted.tolist()) if counted]
+    kind = str(rng.choice(["name", "presence", "boxes"]))
+    if kind == "name" and there:
+        index = int(rng.choice(there))
+        marked = vlm.marked(pictures, sample.truth[index].cpu().numpy())
+        return vlm.prompt(name_prompt, pictures, names, group, target=marked)[0], name_answer(clean(names[index]))
+    if kind == "presence" and sure:
+        index = int(rng.choice(sure))
+        prompt, _ = vlm.prompt(presence_prompt, pictures, names, group, name=names[index])
+        return prompt, presence_answer(bool(sample.present[index]))
+    return boxes_question(vlm, sample), boxes_answer(true_boxes(sample))

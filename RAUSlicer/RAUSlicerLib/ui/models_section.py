@@ -1,0 +1,180 @@
+"""The models of this computer: what is installed, how large, under which licence, whether it is sound; add, download, remove.
+
+Adding and downloading run in a process of the worker's Python: they read gigabytes, and need packages that Slicer's own process must not
+load.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import settings
+
+_POLL_MS = 300
+
+
+class ModelsSection:
+    """A table with three buttons, below the other rows of a form.
+
+    Args:
+        layout: The form's layout.
+        changed: Called when a model was added or removed.
+    """
+
+    def __init__(self, layout, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._process = None
+        self._models: list = []
+        self.table = qt.QTableWidget()
+        self.table.setColumnCount(4)
+        self.table.setHorizontalHeaderLabels([_("Model"), _("Size"), _("Licence"), _("Files")])
+        self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        self.table.verticalHeader().setVisible(False)
+        self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.setAccessibleName(_("Installed models"))
+        self.table.setMinimumHeight(120)
+        row = qt.QWidget()
+        buttons = qt.QHBoxLayout(row)
+        buttons.setContentsMargins(0, 0, 0, 0)
+        self.add_button = _button(_("Add…"), _("Bring in a model's folder, a vision-language model or a SAM2.1 checkpoint."), self._add)
+        self.download_button = _button(_("Download…"), _("Fetch a public model from the Hugging Face hub."), self._download)
+        self.remove_button = _button(_("Remove"), _("Delete the selected model from this computer."), self._remove)
+        for button in (self.add_button, self.download_button, self.remove_button):
+            buttons.addWidget(button)
+        self.message = qt.QLabel()
+        self.message.setWordWrap(True)
+        layout.addRow(self.table)
+        layout.addRow(row)
+        layout.addRow(self.message)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._poll)
+        self.table.itemSelectionChanged.connect(self._show_buttons)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the folders again."""
+        self._models = _installed()
+        self.table.setRowCount(len(self._models))
+        for number, model in enumerate(self._models):
+            licences = ", ".join(sorted(_licences(model)))
+            for column, text in enumerate((model.name, _size(model.size), licences, _STATES[model.state]())):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(str(model.path) if column == 0 else text)
+                self.table.setItem(number, column, item)
+        self.table.resizeColumnsToContents()
+        self._show_buttons()
+
+    def _selected(self):
+        row = self.table.currentRow() if callable(self.table.currentRow) else self.table.currentRow
+        return self._models[row] if 0 <= row < len(self._models) and self.table.selectedItems() else None
+
+    def _show_buttons(self) -> None:
+        busy, model = self._process is not None, self._selected()
+        self.add_button.setEnabled(not busy)
+        self.download_button.setEnabled(not busy)
+        self.remove_button.setEnabled(not busy and model is not None and not model.embedded)
+
+    def _add(self, *_arguments) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.table, _("Folder of a model"))
+        if folder:
+            self.run("add", folder)
+
+    def _download(self, *_arguments) -> None:
+        asked = _("Repository on the Hugging Face hub, for example Qwen/Qwen3-VL-4B-Instruct or facebook/sam2.1-hiera-large:")
+        answer = qt.QInputDialog.getText(self.table, _("Download a model"), asked)
+        # PythonQt returns the text, PySide a pair of text and whether it was accepted.
+        text = answer if isinstance(answer, str) else answer[0] if answer[1] else ""
+        if text.strip():
+            self.run("download", text.strip())
+
+    def _remove(self, *_arguments) -> None:
+        model = self._selected()
+        if model is None:
+            return
+        question = _("Delete the model {name} ({size}) from this computer?").format(name=model.name, size=_size(model.size))
+        if slicer.util.confirmYesNoDisplay(question):
+            self.run("remove", model.name)
+
+    def run(self, *arguments: str) -> None:
+        """Let ``rauslicer models`` do something, in the background."""
+        from ..service.process import start
+
+        chosen = settings.load()
+        environment = dict(slicer.util.startupEnvironment() if chosen.python else os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        if chosen.models_folder:
+            environment["RAUSLICER_MODELS"] = chosen.models_folder
+        python = chosen.python or shutil.which("PythonSlicer") or sys.executable
+        try:
+            self._process = start([python, "-m", "RAUSlicerLib.cli", "models", *arguments], environment)
+        except OSError as error:
+            self.message.setText(_("It can't be started: {error}").format(error=error))
+            return
+        self.message.setText(_("Working: {what}. This may take minutes.").format(what=" ".join(arguments)))
+        self._timer.start()
+        self._show_buttons()
+
+    def _poll(self) -> None:
+        if self._process is None or self._process.poll() is None:
+            return
+        self._timer.stop()
+        output, errors = self._process.communicate()
+        done = self._process.returncode == 0
+        self._process = None
+        lines = (output if done else errors).decode("utf-8", "replace").strip().splitlines()
+        self.message.setText("\n".join(lines[-3:]))
+        self.refresh()
+        self._changed()
+
+    def close(self) -> None:
+        """End what is running; a download goes on from there when it is asked for again."""
+        self._timer.stop()
+        if self._process is not None:
+            from ..service.process import end_tree
+
+            end_tree(self._process)
+            self._process = None
+
+
+def _button(text: str, tip: str, clicked: Callable[..., None]):
+    button = qt.QPushButton(text)
+    button.setToolTip(tip)
+    button.clicked.connect(clicked)
+    return button
+
+
+_STATES = {"sound": lambda: _("sound"), "not checked": lambda: _("not checked"), "damaged": lambda: _("damaged")}
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _installed() -> list:
+    from ..models.store import list_models
+
+    return list_models(settings.load().models_folder)
+
+
+def _licences(model) -> set[str]:
+    from ..errors import ModelError
+    from ..models.manifest import read_manifest
+
+    out = set()
+    for part in model.parts:
+        try:
+            out.add(read_manifest(model.part(part)).licence)
+        except ModelError:
+            out.add("?")
+    return out

@@ -1,0 +1,63 @@
+"""Recognition by looks: an organ is known wherever it lies, and by nothing but its looks where the match is wrong."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from RAUSlicerLib.localization.matching import recognition
+from RAUSlicerLib.localization.matching.correspondence import COARSE_STEP, Embedded, positions
+from RAUSlicerLib.localization.matching.recognition import recognize
+
+SIZE = (24, 28, 32)
+SPACING = (2.0, 2.0, 2.0)
+
+
+def painted(labels: torch.Tensor, inside: torch.Tensor | None = None) -> Embedded:
+    """A volume in which every label has looks of its own."""
+    generator = torch.Generator().manual_seed(0)
+    looks = F.normalize(torch.randn(int(labels.max()) + 1, 16, generator=generator), dim=1)
+    fine = looks[labels].permute(3, 0, 1, 2).contiguous()
+    cells = looks[labels[1::COARSE_STEP, 1::COARSE_STEP, 1::COARSE_STEP]].permute(3, 0, 1, 2).contiguous()
+    seen = torch.ones(SIZE, dtype=torch.bool) if inside is None else inside
+    return Embedded(fine, cells, torch.zeros(6, *SIZE), seen, SPACING)
+
+
+def boxes(shift: int) -> torch.Tensor:
+    """Two organs of 8 voxels, in whole cells; the first one moved along x."""
+    labels = torch.zeros(SIZE, dtype=torch.long)
+    labels[8:16, 4:12, 4 + shift : 12 + shift] = 1
+    labels[8:16, 16:24, 4:12] = 2
+    return labels
+
+
+def test_an_organ_is_known_where_the_match_does_not_put_it() -> None:
+    moved, reference = boxes(12), boxes(0)
+    found = recognize(painted(moved), painted(reference), positions(SIZE, SPACING), reference, 3)
+    assert found.shape == (3, 6, 7, 8)
+    truth = F.one_hot(moved[1::4, 1::4, 1::4], 3).permute(3, 0, 1, 2).float()
+    torch.testing.assert_close(found, truth, atol=0.02, rtol=0)
+
+
+def test_of_two_that_look_alike_the_nearer_one_is_meant() -> None:
+    labels = boxes(0)
+    twins = painted(labels.clamp(max=1))
+    found = recognize(twins, twins, positions(SIZE, SPACING), labels, 3, width=0.1)
+    assert found[1][2:4, 1:3, 1:3].min() > 0.9 and found[2][2:4, 4:6, 1:3].min() > 0.9
+
+
+def test_air_is_nothing_and_a_volume_of_air_is_no_error() -> None:
+    labels = boxes(0)
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[:, :14] = True
+    found = recognize(painted(labels, inside), painted(labels), positions(SIZE, SPACING), labels, 3)
+    assert found[:, :, 4:].abs().max() == 0 and found[1].max() > 0.9
+    nothing = torch.zeros(SIZE, dtype=torch.bool)
+    assert recognize(painted(labels), painted(labels, nothing), positions(SIZE, SPACING), labels, 3).abs().max() == 0
+
+
+def test_a_thinned_out_reference_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = boxes(0)
+    volume = painted(labels)
+    whole = recognize(volume, volume, positions(SIZE, SPACING), labels, 3)
+    monkeypatch.setattr(recognition, "_MOST_KEYS", 200)
+    torch.testing.assert_close(recognize(volume, volume, positions(SIZE, SPACING), labels, 3), whole, atol=0.1, rtol=0)

@@ -1,0 +1,71 @@
+"""Tiny random checkpoints of the large architectures, installed in a user's folder of the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from RAUSlicerLib.models import composing, store
+from RAUSlicerLib.segmentation import sam2_checkpoints
+from RAUSlicerLib.segmentation.sam2 import build_sam2
+from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
+
+# SAM2.1 in everything but its sizes: the smallest real one takes seconds a slice.
+TINY_SAM2 = replace(
+    sam2_checkpoints.SIZES["sam2.1-hiera-tiny"],
+    image_size=64,
+    encoder_size=128,
+    embed_dim=16,
+    stages=(1, 1, 2, 1),
+    global_att_blocks=(3,),
+    window_spec=(8, 4, 4, 2),
+    window_pos_embed_bkg_spatial_size=(4, 4),
+    d_model=32,
+    memory_dim=16,
+    memory_layers=1,
+    feedforward=64,
+)
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Hugging Face folders of a tiny Qwen2.5-VL and a tiny Qwen3-VL."""
+    home = tmp_path_factory.mktemp("backbones")
+    return {kind: make_tiny_backbone(home / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def sam2_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``.pt`` file as Meta publishes them, of a tiny network."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("sam2") / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": build_sam2(TINY_SAM2).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "models"
+    monkeypatch.setenv(store.FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAM2.1's sizes are the tiny one alone."""
+    known = {"sam2.1-hiera-tiny": TINY_SAM2}
+    monkeypatch.setattr(sam2_checkpoints, "SIZES", known)
+    monkeypatch.setattr(composing, "SIZES", known)
+
+
+@pytest.fixture
+def installed(home: Path, sizes: None, backbones: dict[str, Path], sam2_file: Path) -> Iterator[Path]:
+    """The user's folder with both backbones and the SAM2."""
+    for folder in backbones.values():
+        store.add(folder)
+    store.add(sam2_file, "sam2.1")
+    yield home

@@ -1,0 +1,290 @@
+"""RAU's recipe on a tiny random Qwen-VL and a tiny SAM2.1: its configuration, its three stages, and the model that comes out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from RAUSlicerLib.errors import InputError, ModelError
+from RAUSlicerLib.localization.vlm.answers_text import NamedBox
+from RAUSlicerLib.localization.vlm.full_size import Lora
+from RAUSlicerLib.localization.vlm.prompts import boxes_answer
+from RAUSlicerLib.models import composing, store
+from RAUSlicerLib.models.composing import compose
+from RAUSlicerLib.models.rau import load_part
+from RAUSlicerLib.segmentation import sam2_checkpoints
+from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, build_sam2
+from RAUSlicerLib.training import recipe
+from RAUSlicerLib.training.cases import load_cases
+from RAUSlicerLib.training.planes import PairSampler
+from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, config_of, read_config
+from RAUSlicerLib.training.recipe_samples import make_sample, question, read_names, true_boxes
+from RAUSlicerLib.training.recipe_stages import Trainee, reward
+from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
+
+TINY_SAM2 = replace(
+    sam2_checkpoints.SIZES["sam2.1-hiera-tiny"],
+    **{"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
+    **{"window_spec": (8, 4, 4, 2), "window_pos_embed_bkg_spatial_size": (4, 4), "d_model": 32, "memory_dim": 16},
+    **{"memory_layers": 1, "feedforward": 64},
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path):
+    """A user's folder with a composed model, and a configuration of a few steps a stage."""
+    root = tmp_path_factory.mktemp("recipe")
+    sizes = {"sam2.1-hiera-tiny": TINY_SAM2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
+        patch.setattr(sam2_checkpoints, "SIZES", sizes)
+        patch.setattr(composing, "SIZES", sizes)
+        store.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
+        torch.manual_seed(1)
+        torch.save({"model": build_sam2(TINY_SAM2).state_dict()}, root / "sam2.pt")
+        store.add(root / "sam2.pt", "eyes")
+        compose("start", "backbone", "eyes", picture=112)
+        splits = json.loads((hearts / "splits.json").read_text())
+        data = root / "data"
+        data.mkdir()
+        (data / "heart_mr").symlink_to(hearts / "heart_mr")
+        splits["heart_mr"]["val"] = splits["heart_mr"]["train"]
+        (data / "splits.json").write_text(json.dumps(splits))
+        yield RecipeConfig(
+            "start",
+            data,
+            root / "work",
+            {"heart_mr": 1.0},
+            stages={
+                Stage.SFT: StageSettings(3, 1e-3),
+                Stage.SEGMENTATION: StageSettings(2, 1e-3),
+                Stage.GRPO: StageSettings(2, 1e-3, group=3, tokens=8),
+            },
+            device="cpu",
+            precision="fp32",
+            threads=1,
+            save_every=1,
+            val_pairs=2,
+        )
+
+
+@pytest.fixture
+def opened(world: RecipeConfig) -> recipe.Opened:
+    return recipe.open_for_training(world)
+
+
+@pytest.fixture
+def sample(world: RecipeConfig, opened: recipe.Opened):
+    sampler = PairSampler(load_cases(world.data, ("heart_mr",)), {"heart_mr": 1.0}, 64)
+    plane = sampler.draw(1, np.random.default_rng(3))
+    return make_sample(opened.segmenter, plane, [1, 2, 3], {"heart_mr": {1: "body"}}, torch.device("cpu"))
+
+
+LEARNED = {
+    Stage.SFT: {"language", "vlm"},
+    Stage.SEGMENTATION: {"vlm", "segmenter"},
+    Stage.GRPO: {"language"},
+}
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_stage_learns_what_the_recipe_says_and_freezes_the_rest(opened: recipe.Opened, stage: Stage) -> None:
+    trainee = Trainee(opened.vlm, opened.segmenter, stage, StageSettings(1, 1e-3), {})
+    names = [name for name, parameter in trainee.named_parameters() if parameter.requires_grad]
+    trainee.leave()
+    assert {name.split(".")[0] for name in names} == LEARNED[stage]
+    assert all("lora_" in name for name in names if name.startswith("language."))
+    if stage is Stage.SEGMENTATION:
+        assert [name for name in names if name.startswith("vlm.")] == ["vlm.special"]
+        assert all("query_" in name or "sam_mask_decoder" in name for name in names if name.startswith("segmenter."))
+
+
+def test_the_segmentation_stage_leaves_the_token_of_boxes_alone(world: RecipeConfig, opened: recipe.Opened) -> None:
+    before = opened.vlm.special.detach().clone()
+    weight = opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight.detach().clone()
+    output = world.output.parent / "seg-only"
+    config = replace(world, output=output)
+    sampler = recipe._sampler(config, opened, "train")
+    assert sampler is not None
+    recipe._train(config, opened, Stage.SEGMENTATION, sampler, {})
+    assert torch.equal(opened.vlm.special[0], before[0]) and not torch.equal(opened.vlm.special[1], before[1])
+    assert not torch.equal(opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight, weight)
+    assert opened.segmenter.config.use_query
+
+
+def test_the_adapter_is_that_of_the_paper_by_default(opened: recipe.Opened) -> None:
+    assert opened.vlm.config.lora == Lora(r=8, alpha=16, dropout=0.01)
+    adapter = opened.vlm.adapter()
+    assert {min(value.shape) for value in adapter.values()} == {8}
+    assert all(not value.any() for name, value in adapter.items() if "lora_B" in name)
+
+
+def test_fine_tuning_on_one_question_learns_its_answer(opened: recipe.Opened, sample) -> None:
+    torch.manual_seed(0)
+    trainee = Trainee(opened.vlm, opened.segmenter, Stage.SFT, StageSettings(1, 1e-3), {})
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 5e-3)
+    seen = []
+    for _ in range(25):
+        parts = trainee._fine_tuning(sample, np.random.default_rng(0))
+        seen.append({key: parts[key].item() for key in ("text", "presence", "box")})
+        optimizer.zero_grad()
+        (parts["text"] + parts["presence"] + parts["box"]).backward()
+        optimizer.step()
+    # The frozen backbone is random and tiny, so the way down is slow.
+    assert all(seen[-1][key] < 0.97 * seen[0][key] for key in ("text", "box", "presence")), (seen[0], seen[-1])
+
+
+def test_questions_have_their_true_answers(opened: recipe.Opened, sample) -> None:
+    asked = [question(opened.vlm, sample, np.random.default_rng(seed)) for seed in range(12)]
+    kinds = {next(iter(json.loads(answer)), None) if answer.startswith("{") else "boxes" for _, answer in asked}
+    assert kinds == {"label", "present", "boxes"}
+    boxes = true_boxes(sample)
+    assert {one.label for one in boxes} <= {"body", "structure 2", "structure 3"} and boxes
+    assert sample.pair.names[0] == "body"
+
+
+def test_rewards_tell_right_from_wrong_and_from_unreadable(opened: recipe.Opened, sample) -> None:
+    right = boxes_answer([NamedBox(one.label, tuple(round(side, 3) for side in one.box)) for one in true_boxes(sample)])
+    best = reward(opened.segmenter, sample, right)
+    assert best["format"] == 1 and best["box"] > 0.95
+    moved = boxes_answer([NamedBox(one.label, (0.0, 0.0, 0.1, 0.1)) for one in true_boxes(sample)])
+    wrong = reward(opened.segmenter, sample, moved)
+    assert wrong["format"] == 1 and wrong["box"] < 0.2
+    assert reward(opened.segmenter, sample, "[]")["box"] < best["box"]
+    assert set(reward(opened.segmenter, sample, "no idea").values()) == {0.0}
+
+
+def test_policy_gradient_makes_the_better_answer_likelier(opened: recipe.Opened, sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = boxes_answer(true_boxes(sample)), "[]"
+    if reward(opened.segmenter, sample, good) == reward(opened.segmenter, sample, bad):
+        pytest.skip("no structure is there")
+    monkeypatch.setattr(opened.vlm.backbone, "say", lambda *_a, **_k: [good, bad])
+    trainee = Trainee(opened.vlm, opened.segmenter, Stage.GRPO, StageSettings(1, 1e-3, group=2), {})
+    from RAUSlicerLib.training.recipe_samples import boxes_question
+
+    def likely(text: str) -> float:
+        with torch.no_grad():
+            encoded = opened.vlm.backbone.encode(boxes_question(opened.vlm, sample), text, end=True)
+            logits, said = opened.vlm.backbone.answer_logits(encoded)
+            return float(-torch.nn.functional.cross_entropy(logits, said))
+
+    before = likely(good) - likely(bad)
+    optimizer = torch.optim.SGD([p for p in trainee.parameters() if p.requires_grad], 0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        trainee._policy(sample)["policy"].backward()
+        optimizer.step()
+    assert likely(good) - likely(bad) > before
+
+
+@pytest.fixture(scope="module")
+def trained(world: RecipeConfig) -> tuple[RecipeConfig, list[str]]:
+    said: list[str] = []
+    first = {stage: replace(settings, steps=1 if stage is Stage.SFT else 0) for stage, settings in world.stages.items()}
+    recipe.run_recipe(replace(world, stages=first), say=said.append)
+    recipe.run_recipe(world, say=said.append)
+    return world, said
+
+
+def test_the_whole_recipe_resumes_logs_judges_and_leaves_a_model(trained: tuple[RecipeConfig, list[str]]) -> None:
+    world, said = trained
+    for stage, settings in world.stages.items():
+        state = torch.load(world.output / stage / "state.pt", weights_only=True)
+        assert state["step"] == settings.steps
+        assert not any("embed_tokens" in key or "visual" in key or "lm_head" in key for key in state["model"])
+        assert list((world.output / stage / "tensorboard").iterdir())
+    # The second run went on from the first one's step.
+    assert (
+        max(int(one["step"]) for one in torch.load(world.output / "sft" / "state.pt", weights_only=True)["optimizer"]["state"].values())
+        == 3
+    )
+    judged = json.loads((world.output / "val.json").read_text())
+    assert list(judged) == ["start", "sft", "segmentation", "grpo"]
+    assert {"named", "readable", "presence", "box_iou", "box_iou_matched", "dice"} <= set(judged["grpo"])
+    assert all(0 <= value <= 1 for value in judged["grpo"].values())
+    assert any(line.startswith("segmentation: ") for line in said)
+
+
+def test_the_trained_model_opens_and_carries_what_was_learned(trained: tuple[RecipeConfig, list[str]]) -> None:
+    world, _ = trained
+    model = store.add(world.output / "model", "finished")
+    vlm = load_part(model, "vlm", torch.nn.Module)
+    state = torch.load(world.output / "grpo" / "state.pt", weights_only=True)["ema"]
+    for name, value in vlm.adapter().items():
+        torch.testing.assert_close(value, state[f"language.{name}"])
+    assert any(value.any() for name, value in vlm.adapter().items() if "lora_B" in name)
+    segmenter = load_part(model, "sam2", MemorySegmenter)
+    assert segmenter.config.use_query
+    card = (world.output / "model" / "vlm" / "README.md").read_text()
+    assert "sft 3 steps; segmentation 2 steps; grpo 2 steps" in card
+    # Of SAM2 only what was learned is kept.
+    assert (world.output / "model" / "sam2" / "model.safetensors").stat().st_size < (store.resolve("eyes").size)
+
+
+def test_a_dry_run_says_what_it_takes_and_starts_nothing(world: RecipeConfig, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert recipe.run_recipe(replace(world, output=tmp_path / "none"), dry_run=True, say=said.append) is None
+    assert len(said) == 5 and not (tmp_path / "none").exists()
+    assert "million parameters" in said[0] and "TFLOP/s" in said[1]
+    assert all("GB" in line and ("minutes" in line or "hours" in line) for line in said[2:])
+
+
+def test_the_embedded_model_is_not_for_this_recipe(world: RecipeConfig, tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="no large language model"):
+        recipe.open_for_training(replace(world, model=str(tiny_model)))
+
+
+def test_data_without_people_is_refused(world: RecipeConfig, tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps({"heart_mr": {"train": [], "val": []}}))
+    with pytest.raises(InputError, match="nothing to train on"):
+        recipe.run_recipe(replace(world, data=tmp_path, output=tmp_path / "work"), say=lambda _line: None)
+
+
+BASE = {"model": "m", "data": "d", "output": "o", "domains": {"heart_mr": 1, "abdomen_ct": 3}}
+
+
+def test_a_configuration_has_the_papers_defaults() -> None:
+    config = config_of(BASE, Path("c.yaml"))
+    assert config.lora == Lora(8, 16, 0.01) and config.domains == {"heart_mr": 0.25, "abdomen_ct": 0.75}
+    assert list(config.stages) == [Stage.SFT, Stage.SEGMENTATION, Stage.GRPO]
+    changed = config_of(BASE | {"stages": {"sft": {"steps": 5}, "grpo": {"steps": 0}}, "lora": {"r": 4}}, Path("c.yaml"))
+    assert changed.stages[Stage.SFT].steps == 5 and changed.stages[Stage.SFT].rate == config.stages[Stage.SFT].rate
+    assert changed.stages[Stage.GRPO].steps == 0 and changed.lora.r == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"modle": "x"}, "modle"),
+        ({"domains": {}}, "domains"),
+        ({"domains": {"a": -1}}, "domains"),
+        ({"stages": {"rl": {}}}, "stages.rl"),
+        ({"stages": {"sft": {"step": 3}}}, "stages.sft.step"),
+        ({"stages": {"sft": {"rate": "fast"}}}, "fast"),
+        ({"stages": {"grpo": {"group": 1}}}, "group"),
+        ({"lora": {"rank": 8}}, "lora.rank"),
+        ({"lora": [8]}, "lora"),
+    ],
+)
+def test_a_configuration_that_says_something_wrong_is_refused(change: dict, said: str) -> None:
+    with pytest.raises(InputError) as raised:
+        config_of(BASE | change, Path("c.yaml"))
+    assert said in raised.value.explanation
+
+
+def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
+    for text in ("{", "- 1", "model: m"):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(InputError, match="can't be used"):
+            read_config(tmp_path / "c.yaml")
+    with pytest.raises(InputError):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_names_come_with_the_data(tmp_path: Path) -> None:
+    (tmp_path / "heart_mr").mkdir()
+    (tmp_path / "heart_mr" / "labels.json").write_text('{"1": "right ventricle cavity"}')
+    assert read_names(tmp_path, ["heart_mr", "other"]) == {"heart_mr": {1: "right ventricle cavity"}, "other": {}}

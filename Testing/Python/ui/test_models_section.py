@@ -1,0 +1,57 @@
+"""The list of installed models in the panel."""
+
+import time
+
+import pytest
+
+
+@pytest.fixture
+def section(panel, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAUSLICER_MODELS", str(tmp_path / "models"))
+    panel._advanced.models.refresh()
+    yield panel._advanced.models
+    panel._advanced.models.close()
+
+
+def rows(section):
+    return [[section.table.item(row, column).text() for column in range(4)] for row in range(len(section._models))]
+
+
+def finish(section):
+    from host import modules
+
+    until = time.monotonic() + 60
+    while section._process is not None and time.monotonic() < until:
+        modules.settle()
+        time.sleep(0.05)
+    assert section._process is None
+
+
+def test_installed_models_are_listed_with_size_licence_and_state(section):
+    name, size, licence, state = rows(section)[0]
+    assert name == "embedded" and size.endswith(" MB") and "CC-BY-NC" in licence and state == "sound"
+
+
+def test_the_embedded_model_cannot_be_removed(section):
+    section.table.selectRow(0)
+    assert section._selected().name == "embedded" and not section.remove_button.isEnabled()
+
+
+def test_a_model_is_added_and_removed_in_the_background(section, panel, tiny_model, monkeypatch):
+    monkeypatch.setattr("slicer.util.confirmYesNoDisplay", lambda _question: True, raising=False)
+    section.run("add", str(tiny_model))
+    assert not section.add_button.isEnabled()
+    finish(section)
+    assert [row[0] for row in rows(section)] == ["embedded", "tiny"]
+    offered = [panel.ui.modelBox.itemText(index) for index in range(panel.ui.modelBox.count)]
+    assert "tiny" in offered
+    section.table.selectRow(1)
+    section._remove()
+    finish(section)
+    assert [row[0] for row in rows(section)] == ["embedded"]
+
+
+def test_what_goes_wrong_is_said(section, tmp_path):
+    section.run("add", str(tmp_path / "nothing"))
+    finish(section)
+    assert "does not exist" in section.message.text and section.add_button.isEnabled()
