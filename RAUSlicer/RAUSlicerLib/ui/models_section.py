@@ -40,9 +40,13 @@ class ModelsSection:
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         self.table.verticalHeader().setVisible(False)
-        self.table.horizontalHeader().setStretchLastSection(True)
+        # In a narrow panel the licence is cut off, and its tool tip has all of it.
+        for column in range(4):
+            how = qt.QHeaderView.Stretch if column == 2 else qt.QHeaderView.ResizeToContents
+            self.table.horizontalHeader().setSectionResizeMode(column, how)
+        self.table.setWordWrap(False)
         self.table.setAccessibleName(_("Installed models"))
-        self.table.setMinimumHeight(120)
+        self.table.setFixedHeight(130)
         row = qt.QWidget()
         buttons = qt.QHBoxLayout(row)
         buttons.setContentsMargins(0, 0, 0, 0)
@@ -53,9 +57,14 @@ class ModelsSection:
             buttons.addWidget(button)
         self.message = qt.QLabel()
         self.message.setWordWrap(True)
-        layout.addRow(self.table)
-        layout.addRow(row)
-        layout.addRow(self.message)
+        # In one widget: a form's rows with a table and a text that wraps came to lie over each other.
+        whole = qt.QWidget()
+        column_of = qt.QVBoxLayout(whole)
+        column_of.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.table, row, self.message):
+            column_of.addWidget(widget)
+        self.message.setVisible(False)
+        layout.addRow(whole)
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
@@ -72,7 +81,6 @@ class ModelsSection:
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(str(model.path) if column == 0 else text)
                 self.table.setItem(number, column, item)
-        self.table.resizeColumnsToContents()
         self._show_buttons()
 
     def _selected(self):
@@ -119,11 +127,15 @@ class ModelsSection:
         try:
             self._process = start([python, "-m", "RAUSlicerLib.cli", "models", *arguments], environment)
         except OSError as error:
-            self.message.setText(_("It can't be started: {error}").format(error=error))
+            self._say(_("It can't be started: {error}").format(error=error))
             return
-        self.message.setText(_("Working: {what}. This may take minutes.").format(what=" ".join(arguments)))
+        self._say(_("Working: {what}. This may take minutes.").format(what=" ".join(arguments)))
         self._timer.start()
         self._show_buttons()
+
+    def _say(self, text: str) -> None:
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
 
     def _poll(self) -> None:
         if self._process is None or self._process.poll() is None:
@@ -133,7 +145,7 @@ class ModelsSection:
         done = self._process.returncode == 0
         self._process = None
         lines = (output if done else errors).decode("utf-8", "replace").strip().splitlines()
-        self.message.setText("\n".join(lines[-3:]))
+        self._say("\n".join(lines[-3:]))
         self.refresh()
         self._changed()
 

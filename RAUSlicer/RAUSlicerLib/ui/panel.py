@@ -88,6 +88,7 @@ class Panel(Listener):
         """The module is going away."""
         self.exit()
         self._results.update.cleanup()
+        self._advanced.models.close()
         self._log.cleanup()
         self._scene.cleanup()
 
