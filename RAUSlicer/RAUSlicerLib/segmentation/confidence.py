@@ -36,7 +36,7 @@ class Calibration:
         default_factory=lambda: {"back": 3.0, "presence": 1.2, "sharpness": 1.0, "support": 0.8, "size": 0.6}
     )
     low: float = 0.5
-    absent: float = 0.12
+    absent: float = 0.05
 
     def confidence(self, evidence: Evidence) -> float:
         """Expected Dice, 0 to 1."""
