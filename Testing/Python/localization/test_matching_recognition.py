@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from RAUSlicerLib.localization.matching import recognition
-from RAUSlicerLib.localization.matching.correspondence import COARSE_STEP, Embedded, positions
+from RAUSlicerLib.localization.matching.correspondence import COARSE_STEP, Embedded, pool, positions
 from RAUSlicerLib.localization.matching.recognition import recognize
 
 SIZE = (24, 28, 32)
@@ -61,3 +61,9 @@ def test_a_thinned_out_reference_gives_the_same_answer(monkeypatch: pytest.Monke
     whole = recognize(volume, volume, positions(SIZE, SPACING), labels, 3)
     monkeypatch.setattr(recognition, "_MOST_KEYS", 200)
     torch.testing.assert_close(recognize(volume, volume, positions(SIZE, SPACING), labels, 3), whole, atol=0.1, rtol=0)
+
+
+def test_shares_are_means_over_cells_also_at_the_rim() -> None:
+    labels = torch.randint(0, 5, (9, 4, 14), generator=torch.Generator().manual_seed(1))
+    planes = F.one_hot(labels, 5).permute(3, 0, 1, 2).float()
+    torch.testing.assert_close(recognition._shares(labels, 5), pool(planes, COARSE_STEP).permute(1, 2, 3, 0))

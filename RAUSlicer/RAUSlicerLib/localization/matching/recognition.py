@@ -38,7 +38,7 @@ def recognize(
     known = _inside(reference)
     if not inside.any() or not known.any():
         return out
-    shares = pool(F.one_hot(labels.long(), count).permute(3, 0, 1, 2).float(), COARSE_STEP)[:, known].t()
+    shares = _shares(labels, count)[known]
     where = positions(reference.size, reference.spacing, COARSE_STEP)[known]
     chosen, weight = _thinned(shares)
     shares, where = shares[chosen], where[chosen]
@@ -60,6 +60,16 @@ def _inside(volume: Embedded) -> Tensor:
 def _looks(volume: Embedded) -> Tensor:
     """Both embeddings of the coarse cells, (C' + C, D/4, H/4, W/4), unit length."""
     return torch.cat([volume.coarse, F.normalize(pool(volume.fine, COARSE_STEP), dim=0)]) / 2**0.5
+
+
+def _shares(labels: Tensor, count: int) -> Tensor:
+    """The shares of the labels in every coarse cell, (D/4, H/4, W/4, count)."""
+    z, y, x = (torch.arange(n) // COARSE_STEP for n in labels.shape)
+    depth, height, width = (int(axis[-1]) + 1 for axis in (z, y, x))
+    cell = (z[:, None, None] * height + y[:, None]) * width + x
+    # Counted and not pooled: a plane for each of a hundred labels would take gigabytes.
+    counts = torch.bincount((cell * count + labels).flatten(), minlength=depth * height * width * count).view(depth, height, width, count)
+    return counts / counts.sum(3, keepdim=True)
 
 
 def _thinned(shares: Tensor) -> tuple[Tensor, Tensor]:
