@@ -50,9 +50,11 @@ class ModelsSection:
         row = qt.QWidget()
         buttons = qt.QHBoxLayout(row)
         buttons.setContentsMargins(0, 0, 0, 0)
-        self.add_button = _button(_("Add…"), _("Bring in a model's folder, a vision-language model or a SAM2.1 checkpoint."), self._add)
-        self.download_button = _button(_("Download…"), _("Fetch a public model from the Hugging Face hub."), self._download)
-        self.remove_button = _button(_("Remove"), _("Delete the selected model from this computer."), self._remove)
+        add = _("Bring in a model's folder, a vision-language model or a SAM2.1 checkpoint.")
+        self.add_button = _button(_("Add…"), _("Add a model"), add, self._add)
+        download = _("Fetch a public model from the Hugging Face hub.")
+        self.download_button = _button(_("Download…"), _("Download a model"), download, self._download)
+        self.remove_button = _button(_("Remove"), _("Remove the model"), _("Delete the selected model from this computer."), self._remove)
         for button in (self.add_button, self.download_button, self.remove_button):
             buttons.addWidget(button)
         self.message = qt.QLabel()
@@ -159,8 +161,9 @@ class ModelsSection:
             self._process = None
 
 
-def _button(text: str, tip: str, clicked: Callable[..., None]):
+def _button(text: str, name: str, tip: str, clicked: Callable[..., None]):
     button = qt.QPushButton(text)
+    button.setAccessibleName(name)
     button.setToolTip(tip)
     button.clicked.connect(clicked)
     return button
