@@ -1,7 +1,7 @@
 """Stage 2, second half: trains the mask refiner on matched pairs, one structure at a time.
 
     python -m RAUSlicerLib.training.priors --references 1
-    python -m RAUSlicerLib.training.refining --output work/refining --steps 12000
+    python -m RAUSlicerLib.training.refining --output work/refining --steps 15000
 
 What is to be drawn is never named, and some of it is several structures taken as one, so that structures nobody trained on can be refined.
 """
