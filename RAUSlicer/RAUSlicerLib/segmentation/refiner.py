@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..imaging.frame import canonical, grid_over, normalized, resample
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Structure
-from ..localization.matching.matcher import NEGLIGIBLE, Match
+from ..localization.matching.matcher import NEGLIGIBLE, Match, numbered
 from ..models.device import autocast
 from ..progress import CancelToken
 from ..results import SoftMask
@@ -156,11 +156,10 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
     warped = np.zeros(grid.GetSize()[::-1], np.uint16)
     for layer, labels in enumerate(segmentation.layers):
         values = sitk.GetArrayFromImage(sitk.Resample(canonical(labels), grid, match.transform, sitk.sitkNearestNeighbor, 0))
-        table = np.zeros(int(values.max()) + 1, np.uint16)
-        for number, structure in enumerate(attended, start=1):
-            if structure.layer == layer and structure.label < len(table):
-                table[structure.label] = number
-        warped = np.where(table[values] > 0, table[values], warped)
+        own = {number: structure.label for number, structure in enumerate(attended, start=1) if structure.layer == layer}
+        if own:
+            numbers = np.array([0, *own], np.uint16)[numbered(values, list(own.values()))]
+            warped = np.where(numbers > 0, numbers, warped)
     moved = sitk.GetArrayFromImage(sitk.Resample(other, grid, match.transform, sitk.sitkLinear, 0.0))
     looks = match.recognize(segmentation.structures)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}

@@ -9,13 +9,6 @@ from RAUSlicerLib.models.checkpoint import load_config, save_checkpoint
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "models"
-    monkeypatch.setenv(store.FOLDER_VARIABLE, str(folder))
-    return folder
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     for part in ("sam2", "vlm"):

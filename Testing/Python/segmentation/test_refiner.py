@@ -127,6 +127,21 @@ def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Matc
         assert np.corrcoef(planes[2].ravel(), planes[3].ravel())[0, 1] > 0.8
 
 
+def test_labels_may_be_of_any_size(matcher: Matcher, case: Reference) -> None:
+    body, left, right = case.segmentation.structures
+    values = sitk.GetArrayFromImage(case.segmentation.labelmap).astype(np.uint32)
+    values[values == right.label] = 4_000_000_000
+    labels = sitk.GetImageFromArray(values)
+    labels.CopyInformation(case.segmentation.labelmap)
+    large = Reference(case.volume, Segmentation(labels, (body, left, replace(right, label=4_000_000_000))))
+    found, same = (matcher.match(one, one.volume, ignore, CancelToken()) for one in (large, case))
+    assert found is not None and same is not None
+    one, other = overlay(found, case.volume), overlay(same, case.volume)
+    np.testing.assert_array_equal(one.warped, other.warped)
+    for mine, theirs in zip(one.recognized.values(), other.recognized.values(), strict=True):
+        np.testing.assert_allclose(mine[0], theirs[0])
+
+
 def test_rivals_are_the_other_structures(match: Match, case: Reference) -> None:
     body, left, _ = case.segmentation.structures
     over = overlay(match, case.volume)

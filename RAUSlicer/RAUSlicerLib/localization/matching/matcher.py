@@ -78,12 +78,9 @@ class Match:
         out: dict[Structure, SoftMask] = {}
         for layer in sorted({structure.layer for structure in structures}):
             labels = resample(canonical(self.reference.segmentation.layers[layer]), reference.grid, nearest=True)
-            values = sitk.GetArrayFromImage(labels).astype(np.int64)
             asked = [structure for structure in structures if structure.layer == layer]
-            table = np.zeros(max(int(values.max()), *(structure.label for structure in asked)) + 1, np.int64)
-            table[[structure.label for structure in asked]] = np.arange(1, len(asked) + 1)
+            known = torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked]))
             with torch.no_grad():
-                known = torch.from_numpy(table[values])
                 shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).numpy()
             out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
         return {structure: out[structure] for structure in structures}
@@ -257,8 +254,7 @@ def carry_labels(
         values = sitk.GetArrayFromImage(labels)
         asked = sorted({mine.label for mine in own.values() if mine.layer == layer})
         # What nobody asked for competes as background does: that changes no answer and saves a number a voxel.
-        place = np.searchsorted(asked, values).clip(max=len(asked) - 1)
-        compact = np.where(np.array(asked)[place] == values, place + 1, 0)
+        compact = numbered(values, asked)
         with torch.no_grad():
             voxels, label, probability = fuse_labels(
                 target_view.embedded,
@@ -276,6 +272,14 @@ def carry_labels(
                 where, share = parts[mine.label]
                 out[structure] = _soft_mask(share.numpy(), where.numpy(), target_view.grid)
     return {structure: out[structure] for structure in own}
+
+
+def numbered(values: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Which of some labels each voxel has, counted from 1 in their order; 0 where it has none of them. Labels may be of any size."""
+    order = np.argsort(labels)
+    ranked = np.asarray(labels, np.int64)[order]
+    place = np.searchsorted(ranked, values).clip(max=len(ranked) - 1)
+    return np.where(ranked[place] == values, order[place] + 1, 0)
 
 
 def cell_grid(grid: sitk.Image) -> sitk.Image:
