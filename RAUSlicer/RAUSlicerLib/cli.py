@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_transfer(commands, run)
+    _add_report(commands, common)
+    _add_ask(commands, common)
     _add_models(commands, common)
     _add_benchmark(commands, common)
     _add_train(commands, common)
@@ -146,6 +148,38 @@ def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.Argumen
         from .cli_transfer import run_transfer
 
         return run_transfer(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_report(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    from .cli_report import add_options
+
+    command = _add_command(commands, "report", "report what was measured of a segmented target", parent)
+    add_options(command)
+
+    def run(options: argparse.Namespace) -> int:
+        if (options.reference is None) != (options.reference_segmentation is None):
+            command.error("--reference and --reference-segmentation belong together")
+        from .cli_report import run_report
+
+        return run_report(options)
+
+    command.set_defaults(run=run)
+
+
+def _add_ask(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
+    from .cli_ask import add_options
+
+    command = _add_command(commands, "ask", "answer a question about a segmented target", parent)
+    add_options(command)
+
+    def run(options: argparse.Namespace) -> int:
+        if (options.reference is None) != (options.reference_segmentation is None):
+            command.error("--reference and --reference-segmentation belong together")
+        from .cli_ask import run_ask
+
+        return run_ask(options)
 
     command.set_defaults(run=run)
 

@@ -103,7 +103,7 @@ def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, 
     descriptions = [_description(number, structure) for number, structure in enumerate(segmentation.structures, start=1)]
     try:
         dataset = hd.seg.Segmentation(
-            source_images=[_source_header(file) for file in files],
+            source_images=[source_header(file) for file in files],
             pixel_array=_pixels(segmentation),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=descriptions,
@@ -218,7 +218,7 @@ def _pixels(segmentation: Segmentation) -> np.ndarray:
     return numbers[labels]
 
 
-def _source_header(file: Path) -> pydicom.Dataset:
+def source_header(file: Path) -> pydicom.Dataset:
     """A source image's header; anonymizers sometimes empty its identity and leave that in the file's meta header alone."""
     dataset = pydicom.dcmread(file, stop_before_pixels=True)
     dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID

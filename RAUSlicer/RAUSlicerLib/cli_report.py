@@ -1,0 +1,74 @@
+"""The command ``rauslicer report``: what was measured of a segmented target, in sentences that name their evidence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .cli import NOTICE
+from .errors import InputError
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    required = command.add_argument_group("required")
+    required.add_argument("--target", type=Path, required=True, help="the segmented image: a file or a DICOM folder")
+    required.add_argument("--segmentation", type=Path, required=True, metavar="SEG", help="its segmentation: .seg.nrrd, label map or DICOM SEG")
+    required.add_argument(
+        "--output",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="the report: Markdown (.md), a page with pictures (.html), .json, or a DICOM structured report (.dcm); repeatable",
+    )
+    command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image that the structures come from, to compare with")
+    command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
+    command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
+    command.add_argument("--library", type=Path, metavar="FILE", help="a library of cases to compare with (JSON); see docs/anatomy.md")
+    command.add_argument("--force", action="store_true", help="overwrite existing reports")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Check outputs, read, measure, write the reports, and say where they are; return the exit code."""
+    from .interpretation.rendering.files import ReportedCase, check_outputs, save_reports
+
+    given = (options.target, options.segmentation, options.reference, options.reference_segmentation, options.result, options.library)
+    check_outputs(options.output, [path for path in given if path is not None], options.force)
+    # Late: a wrong file name need not cost the time that these take.
+    from .interpretation.factuality import check_report
+    from .interpretation.library import Library
+    from .interpretation.measuring import measure
+    from .interpretation.report import write_report
+    from .interpretation.segmented import load_reference, load_segmented
+
+    case = load_segmented(options.target, options.segmentation, options.result)
+    for warning in case.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
+    library = None if options.library is None else Library.load(options.library)
+    findings = measure(case.volume, case.segmentation, case.results, reference, library)
+    if not findings:
+        raise InputError(
+            f"The segmentation {str(options.segmentation)!r} has no structures.",
+            "There is nothing to report on.",
+            "Give the segmentation that belongs to the target.",
+        )
+    source = {heading.capitalize(): text for heading, text in case.source.items()}
+    beside = [] if reference is None else ["the reference case"]
+    if library is not None:
+        beside.append(f"the library {library.name!r} ({library.cases} cases)")
+    source["Compared with"] = " and ".join(beside) or "nothing"
+    report = write_report(findings, source)
+    checked = check_report(report, findings)
+    save_reports(
+        report,
+        options.output,
+        ReportedCase.of_results(case.volume, case.segmentation, case.results, options.target, options.segmentation),
+    )
+    print(f"{len(findings)} structures, {len(report.sentences)} sentences; {checked.right} of {checked.checked} measured ones check out.")
+    for path in options.output:
+        print(f"Written to {path}.")
+    print(NOTICE)
+    return 0

@@ -1,0 +1,1 @@
+"""A report as files: Markdown, HTML with pictures, JSON and DICOM SR."""

@@ -1,0 +1,297 @@
+"""A report's measurements as DICOM structured report: a measurement report (TID 1500) filed in the study of the segmented series."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import pydicom
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from ... import __version__
+from ...anatomy.graph import AnatomyGraph
+from ...errors import OutputError
+from ...imaging.dicom import is_dicom
+from ...imaging.dicom_seg import is_dicom_seg, require_source_series, source_header
+from ...imaging.segmentation import Structure
+from ...imaging.terminology import UNCLASSIFIED, parse_terminology
+from ...results import Status
+from ..evidence import Measurement, Quantity, Report, StructureFindings
+
+PRIVATE_SCHEME = "99RAUSLICER"
+"""The designator of this project's own codes, for what no public vocabulary has a word for."""
+
+_LEFT, _RIGHT = codes.cid244.Left, codes.cid244.Right
+_HOUNSFIELD = "[hnsf'U]"
+_UNITS = {
+    "mL": Code("mL", "UCUM", "milliliter"),
+    "mm": Code("mm", "UCUM", "millimeter"),
+    "%": Code("%", "UCUM", "percent"),
+    _HOUNSFIELD: Code(_HOUNSFIELD, "UCUM", "Hounsfield unit"),
+    "1": Code("1", "UCUM", "no units"),
+}
+_PROCEDURES = {
+    "CT": Code("77477000", "SCT", "Computed tomography"),
+    "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),
+}
+_IMAGING = Code("363679005", "SCT", "Imaging procedure")
+_LONGEST_MEANING = 64
+
+
+def _private(value: str, meaning: str) -> Code:
+    return Code(value, PRIVATE_SCHEME, meaning[:_LONGEST_MEANING])
+
+
+_VOLUME = Code("118565006", "SCT", "Volume")
+_NAMES = {
+    Quantity.EXTENT_RIGHT_LEFT: _private("EXTENT_RL", "Extent from right to left"),
+    Quantity.EXTENT_ANTERIOR_POSTERIOR: _private("EXTENT_AP", "Extent from front to back"),
+    Quantity.EXTENT_SUPERIOR_INFERIOR: _private("EXTENT_SI", "Extent from top to bottom"),
+    Quantity.ASYMMETRY: _private("ASYMMETRY", "Left minus right volume in percent of their mean"),
+    Quantity.POSITION: _private("OFFSET", "Distance from the place in the reference case"),
+}
+_INTENSITY = _private("INTENSITY", "Intensity in the units of the image")
+_CONFIDENCE = _private("CONFIDENCE", "Expected agreement of the outline with an expert's")
+_STATUS_NAME = _private("STATUS", "Status of the segmentation")
+_STATUSES = {
+    Status.FOUND: _private("FOUND", "Found"),
+    Status.LOW_CONFIDENCE: _private("LOW_CONFIDENCE", "Found with low confidence"),
+    Status.NOT_FOUND: _private("NOT_FOUND", "Not found; may be absent, outside of the image or missed"),
+}
+_CUT_NAME = _private("CUT", "Cut by the border of the image")
+_CUT = _private("LOWER_BOUND", "Yes; size and extent are lower bounds")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The DICOM SEG that was measured: its header, and the number of each structure's segment by name."""
+
+    header: pydicom.Dataset
+    numbers: Mapping[str, int]
+
+
+def require_source(volume_path: str | Path | None, path: Path) -> list[Path]:
+    """The files of the series that a structured report at ``path`` would belong to.
+
+    Raises:
+        OutputError: the measured image is unknown or was not DICOM.
+    """
+    try:
+        return require_source_series(volume_path, path)
+    except OutputError as error:
+        raise OutputError(
+            f"The structured report {str(path)!r} can't be written. The target is no DICOM series with a place in the patient.",
+            "A DICOM structured report belongs to a DICOM study, whose patient and images it names.",
+            "Choose an output that ends in .md, .html or .json, or give the target as a DICOM folder.",
+        ) from error
+
+
+def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, Structure]) -> Segments | None:
+    """The DICOM SEG at a path as a report refers to it; None where the segmentation is of another format.
+
+    Args:
+        segmentation_path: Where the segmentation was read from.
+        structures: Its structures by the names in the findings; a DICOM SEG's label values are its segment numbers.
+    """
+    path = None if segmentation_path is None else Path(segmentation_path)
+    if path is None or not path.is_file() or not is_dicom(path) or not is_dicom_seg(path):
+        return None
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    return Segments(header, {name: structure.label for name, structure in structures.items()})
+
+
+def write(
+    report: Report,
+    path: Path,
+    files: Sequence[Path],
+    structures: Mapping[str, Structure],
+    graphs: Mapping[str, AnatomyGraph],
+    segments: Segments | None = None,
+) -> None:
+    """Write measurements, status and confidence of every structure as DICOM SR; the sentences themselves are not in it.
+
+    Structures are coded by their terminology, else by their node of the anatomy graph, else by a private code of their name. With
+    ``segments`` each found structure is a volumetric region of interest that refers to its segment (TID 1411), without it a group of
+    measurements of the series (TID 1501).
+
+    Args:
+        report: What was found and measured.
+        path: The file to write.
+        files: The measured series, as ``require_source`` returns it.
+        structures: Those of the segmentation by the names in the report.
+        graphs: The anatomy graphs that findings name.
+        segments: The DICOM SEG that was measured.
+
+    Raises:
+        OutputError: the segmentation is of another series, or the series lacks what DICOM demands.
+    """
+    images = [source_header(file) for file in files]
+    # highdicom takes empty ones over, and the report would belong to no study.
+    if not all(image.get(keyword) for image in images for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")):
+        raise _incomplete(path)
+    if segments is not None:
+        _require_same_series(segments.header, images, path)
+    writer = _Groups(images[0], structures, graphs, segments)
+    # Outside of the try: only what the images' headers lack may be blamed on them.
+    groups = [writer.group(found) for found in report.findings]
+    try:
+        content = hd.sr.MeasurementReport(
+            observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
+            procedure_reported=_PROCEDURES.get(str(images[0].get("Modality")), _IMAGING),
+            imaging_measurements=groups,
+            title=codes.DCM.ImagingMeasurementReport,
+            referenced_images=images,
+        )
+        dataset = hd.sr.Comprehensive3DSR(
+            evidence=[*images, *([] if segments is None else [segments.header])],
+            content=content[0],
+            series_instance_uid=hd.UID(),
+            series_number=301,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="RAUSlicer contributors",
+            series_description="RAUSlicer report (research use only)",
+            is_complete=True,
+        )
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise _incomplete(path) from error
+    dataset.ManufacturerModelName = "RAUSlicer"
+    dataset.SoftwareVersions = __version__
+    scheme = pydicom.Dataset()
+    scheme.CodingSchemeDesignator = PRIVATE_SCHEME
+    scheme.CodingSchemeName = "RAUSlicer's own codes"
+    scheme.CodingSchemeResponsibleOrganization = "RAUSlicer contributors"
+    dataset.CodingSchemeIdentificationSequence = [scheme]
+    dataset.save_as(path)
+
+
+class _Groups:
+    """Makes the measurement group of each structure."""
+
+    def __init__(
+        self,
+        image: pydicom.Dataset,
+        structures: Mapping[str, Structure],
+        graphs: Mapping[str, AnatomyGraph],
+        segments: Segments | None,
+    ) -> None:
+        self._image = image
+        self._structures = structures
+        self._graphs = graphs
+        self._segments = segments
+
+    def group(
+        self, found: StructureFindings
+    ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations | hd.sr.MeasurementsAndQualitativeEvaluations:
+        concept, side = self._concept(found)
+        evaluations = [hd.sr.QualitativeEvaluation(_STATUS_NAME, _STATUSES[found.status])]
+        if any(measurement.is_cut for measurement in found.measurements):
+            evaluations.append(hd.sr.QualitativeEvaluation(_CUT_NAME, _CUT))
+        measurements = [self._measurement(measurement) for measurement in found.measurements]
+        if found.status is not Status.NOT_FOUND and not math.isnan(found.confidence):
+            measurements.append(hd.sr.Measurement(_CONFIDENCE, _decimal(found.confidence), _UNITS["1"]))
+        common = {
+            "tracking_identifier": hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=found.name),
+            "finding_type": concept,
+            "finding_sites": [hd.sr.FindingSite(concept, laterality=side)],
+            "algorithm_id": hd.sr.AlgorithmIdentification("RAUSlicer", __version__),
+            "measurements": measurements or None,
+            "qualitative_evaluations": evaluations,
+        }
+        number = None if self._segments is None else self._segments.numbers.get(found.name)
+        if number is None or self._segments is None or found.status is Status.NOT_FOUND:
+            return hd.sr.MeasurementsAndQualitativeEvaluations(**common)
+        segment = hd.sr.ReferencedSegment(
+            self._segments.header.SOPClassUID,
+            self._segments.header.SOPInstanceUID,
+            number,
+            source_series=hd.sr.SourceSeriesForSegmentation(self._image.SeriesInstanceUID),
+        )
+        return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
+
+    def _concept(self, found: StructureFindings) -> tuple[Code, Code | None]:
+        """What a structure is, and its side."""
+        structure = self._structures.get(found.name)
+        terminology = parse_terminology(structure.terminology if structure else None)
+        graph = self._graphs.get(found.graph or "")
+        node = None if graph is None else graph.nodes.get(found.node or "")
+        side = None if node is None or node.laterality is None else {"left": _LEFT, "right": _RIGHT}[node.laterality]
+        if terminology != UNCLASSIFIED:
+            modifier = terminology.modifier or terminology.region_modifier
+            is_side = modifier is not None and modifier in (_LEFT, _RIGHT)
+            return terminology.type, modifier if is_side else side
+        if node is not None and node.code is not None:
+            return Code(node.code.value, node.code.scheme, node.code.meaning), side
+        # The same name has the same code in every report, whatever the language it is written in.
+        digest = hashlib.sha256(" ".join(found.name.casefold().split()).encode()).hexdigest()
+        return _private(f"NAME_{digest[:10].upper()}", found.name), side
+
+    def _measurement(self, measurement: Measurement) -> hd.sr.Measurement:
+        derivation = {
+            Quantity.MEAN_INTENSITY: codes.SCT.Mean,
+            Quantity.INTENSITY_SPREAD: codes.SCT.StandardDeviation,
+        }.get(measurement.quantity)
+        if measurement.quantity is Quantity.VOLUME:
+            name = _VOLUME
+        elif derivation is not None:
+            name = codes.DCM.AttenuationCoefficient if measurement.unit == _HOUNSFIELD else _INTENSITY
+        else:
+            name = _NAMES[measurement.quantity]
+        unit = _UNITS.get(measurement.unit) or Code(measurement.unit, "UCUM", measurement.unit)
+        return hd.sr.Measurement(name, _decimal(measurement.value), unit, derivation=derivation, properties=_population(measurement, unit))
+
+
+def _population(measurement: Measurement, unit: Code) -> hd.sr.MeasurementProperties | None:
+    """The library's statistics, in the place that the standard has for them."""
+    comparison = measurement.comparison
+    if comparison.mean is None or comparison.n == 0:
+        return None
+    statistics = [(codes.cid226.MeanValueOfPopulation, comparison.mean, unit)]
+    if comparison.spread is not None:
+        statistics.append((codes.cid226.StandardDeviationOfPopulation, comparison.spread, unit))
+    if comparison.z_score is not None:
+        statistics.append((codes.cid227.ZScoreOfMeasurement, comparison.z_score, _UNITS["1"]))
+    items = [
+        hd.sr.NumContentItem(name, _decimal(value), one, relationship_type=hd.sr.RelationshipTypeValues.HAS_PROPERTIES)
+        for name, value, one in statistics
+    ]
+    description = f"A research library of {comparison.n} cases, no normal range"
+    return hd.sr.MeasurementProperties(measurement_statistical_properties=hd.sr.MeasurementStatisticalProperties(items, description))
+
+
+def _observer() -> hd.sr.ObserverContext:
+    return hd.sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=hd.UID(), name="RAUSlicer (research use only)", manufacturer_name="RAUSlicer contributors", model_name="RAUSlicer"
+        ),
+    )
+
+
+def _require_same_series(segmentation: pydicom.Dataset, images: Sequence[pydicom.Dataset], path: Path) -> None:
+    series = {str(item.get("SeriesInstanceUID")) for item in segmentation.get("ReferencedSeriesSequence") or []}
+    same_study = segmentation.get("StudyInstanceUID") == images[0].get("StudyInstanceUID")
+    if not same_study or (series and str(images[0].get("SeriesInstanceUID")) not in series):
+        raise OutputError(
+            f"The structured report {str(path)!r} can't be written: the DICOM segmentation belongs to another series than the target.",
+            "A report that names both would send its reader to the wrong images.",
+            "Give the series that was segmented as the target.",
+        )
+
+
+def _incomplete(path: Path) -> OutputError:
+    return OutputError(
+        f"The structured report {str(path)!r} can't be written: the target's DICOM headers lack what it must repeat.",
+        "Anonymizers sometimes remove more than patients' names.",
+        "Choose an output that ends in .md, .html or .json.",
+    )
+
+
+def _decimal(value: float) -> float:
+    """A value with the digits that it deserves: DICOM's numbers have at most 16 characters."""
+    return float(f"{value:.8g}")

@@ -1,0 +1,167 @@
+"""Writes a report to files; the ending of a name is the format."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ...anatomy.terms import load_graph
+from ...errors import OutputError
+from ...imaging.checks import distinct_names
+from ...imaging.segmentation import Segmentation, Structure
+from ...results import Status, StructureResult
+from ..evidence import Report
+
+SUFFIXES = (".md", ".html", ".json", ".dcm")
+
+
+@dataclass(frozen=True)
+class ReportedCase:
+    """What a report is about, for pictures and for DICOM.
+
+    Args:
+        volume: The target.
+        segmentation: On the target's grid.
+        structures: Those of the segmentation, by the names in the report.
+        volume_path: Where the target was read from; a DICOM SR belongs to that series.
+        segmentation_path: Where the segmentation was read from; a DICOM SR refers to a DICOM SEG.
+    """
+
+    volume: sitk.Image
+    segmentation: Segmentation
+    structures: Mapping[str, Structure]
+    volume_path: Path | None = None
+    segmentation_path: Path | None = None
+
+    @classmethod
+    def of_results(
+        cls,
+        volume: sitk.Image,
+        segmentation: Segmentation,
+        results: Sequence[StructureResult],
+        volume_path: Path | None = None,
+        segmentation_path: Path | None = None,
+    ) -> ReportedCase:
+        """The case of a run's results, whose structures the segmentation holds."""
+        structures = tuple(result.structure for result in results)
+        return cls(volume, segmentation, dict(zip(distinct_names(structures), structures, strict=True)), volume_path, segmentation_path)
+
+
+def check_outputs(paths: Sequence[Path], inputs: Sequence[Path], force: bool = False) -> None:
+    """Make sure that reports can be written, before anything is read.
+
+    Args:
+        paths: Where reports are to be written.
+        inputs: Files and folders that are read; they are never written to, whatever ``force`` says. The first is the target.
+        force: Whether existing files may be replaced.
+
+    Raises:
+        OutputError: unknown ending, a name given twice, an existing file without ``force``, an input, a missing or unwritable folder, a
+            DICOM SR of a target that is no DICOM.
+    """
+    for number, path in enumerate(paths):
+        if path.suffix.lower() not in SUFFIXES:
+            raise OutputError(
+                f"The report {str(path)!r} is in no format that can be written.",
+                f"Reports are written to names that end in {', '.join(SUFFIXES)}.",
+                "Choose .html, which shows a picture of every structure.",
+            )
+        if path.absolute() in [other.absolute() for other in paths[:number]]:
+            raise OutputError(f"The report {str(path)!r} is asked for twice.", "One would replace the other.", "Give another name.")
+        _require_free(path, inputs, force)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if path.suffix.lower() == ".dcm":
+            from .dicom_sr import require_source
+
+            require_source(inputs[0] if inputs else None, path)
+
+
+def save_reports(report: Report, paths: Sequence[Path], case: ReportedCase) -> None:
+    """Write a report in every format that is asked for; each file appears complete or not at all, and existing ones are replaced.
+
+    Raises:
+        OutputError: a file can't be written, or the target's DICOM headers don't allow a DICOM SR.
+    """
+    for path in paths:
+        try:
+            with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent) as folder:
+                part = Path(folder) / ("report" + path.suffix.lower())
+                _write(report, part, path, case)
+                os.replace(part, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _write(report: Report, part: Path, path: Path, case: ReportedCase) -> None:
+    # Each is imported where it is wanted: matplotlib and highdicom take a second that Markdown need not cost.
+    if part.suffix == ".dcm":
+        from . import dicom_sr
+
+        graphs = {name: load_graph(name) for found in report.findings if (name := found.graph) is not None}
+        segments = dicom_sr.segments_of(case.segmentation_path, case.structures)
+        dicom_sr.write(report, part, dicom_sr.require_source(case.volume_path, path), case.structures, graphs, segments)
+    elif part.suffix == ".html":
+        from . import html
+
+        part.write_text(html.render(report, _pictures(report, case)), encoding="utf-8")
+    elif part.suffix == ".json":
+        from . import json_report
+
+        part.write_text(json_report.render(report), encoding="utf-8")
+    else:
+        from . import markdown
+
+        part.write_text(markdown.render(report), encoding="utf-8")
+
+
+def _pictures(report: Report, case: ReportedCase) -> dict[str, bytes]:
+    if importlib.util.find_spec("matplotlib") is None:
+        # 3D Slicer does not bring it; the page is complete without pictures.
+        return {}
+    from .outlines import structure_pictures
+
+    there = {found.name: found.status for found in report.findings if found.status is not Status.NOT_FOUND}
+    shown = {name: structure for name, structure in case.structures.items() if name in there}
+    uncertain = frozenset(name for name, status in there.items() if status is Status.LOW_CONFIDENCE)
+    return structure_pictures(case.volume, case.segmentation, shown, uncertain)
+
+
+def _require_free(path: Path, inputs: Sequence[Path], force: bool) -> None:
+    if path.is_dir():
+        raise OutputError(f"The report {str(path)!r} is a folder.", "A report is one file.", "Give the name of a file.")
+    if not path.exists():
+        return
+    if any(_is_part_of(path, source) for source in inputs):
+        raise OutputError(
+            f"The report {str(path)!r} is one of the files that it is made from.",
+            "Writing it would destroy the input.",
+            "Choose another name.",
+        )
+    if not force:
+        raise OutputError(
+            f"The report {str(path)!r} exists already.",
+            "Existing files are not overwritten unless asked for.",
+            "Choose another name, or allow overwriting (--force).",
+        )
+
+
+def _is_part_of(path: Path, source: Path) -> bool:
+    return source.exists() and (path.samefile(source) or (source.is_dir() and source.resolve() in path.resolve().parents))
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The report {str(path)!r} can't be written.",
+        f"The operating system says: {error.strerror or error}.",
+        "Choose an existing folder you may write to, with enough free space.",
+    )

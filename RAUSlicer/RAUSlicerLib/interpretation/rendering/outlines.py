@@ -1,0 +1,126 @@
+"""A small picture for every structure: the slice that shows most of it, with its outline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from PIL import Image
+from scipy import ndimage
+
+from ...imaging.segmentation import Segmentation, Structure
+from ...pictures.slices import Oriented, Plane
+from ...pictures.style import MUTED, TEXT, new_figure, structure_color
+
+_SIDE = 2.6
+_DPI = 130
+_COLORS = 96
+# A structure is shown with as much around it as lets one see where it is.
+_LEAST_SHOWN_MM = 90.0
+_SHOWN_TIMES = 2.0
+
+
+def structure_pictures(
+    volume: sitk.Image, segmentation: Segmentation, structures: Mapping[str, Structure], uncertain: frozenset[str] = frozenset()
+) -> dict[str, bytes]:
+    """A square PNG for every structure that has a voxel.
+
+    Radiological convention: the patient's right is on the left of the picture.
+
+    Args:
+        volume: The segmented image.
+        segmentation: On the volume's grid.
+        structures: Those to draw, by the name that the picture is wanted under.
+        uncertain: Names of those that get a dashed outline.
+    """
+    side = Oriented.of(volume, segmentation)
+    plane = _sharpest(side)
+    window = side.window()
+    boxes = [ndimage.find_objects(layer.astype(np.int32, copy=False)) for layer in side.layers]
+    figure = new_figure(_SIDE, _SIDE)
+    axes = figure.add_axes((0, 0, 1, 1))
+    pictures = {}
+    for name, structure in structures.items():
+        of_layer = boxes[structure.layer]
+        box = of_layer[structure.label - 1] if 0 < structure.label <= len(of_layer) else None
+        if box is not None:
+            axes.clear()
+            _draw(axes, side, plane, window, structure, box, name in uncertain)
+            pictures[name] = _png(figure)
+    return pictures
+
+
+def _sharpest(side: Oriented) -> Plane:
+    """The plane across the thickest slices; the first one of a volume without such."""
+    planes = side.planes()
+    thickest = max(planes, key=lambda plane: side.spacing[plane.axis])
+    return thickest if side.spacing[thickest.axis] > 1.5 * min(side.spacing) else planes[0]
+
+
+def _draw(
+    axes: Axes,
+    side: Oriented,
+    plane: Plane,
+    window: tuple[float, float],
+    structure: Structure,
+    box: tuple[slice, ...],
+    uncertain: bool,
+) -> None:
+    others = tuple(axis for axis in range(3) if axis != plane.axis)
+    mask = side.layers[structure.layer][box] == structure.label
+    index = box[plane.axis].start + int(np.argmax(mask.sum(axis=others)))
+    image = side.cut(side.volume, plane, index)
+    cut = side.cut(side.layers[structure.layer], plane, index) == structure.label
+    width, height = side.extent(plane)
+    rows, columns = image.shape
+    axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0), interpolation="bilinear")
+    # Pixel centres, with one more pixel all round so that outlines close at the edge of the picture.
+    x = (np.arange(columns + 2) - 0.5) * width / columns
+    y = (np.arange(rows + 2) - 0.5) * height / rows
+    outline = np.pad(cut.astype(np.float32), 1)
+    # A dark rim, so that an outline is seen on tissue as bright as itself.
+    axes.contour(x, y, outline, levels=(0.5,), colors=["black"], linewidths=2.6, alpha=0.6)
+    axes.contour(
+        x, y, outline, levels=(0.5,), colors=[structure_color(structure)], linewidths=1.4, linestyles="dashed" if uncertain else "solid"
+    )
+    _frame(axes, cut, (width, height))
+    axes.set(aspect="equal", xticks=[], yticks=[], facecolor="black")
+    axes.set_axis_off()
+    _write_letters(axes, plane)
+
+
+def _frame(axes: Axes, cut: np.ndarray, extent: tuple[float, float]) -> None:
+    """Show a square around the structure, moved so that it holds as much of the slice as it can."""
+    size = [
+        float(np.ptp(indices) + 1) * length / count for indices, length, count in zip(np.nonzero(cut), extent[::-1], cut.shape, strict=True)
+    ]
+    shown = min(max(_LEAST_SHOWN_MM, _SHOWN_TIMES * max(size)), max(extent))
+    limits = []
+    for indices, length, count in zip(np.nonzero(cut), extent[::-1], cut.shape, strict=True):
+        middle = (indices.min() + indices.max() + 1) / 2 * length / count
+        middle = length / 2 if shown >= length else float(np.clip(middle, shown / 2, length - shown / 2))
+        limits.append((middle - shown / 2, middle + shown / 2))
+    axes.set(xlim=limits[1], ylim=limits[0][::-1])
+
+
+def _write_letters(axes: Axes, plane: Plane) -> None:
+    for letter, (x, y, horizontal) in zip(
+        (*plane.letters[:2], plane.name), ((0.02, 0.5, "left"), (0.98, 0.5, "right"), (0.02, 0.97, "left")), strict=True
+    ):
+        text = axes.text(
+            x, y, letter, color=MUTED if letter == plane.name else TEXT, fontsize=8, ha=horizontal, va="top", transform=axes.transAxes
+        )
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as a PNG of few colours: a grey picture with one outline needs no more, and a report holds many."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI, facecolor="black", format="png")
+    Image.open(drawn).convert("RGB").quantize(_COLORS).save(small, format="png", optimize=True)
+    return small.getvalue()

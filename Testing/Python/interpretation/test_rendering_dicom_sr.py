@@ -1,0 +1,240 @@
+"""A report as DICOM structured report, read back with highdicom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.sr.codedict import codes
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from RAUSlicerLib.errors import OutputError
+from RAUSlicerLib.imaging.files import read_segmentation, read_volume, write_segmentation
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
+from RAUSlicerLib.interpretation.evidence import Report
+from RAUSlicerLib.interpretation.rendering import dicom_sr
+from RAUSlicerLib.interpretation.report import write_report
+
+from .report_cases import GRAPHS, abdomen
+
+# As the report's findings name them; the gallbladder was not found, the spleen has a terminology of its own.
+SPLEEN = "c~SCT^123037004^Anatomical Structure~SCT^78961009^Spleen~^^~r~^^~^^"
+NAMES = ("Lesion 12", "Left kidney", "Right kidney", "Liver", "Spleen")
+
+
+def _series(folder: Path, **changed: str) -> Path:
+    """A CT series of six slices of noise."""
+    folder.mkdir()
+    uids = {f"{kind}InstanceUID": generate_uid() for kind in ("Study", "Series")}
+    frame_of_reference = generate_uid()
+    pixels = np.random.default_rng(0).integers(-900, 900, (6, 16, 16)).astype(np.int16)
+    for k, plane in enumerate(pixels):
+        slice_ = pydicom.Dataset()
+        slice_.SOPClassUID, slice_.SOPInstanceUID, slice_.FrameOfReferenceUID = CTImageStorage, generate_uid(), frame_of_reference
+        values = {
+            **uids,
+            "Modality": "CT",
+            "PatientName": "Test^Phantom",
+            "PatientID": "T1",
+            "PatientBirthDate": "",
+            "PatientSex": "O",
+            "StudyDate": "20260101",
+            "StudyTime": "120000",
+            "StudyID": "1",
+            "AccessionNumber": "",
+            "ReferringPhysicianName": "",
+            **changed,
+        }
+        for keyword, value in values.items():
+            setattr(slice_, keyword, value)
+        slice_.SeriesNumber, slice_.InstanceNumber = 1, k + 1
+        slice_.ImagePositionPatient, slice_.ImageOrientationPatient = [0, 0, 3 * k], [1, 0, 0, 0, 1, 0]
+        slice_.PixelSpacing, slice_.SliceThickness = [1, 1], 3
+        slice_.Rows, slice_.Columns, slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 16, 16, 1, "MONOCHROME2"
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1
+        slice_.RescaleSlope, slice_.RescaleIntercept, slice_.PixelData = 1, 0, plane.tobytes()
+        slice_.file_meta = pydicom.dataset.FileMetaDataset()
+        slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        slice_.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return _series(tmp_path / "series")
+
+
+@pytest.fixture
+def report() -> Report:
+    return write_report(abdomen(), {}, graphs=GRAPHS)
+
+
+def _segmentation(series: Path, path: Path) -> dict[str, Structure]:
+    """Writes a DICOM SEG of five structures and returns them by name, as they are read back."""
+    volume = read_volume(series)
+    array = np.zeros((6, 16, 16), np.uint8)
+    for index in range(5):
+        array[1:5, 2 : 5 + index, 3 * index : 3 * index + 2] = index + 1
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(volume)
+    structures = tuple(
+        Structure(index, name, terminology=SPLEEN if name == "Spleen" else None) for index, name in enumerate(NAMES, start=1)
+    )
+    write_segmentation(Segmentation(labels, structures), path, volume, volume_path=series)
+    return {structure.name: structure for structure in read_segmentation(path).structures}
+
+
+def _write(
+    report: Report, series: Path, path: Path, structures: dict[str, Structure], segmentation: Path | None
+) -> hd.sr.Comprehensive3DSR:
+    files = dicom_sr.require_source(series, path)
+    dicom_sr.write(report, path, files, structures, GRAPHS, dicom_sr.segments_of(segmentation, structures))
+    return hd.sr.srread(path)
+
+
+def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    segmentation = pydicom.dcmread(tmp_path / "seg.dcm")
+    groups = {group.tracking_identifier: group for group in document.content.get_volumetric_roi_measurement_groups()}
+    assert set(groups) == set(NAMES)
+    for name, group in groups.items():
+        item = next(item for item in group[0].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121191")
+        reference = item.ReferencedSOPSequence[0]
+        assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
+        assert reference.ReferencedSegmentNumber == structures[name].label
+    evidence = document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {item.SeriesInstanceUID for item in evidence} == {
+        segmentation.SeriesInstanceUID,
+        pydicom.dcmread(series / "0.dcm").SeriesInstanceUID,
+    }
+
+
+def test_measurements_come_back_with_their_units_and_codes(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    (liver,) = document.content.get_volumetric_roi_measurement_groups(finding_type=hd.sr.CodedConcept("10200004", "SCT", "Liver"))
+    measured = [(m.name.meaning, m.derivation and m.derivation.meaning, m.value, m.unit.value) for m in liver.get_measurements()]
+    assert measured == [
+        ("Volume", None, 1533.27, "mL"),
+        ("Extent from right to left", None, 211.6, "mm"),
+        ("Extent from front to back", None, 160.2, "mm"),
+        ("Extent from top to bottom", None, 169.5, "mm"),
+        ("Attenuation Coefficient", "Mean", -3.2, "[hnsf'U]"),
+        ("Attenuation Coefficient", "Standard Deviation", 14.4, "[hnsf'U]"),
+        ("Distance from the place in the reference case", None, 8.26, "mm"),
+        ("Expected agreement of the outline with an expert's", None, 0.9, "1"),
+    ]
+    properties = liver.get_measurements()[0][0].ContentSequence
+    population = {item.ConceptNameCodeSequence[0].CodeValue: item for item in properties if item.ValueType == "NUM"}
+    values = {code: float(item.MeasuredValueSequence[0].NumericValue) for code, item in population.items()}
+    assert values == {
+        codes.cid226.MeanValueOfPopulation.value: 1450.0,
+        codes.cid226.StandardDeviationOfPopulation.value: 120.0,
+        codes.cid227.ZScoreOfMeasurement.value: 0.694,
+    }
+
+
+def test_structures_are_coded_by_terminology_graph_or_name(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    groups = {group.tracking_identifier: group for group in document.content.get_volumetric_roi_measurement_groups()}
+    found = {name: (group.finding_type.scheme_designator, group.finding_type.value) for name, group in groups.items()}
+    assert found["Spleen"] == ("SCT", "78961009")
+    assert found["Left kidney"] == found["Right kidney"] == ("SCT", "64033007")
+    assert found["Lesion 12"][0] == "99RAUSLICER"
+    assert groups["Lesion 12"].finding_type.meaning == "Lesion 12"
+    sides = {name: [site.laterality.meaning for site in group.finding_sites if site.laterality] for name, group in groups.items()}
+    assert (sides["Left kidney"], sides["Right kidney"], sides["Liver"]) == (["Left"], ["Right"], [])
+    (scheme,) = document.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == "99RAUSLICER"
+
+
+def test_uncertain_cut_and_missing_structures_are_marked(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    groups = document.content.get_volumetric_roi_measurement_groups()
+    said = {group.tracking_identifier: [e.value.value for e in group.get_qualitative_evaluations()] for group in groups}
+    assert said["Liver"] == ["FOUND"]
+    assert said["Left kidney"] == ["LOW_CONFIDENCE"]
+    assert said["Spleen"] == ["FOUND", "LOWER_BOUND"]
+    (missing,) = document.content.get_image_measurement_groups()
+    assert missing.tracking_identifier == "Gallbladder" and missing.get_measurements() == []
+    assert [e.value.value for e in missing.get_qualitative_evaluations()] == ["NOT_FOUND"]
+
+
+def test_it_is_filed_in_the_patient_and_study_under_new_uids(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+    first = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+    second = _write(report, series, tmp_path / "again.dcm", structures, tmp_path / "seg.dcm")
+
+    source = pydicom.dcmread(series / "0.dcm")
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
+        assert first[keyword].value == source[keyword].value
+    assert len({source.SeriesInstanceUID, first.SeriesInstanceUID, second.SeriesInstanceUID}) == 3
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert (first.Modality, first.VerificationFlag) == ("SR", "UNVERIFIED")
+    assert first.content[0].ConceptNameCodeSequence[0].CodeValue == "126000"
+    assert first.content[0].ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+
+def test_without_a_dicom_segmentation_the_measurements_are_of_the_series(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = {name: Structure(index, name) for index, name in enumerate(NAMES, start=1)}
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, None)
+
+    assert document.content.get_volumetric_roi_measurement_groups() == []
+    groups = {group.tracking_identifier: group for group in document.content.get_image_measurement_groups()}
+    assert set(groups) == {*NAMES, "Gallbladder"}
+    assert groups["Liver"].get_measurements()[0].value == 1533.27
+
+
+def test_an_unknown_confidence_and_a_very_long_name_can_be_written(series: Path, report: Report, tmp_path: Path) -> None:
+    name = "a very long name " * 8
+    odd = Report(report.sections, findings=(replace(report.findings[0], name=name, confidence=float("nan"), node=None, graph=None),))
+
+    document = _write(odd, series, tmp_path / "report.dcm", {}, None)
+
+    (group,) = document.content.get_image_measurement_groups()
+    assert group.tracking_identifier == name.strip()
+    assert len(group.finding_type.meaning) <= 64
+    assert "CONFIDENCE" not in [m.name.value for m in group.get_measurements()]
+
+
+def test_a_segmentation_of_another_series_is_refused(series: Path, report: Report, tmp_path: Path) -> None:
+    other = _series(tmp_path / "other")
+    structures = _segmentation(other, tmp_path / "seg.dcm")
+
+    with pytest.raises(OutputError, match="belongs to another series"):
+        _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+
+def test_a_target_that_is_no_dicom_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkInt16), str(tmp_path / "t.nii.gz"))
+
+    with pytest.raises(OutputError, match="no DICOM series") as caught:
+        dicom_sr.require_source(tmp_path / "t.nii.gz", tmp_path / "report.dcm")
+
+    assert ".html" in caught.value.solution
+
+
+def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_path: Path) -> None:
+    series = _series(tmp_path / "series", StudyInstanceUID="")
+
+    with pytest.raises(OutputError, match="lack what it must repeat"):
+        _write(report, series, tmp_path / "report.dcm", {}, None)
+
+    assert not (tmp_path / "report.dcm").exists()
