@@ -28,7 +28,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--domains", help="names of data sets, separated by commas (default: all that have the split)")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of each data set")
     command.add_argument("--model", default="embedded", help="name or folder of the model (default: %(default)s)")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs (default: %(default)s)")
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default: %(default)s)"
+    )
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go; an interrupted run in it goes on")
     bars = command.add_argument_group("suite bars")
     bars.add_argument(

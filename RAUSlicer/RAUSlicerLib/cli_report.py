@@ -14,7 +14,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     required = command.add_argument_group("required")
     required.add_argument("--target", type=Path, required=True, help="the segmented image: a file or a DICOM folder")
-    required.add_argument("--segmentation", type=Path, required=True, metavar="SEG", help="its segmentation: .seg.nrrd, label map or DICOM SEG")
+    required.add_argument("--segmentation", type=Path, required=True, metavar="SEG", help="its .seg.nrrd, label map or DICOM SEG")
     required.add_argument(
         "--output",
         type=Path,

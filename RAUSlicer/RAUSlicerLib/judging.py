@@ -25,13 +25,18 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Judge:
-    """What all structures of a run are judged by. ``kept`` are those that the user has painted: they are not taken back."""
+    """What all structures of a run are judged by.
+
+    ``kept`` are those that the user has painted: they are not taken back. ``doubted`` are those that something beyond their own evidence
+    speaks against, as where left and right look exchanged: they are called "low confidence" at best.
+    """
 
     calibration: Calibration
     reference: Reference
     target: sitk.Image
     support: float
     kept: Collection[Structure] = ()
+    doubted: Collection[Structure] = ()
 
     def judge(
         self,
@@ -60,6 +65,8 @@ class Judge:
                 min(volume, known) / max(volume, known, 1e-9),
             )
             confidence = self.calibration.confidence(evidence) if voxels else 0.0
+            if structure in self.doubted:
+                confidence = self.calibration.doubted(confidence)
             status = self.calibration.status(confidence, voxels)
             if voxels and status is Status.NOT_FOUND and (stopped or structure in self.kept):
                 # What a stopped run has finished and what the user has painted is not taken back for want of evidence.

@@ -11,11 +11,13 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
+from .anatomy.terms import lateralized
 from .correction import Correction, check_correction
 from .errors import InputError
 from .imaging.segmentation import Reference, Segmentation, Structure
-from .inputs import check_inputs
+from .inputs import Inputs, check_inputs
 from .judging import Judge, reverse_agreement, reversed_field, unless_cancelled, way_back
+from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
 from .localization.matching.matcher import MOST_VOXELS, Matcher
 from .localization.registration import RegistrationLocalizer
 from .localization.vlm.localizer import VlmLocalizer
@@ -27,7 +29,7 @@ from .results import Status, StructureResult, Transfer
 from .second_pass import SecondPass, Warm, find_structure, lean, megabytes
 from .segmentation.propagation import Sam2Propagator
 from .segmentation.refiner import Refiner
-from .segmentation.resolution import resolve
+from .segmentation.resolution import DRAWN, resolve
 from .vision import Vision
 
 LOCALIZERS = ("vlm", "registration")
@@ -87,7 +89,7 @@ class Pipeline:
                 sought = {localization.structure for localization in present}
                 absent = {localization.structure for localization in found} - sought
                 finished = [structure for structure in wanted if structure in masks or structure in absent]
-                segmentation = resolve(masks, finished, inputs.target)
+                segmentation = resolve(masks, finished, inputs.target, least=DRAWN)
             with _timed(timings, "confidence"):
                 # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
                 match = self.vision.matches[0] if self.vision.matches else None
@@ -98,21 +100,33 @@ class Pipeline:
                 if match is not None and field is not None:
                     there = (match, field, segmentation, inputs.target)
                     back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
-                judge = Judge(self.calibration, inputs.references[0], inputs.target, match.support if match is not None else 0.0, drawn)
+                progress(ProgressEvent("confidence", 0.96))
+                exchanged = self._exchanged(inputs, finished, cancel) if back is not None else ()
+                support = match.support if match is not None else 0.0
+                judge = Judge(self.calibration, inputs.references[0], inputs.target, support, drawn, exchanged)
                 results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
             if keep_mb > 0 and match is not None:
                 way = way_back(match, field) if field is not None else None
                 # What was taken back claims no voxels from others.
                 lost = {result.structure for result in results if result.status is Status.NOT_FOUND}
                 rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
-                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way), keep_mb)
+                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, exchanged), keep_mb)
         finally:
             if self.warm is None:
                 self.forget()
         segmentation, results = _without_lost(segmentation, results)
         progress(ProgressEvent("done", 1.0))
-        warnings = (*inputs.warnings, *self.model.warnings)
+        warnings = (*inputs.warnings, *self.model.warnings, *((MIRRORED_WARNING,) if exchanged else ()))
         return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
+
+    def _exchanged(self, inputs: Inputs, structures: Sequence[Structure], cancel: CancelToken) -> tuple[Structure, ...]:
+        """Those structures that have a side, if the target looks like a mirror image of the reference; else none."""
+        # Only they can be on the wrong side; without them the comparison would be time lost.
+        sided = lateralized(structures)
+        if not sided or cancel.cancelled:
+            return ()
+        verdict = check_laterality(self.matcher, inputs.references[0].volume, inputs.target, cancel)
+        return sided if verdict is Laterality.MIRRORED else ()
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":

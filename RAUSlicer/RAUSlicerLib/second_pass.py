@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from .segmentation.carrying import carry_on, reach_of
 from .segmentation.confidence import Calibration
 from .segmentation.moving import cut, move
 from .segmentation.propagation import Frame, Sam2Propagator
-from .segmentation.resolution import to_native, without_specks
+from .segmentation.resolution import DRAWN, to_native, without_specks
 from .vision import MatchedSlices, Vision
 
 STAGE = "correction"
@@ -39,6 +39,7 @@ class Warm:
 
     ``found`` are the places of all structures that were asked for, ``masks`` the probabilities of those that were found, with which a
     corrected neighbour competes. ``back`` maps points of the reference to the target; None where a cancel came before it was known.
+    ``doubted`` as for `Judge`.
     """
 
     inputs: Inputs
@@ -46,6 +47,7 @@ class Warm:
     found: dict[Structure, Localization]
     masks: dict[Structure, SoftMask]
     back: sitk.Transform | None
+    doubted: Collection[Structure] = ()
 
 
 def lean(slices: MatchedSlices) -> None:
@@ -165,7 +167,8 @@ class SecondPass:
         (alone,) = segmentation.structures
         frame = canonical(warm.inputs.target)
         back = {} if warm.back is None else {alone: carried_back(match, warm.back, inside, structure, frame)}
-        judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, {alone})
+        doubted = {alone} if structure in warm.doubted else ()
+        judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, {alone}, doubted)
         # The reference keeps the structure in its own layer.
         known = replace(localization, structure=alone)
         (result,) = judge.judge(segmentation, {alone: mask}, [known], back, stopped=False)
@@ -228,18 +231,18 @@ def _plane(grid: sitk.Image, level: float) -> sitk.Image:
 
 
 def settle(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, frame: sitk.Image) -> np.ndarray:
-    """A structure's voxels (z, y, x) on the canonical frame: where it is likelier than not and likelier than any rival, without specks.
+    """A structure's voxels (z, y, x) on the canonical frame: where it is likelier than `DRAWN` and likelier than any rival, without specks.
 
     What the user has painted is the structure's in any case, and an island that touches it stays, however small.
     """
     inside = np.zeros(frame.GetSize()[::-1], bool)
-    found = mask.on(frame, least=0.5)
+    found = mask.on(frame, least=DRAWN)
     if found is not None:
         values, where = found
         region = frame[where[2], where[1], where[0]]
-        best = np.full(values.shape, 0.5, np.float32)
+        best = np.full(values.shape, DRAWN, np.float32)
         for rival in rivals:
-            theirs = rival.on(region, least=0.5)
+            theirs = rival.on(region, least=DRAWN)
             if theirs is not None:
                 best[theirs[1]] = np.maximum(best[theirs[1]], theirs[0])
         inside[where] = values > best

@@ -17,6 +17,7 @@ from host import environment
 _LONGEST_RUN_S = 1800
 # The structure that the tutorial looks at and corrects.
 _SHOWN = "Left putamen"
+_QUESTION = "How large is the left putamen?"
 
 
 def main() -> None:
@@ -83,6 +84,7 @@ class _Session:
         self._select(_SHOWN)
         self._take("tutorial-4-result.png")
         self._correct()
+        self._report()
 
     def close(self) -> None:
         """End the worker and the panel."""
@@ -102,6 +104,22 @@ class _Session:
         ui.doneEditingButton.click()
         ui.acceptButton.click()
         self._take("tutorial-6-updated.png")
+
+    def _report(self) -> None:
+        ui = self._panel.ui
+        ui.structuresSection.collapsed = ui.inputsSection.collapsed = True
+        ui.meaningSection.collapsed = False
+        ui.reportButton.click()
+        self._wait(lambda: not self._panel._meaning.running)
+        ui.questionEdit.text = _QUESTION
+        ui.askButton.click()
+        self._wait(lambda: not self._panel._meaning.running)
+        if ui.reportMessageLabel.visible:
+            sys.exit(f"The report failed: {ui.reportMessageLabel.text}")
+        self._modules.settle(300)
+        self._window.scroll_to(ui.hereButton)
+        self._window.scroll_to(ui.answerList)
+        self._take("tutorial-7-report.png")
 
     def _paint(self) -> None:
         """Enlarge the shown structure by a rim of two voxels on the middle axial slice, as a user with a brush might."""

@@ -96,6 +96,18 @@ class States:
         slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, key, target)
         self._modules.settle(500)
 
+    def report(self, panel) -> None:
+        """A report, and the answer to a question; both by a real worker."""
+        self._run_by_hand(panel)
+        for section in (panel.ui.inputsSection, panel.ui.resultsSection):
+            section.collapsed = True
+        panel.ui.meaningSection.collapsed = False
+        for action in (panel._meaning.write, panel._meaning.ask):
+            panel.ui.questionEdit.text = "Where is the left hippocampus?"
+            action()
+            while panel._meaning.running:
+                self._modules.settle(50)
+
     def nothing_found(self, panel) -> None:
         """A run without any result."""
         self._run_by_hand(panel, found=0)

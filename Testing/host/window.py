@@ -62,6 +62,7 @@ class Window(QtWidgets.QMainWindow):
         scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarAlwaysOff)
         scroll.setFixedWidth(_PANEL_WIDTH)
         scroll.setWidget(panel)
+        self._scroll = scroll
         centre = QtWidgets.QWidget()
         row = QtWidgets.QHBoxLayout(centre)
         row.setContentsMargins(0, 0, 0, 0)
@@ -74,6 +75,11 @@ class Window(QtWidgets.QMainWindow):
         for view in self.slices:
             view.show(volume)
             view.fit()
+
+    def scroll_to(self, widget) -> None:
+        """Scroll the panel so that a widget is seen."""
+        modules.settle(50)
+        self._scroll.ensureWidgetVisible(widget, 0, 8)
 
     def screenshot(self, path) -> None:
         modules.settle(50)

@@ -57,6 +57,23 @@ def attach(structures: Sequence[Structure], graphs: Sequence[str] = GRAPHS) -> A
     return {structure: out[structure] for structure in structures if structure in out}
 
 
+def lateralized(structures: Sequence[Structure]) -> tuple[Structure, ...]:
+    """Those of which a body has a left one and a right one.
+
+    A ventricle of the heart is none, though it is called left: it stays that when the heart is mirrored. What no graph knows is taken at
+    its name and its terminology.
+    """
+    known = attach(structures)
+
+    def side(structure: Structure) -> Side | None:
+        if structure in known:
+            return known[structure][1].laterality
+        named = next((key.side for key in name_keys(structure.name) if key.side), None)
+        return _side_of(parse_terminology(structure.terminology)) or named
+
+    return tuple(structure for structure in structures if side(structure) in ("left", "right"))
+
+
 def _nodes_of(structures: Sequence[Structure], graph: AnatomyGraph) -> dict[Structure, Node]:
     index = _index(graph.name)
     found = {structure: index.node(structure) for structure in structures}

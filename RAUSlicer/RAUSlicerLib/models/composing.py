@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError, OutputError
 from ..localization.vlm.full_size import FullSizeConfig, FullSizeVlm, Lora
+from ..localization.vlm.network import RauVlm
 from ..segmentation.sam2 import MemorySegmenter
 from ..segmentation.sam2_checkpoints import SIZES
 from .backbones import PART, fingerprint, open_backbone
@@ -32,6 +33,12 @@ _CARD = """# {name}: {part}
 
 Made by RAUSlicer from the backbone {backbone!r} (fingerprint `{revision}`, licence {licence}) and the SAM2 {sam2!r}.
 Only adapter, tokens and heads of the language model are in this folder. Research use only, not a medical device.
+
+{trained}
+"""
+_SMALL_CARD = """# {name}: {part}
+
+The model {name!r} (licence {licence}), trained on by `rauslicer train`. Research use only, not a medical device.
 
 {trained}
 """
@@ -127,6 +134,16 @@ def save_model(folder: Path, name: str, vlm: FullSizeVlm, segmenter: MemorySegme
         licence=read_manifest(origin).licence,
         dtype=torch.float32,
     )
+
+
+def save_small_model(
+    folder: Path, origin: ModelFolder, vlm: RauVlm, tensors: dict[str, Tensor], segmenter: MemorySegmenter, trained: str
+) -> None:
+    """Write the parts ``vlm`` (its ``tensors``, an adapter merged in) and ``sam2`` of a model that was trained on from ``origin``."""
+    for part, config, values in (("vlm", vlm.config.to_dict(), tensors), ("sam2", segmenter.config.to_dict(), segmenter.state_dict())):
+        licence = read_manifest(origin.part(part)).licence
+        card = _SMALL_CARD.format(name=origin.name, part=part, licence=licence, trained=trained)
+        save_checkpoint(folder / part, config, values, card, name=origin.name, kind=config["model_type"], licence=licence)
 
 
 def _segmenter(name: str, width: int, pixels: int | None) -> tuple[MemorySegmenter, dict | None]:

@@ -98,6 +98,8 @@ def place(
         words = (
             f"{needs.name} ({amount(needs.parameters)} parameters) runs on {_place(where)} in {_WORDS[how]}: {wanted / _GB:.1f} GB, {room}."
         )
+        if how == "fp16" and not _has_bfloat16(where):
+            words += f" {_place(where)[0].upper()}{_place(where)[1:]} has no bfloat16."
         warnings: tuple[str, ...] = ()
         if tried:
             slow = " This takes many times longer than on a GPU." if where.type == "cpu" and device.type != "cpu" else ""
@@ -134,11 +136,17 @@ def _ways(device: torch.device, precision: str) -> list[tuple[torch.device, str]
     ways = [(cpu, how) for how in on_cpu]
     if device.type == "cpu":
         return ways
-    half = "bf16" if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    first = [(device, half)]
+    first = [(device, "bf16" if _has_bfloat16(device) else "fp16")]
     if _has_four_bit(device):
         first.append((device, "4bit"))
     return first + ways
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Apple's GPUs compute in it from macOS 14 on.
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def _has_four_bit(device: torch.device) -> bool:

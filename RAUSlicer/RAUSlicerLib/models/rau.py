@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..interpretation.region.network import RegionConfig, RegionNet
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..localization.vlm.backbone import TOKENS
 from ..localization.vlm.full_size import KIND, FullSizeConfig, FullSizeVlm
@@ -69,6 +70,7 @@ _BUILDERS: dict[str, Callable[[dict, Opening], nn.Module]] = {
     KIND: _full_size,
     "rau_sam2": lambda config, _: MemorySegmenter(Sam2Config.from_dict(config)),
     "rau_refiner": lambda config, _: RefinerNet(RefinerConfig.from_dict(config)),
+    "rau_region": lambda config, _: RegionNet(RegionConfig.from_dict(config)),
 }
 
 

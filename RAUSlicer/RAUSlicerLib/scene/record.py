@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 import numpy as np
 import slicer
@@ -17,6 +18,7 @@ _PREFIX = "RAUSlicer."
 _MISSING = _PREFIX + "NotFound"
 # qMRMLNodeComboBox tells results from other segmentations by this attribute.
 RESULT_ATTRIBUTE = _PREFIX + "Result"
+_SOURCE = _PREFIX + "Source"
 _TARGET = "RAUSlicer.target"
 _REFERENCE = "RAUSlicer.reference"
 _REFERENCE_SEGMENTATION = "RAUSlicer.referenceSegmentation"
@@ -32,7 +34,7 @@ class Row:
     ``key`` is the segment's id, or the name of a structure that was not found and so has no segment. ``source`` is the reference's segment
     id, or its name where it has none. ``status`` is a value of ``results.Status``. Volumes are in mL, ``volume_ml`` is what the segment
     holds now. ``box_mm`` is where the run looked, in LPS, mm, in the target's own coordinates. ``painted`` are planes (axis, index) of the
-    target that the user has painted and used for an update.
+    target that the user has painted and used for an update. ``presence`` is the localizer's word on whether it is there, 0 to 1.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Row:
     present: bool = True
     painted: tuple[Plane, ...] = ()
     source: str = ""
+    presence: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -68,6 +71,7 @@ def row_of(result) -> Row:
         box_mm=box,
         present=result.status.value != "not found",
         source=result.structure.id or result.structure.name,
+        presence=float(result.localization.presence) if result.localization is not None else None,
     )
 
 
@@ -80,6 +84,7 @@ def remember(segment, row: Row) -> None:
         "ReferenceVolumeMl": f"{row.reference_volume_ml:.6g}",
         # No colons or bars: Slicer's segmentation files separate tags with them.
         "Box": " ".join(f"{value:.3f}" for corner in row.box_mm for value in corner) if row.box_mm else "",
+        "Presence": f"{row.presence:.4f}" if row.presence is not None else "",
         "Painted": " ".join(f"{axis},{index}" for axis, index in row.painted),
     }
     for name, text in fields.items():
@@ -88,7 +93,7 @@ def remember(segment, row: Row) -> None:
 
 def remember_missing(node, rows: list[Row]) -> None:
     """Keep the rows of structures that were not found on the segmentation node."""
-    fields = ("name", "color", "reference_volume_ml", "box_mm", "source")
+    fields = ("name", "color", "reference_volume_ml", "box_mm", "source", "presence")
     items = [{field: getattr(row, field) for field in fields} for row in rows]
     node.SetAttribute(_MISSING, json.dumps(items) if items else None)
 
@@ -103,6 +108,16 @@ def remember_inputs(node, reference, reference_segmentation, target) -> None:
 def inputs_of(node) -> tuple:
     """(reference volume, reference segmentation, target volume) of a result; None for what is no longer in the scene."""
     return tuple(node.GetNodeReference(role) for role in (_REFERENCE, _REFERENCE_SEGMENTATION, _TARGET))
+
+
+def remember_source(node, model: str, localizer: str) -> None:
+    """Keep what a result was made with; of a model's folder its name alone."""
+    node.SetAttribute(_SOURCE, json.dumps({"Model": PurePath(model).name, "Localizer": localizer}))
+
+
+def source_of(node) -> dict[str, str]:
+    """What a result was made with, by heading; empty where that was not kept."""
+    return {heading: text for heading, text in json.loads(node.GetAttribute(_SOURCE) or "{}").items() if text}
 
 
 def is_result(node) -> bool:
@@ -152,6 +167,7 @@ def missing_of(node) -> list[Row]:
             box_mm=_box([value for corner in item["box_mm"] or () for value in corner]),
             present=False,
             source=item["source"],
+            presence=item.get("presence"),
         )
         for item in json.loads(node.GetAttribute(_MISSING) or "[]")
     ]
@@ -183,6 +199,7 @@ def _row_of_segment(id_: str, segment, counts: VoxelCounts) -> Row:
         accepted=logic.GetSegmentStatus(segment) == logic.Completed,
         painted=tuple(_plane(text) for text in _tag(segment, "Painted").split()),
         source=_tag(segment, "Source"),
+        presence=float(_tag(segment, "Presence")) if _tag(segment, "Presence") else None,
     )
 
 

@@ -33,6 +33,16 @@ def jump_to_box(box, target) -> None:
     _jump(target.GetScene(), world)
 
 
+def crosshair_point(target) -> tuple[float, float, float] | None:
+    """Where the crosshair is, LPS, mm, in the target's own coordinates; None without a crosshair."""
+    crosshair = target.GetScene().GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is None:
+        return None
+    own = [0.0, 0.0, 0.0]
+    target.TransformPointFromWorld(crosshair.GetCrosshairRAS(), own)
+    return -own[0], -own[1], own[2]
+
+
 def _jump(scene, position) -> None:
     for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         # A view keeps its zoom and place where the point can be seen in it; otherwise it is centred there.

@@ -42,6 +42,10 @@ class Calibration:
         """Expected Dice, 0 to 1."""
         return 1 / (1 + math.exp(-(self.intercept + sum(weight * getattr(evidence, key) for key, weight in self.weights.items()))))
 
+    def doubted(self, confidence: float) -> float:
+        """A confidence that is not to be called found: at most halfway between what is called absent and what is called found."""
+        return min(confidence, (self.absent + self.low) / 2)
+
     def status(self, confidence: float, voxels: int) -> Status:
         if voxels == 0 or confidence < self.absent:
             return Status.NOT_FOUND

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -40,6 +40,26 @@ class Frame:
     level: float
     features: SliceFeatures
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A slice in an object's memory: ``memory`` (C', h, w), its ``pointer`` (C,) where SAM2 has them, and how many slices it is away.
+
+    A reference's slice counts as the one before the target's: a video of both would have it there.
+    """
+
+    memory: Tensor
+    pointer: Tensor | None
+    distance: float = 1.0
+
+
+def _pointed(slots: Sequence[Sequence[_Slot]]) -> tuple[Tensor | None, Tensor | None]:
+    """Pointers (O, M, C) and distances (O, M) of the objects' memories."""
+    pointers = [[slot.pointer for slot in mine if slot.pointer is not None] for mine in slots]
+    if not pointers[0]:
+        return None, None
+    return torch.stack([torch.stack(mine) for mine in pointers]), torch.tensor([[slot.distance for slot in mine] for mine in slots])
 
 
 class Sam2Propagator:
@@ -121,9 +141,10 @@ class Sam2Propagator:
         size = segmenter.config.image_size
         assert slices.features is not None
         with torch.inference_mode(), autocast(device):
-            memory = torch.stack([self._memory(slices, track, level) for track in tracks])
+            slots = [self._memory(slices, track, level) for track in tracks]
+            memory = torch.stack([torch.stack([slot.memory for slot in mine]) for mine in slots])
             mine = slices.features.take(torch.full((len(tracks),), level, device=device))
-            attended = segmenter.attend(mine, memory)
+            attended = segmenter.attend(mine, memory, *_pointed(slots), farthest=min(len(slices), 16) - 1)
             prior = None
             if self._use_prior:
                 full = torch.from_numpy(np.stack([track.prior_logits(level) for track in tracks])).to(device)
@@ -140,32 +161,37 @@ class Sam2Propagator:
             logits = torch.where((score > 0)[:, None, None], logits, logits.clamp(max=-4.0))
         return logits.clamp(-15, 15).cpu().numpy()
 
-    def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> Tensor:
-        """(M, C, h, w): one matched slice a reference, and one more for the nearest edited slice where there is one."""
-        slots = [self._conditioning(slices.references[number], track, number, at) for number, at in track.memory_levels(level)]
+    def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> list[_Slot]:
+        """One matched slice a reference, and one more for the nearest edited slice where there is one."""
+        slots = [
+            replace(self._conditioning(slices.references[number], track, number, at), distance=1 + abs(at - level))
+            for number, at in track.memory_levels(level)
+        ]
         nearest = track.nearest_frame(level)
         if nearest is not None:
             if nearest not in track.remembered:
                 track.remembered[nearest] = self._memorize(track.frames[nearest].features, 0, track.frames[nearest].mask)
-            slots.append(track.remembered[nearest])
-        return torch.stack(slots)
+            slots.append(replace(track.remembered[nearest], distance=max(1, abs(track.frames[nearest].level - level))))
+        return slots
 
     def _frames(self, slices: MatchedSlices, edits: Mapping[int, np.ndarray]) -> list[Frame]:
         assert slices.features is not None
         device = self._vision.device
         return [Frame(level, slices.features.take(torch.tensor([level], device=device)), mask) for level, mask in edits.items()]
 
-    def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> Tensor:
+    def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> _Slot:
         key = (number, level)
         if key not in track.cache:
             assert reference.features is not None
             track.cache[key] = self._memorize(reference.features, level, reference.mask(track.structure, level))
         return track.cache[key]
 
-    def _memorize(self, features: SliceFeatures, level: int, mask: np.ndarray) -> Tensor:
+    def _memorize(self, features: SliceFeatures, level: int, mask: np.ndarray) -> _Slot:
         device = self._vision.device
-        at = torch.tensor([level], device=device)
-        return self._vision.segmenter.memorize(features.take(at), torch.from_numpy(mask.astype(np.float32))[None, None].to(device))[0]
+        here = features.take(torch.tensor([level], device=device))
+        drawn = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
+        pointers = self._vision.segmenter.point(here, drawn)
+        return _Slot(self._vision.segmenter.memorize(here, drawn)[0], None if pointers is None else pointers[0])
 
     def _prompts(self, tracks: Sequence[_Track], level: int) -> tuple[Tensor | None, Tensor | None]:
         """Boxes (O, 4) and ``<Seg>`` queries (O, hidden) of tracks that all have them here, or that all have none."""
@@ -188,9 +214,9 @@ class _Track:
         self._doubt = _doubt(self._prior) if self._sharp is not None else np.full(len(slices), np.inf)
         self._areas = [reference.areas(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(areas >= _PIXELS) for areas in self._areas]
-        self.cache: dict[tuple[int, int], Tensor] = {}
+        self.cache: dict[tuple[int, int], _Slot] = {}
         self.frames: list[Frame] = []
-        self.remembered: dict[int, Tensor] = {}
+        self.remembered: dict[int, _Slot] = {}
         self._kept: dict[int, np.ndarray] = {}
         self._left: set[int] = set()
         self._silent = {-1: 0, 1: 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,11 @@ from ..imaging.frame import canonical, grid_over, normalized, resample
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Structure
 from ..localization.matching.matcher import NEGLIGIBLE, Match, numbered
+from ..localization.matching.posteriors import LabelEvidence
 from ..models.device import autocast
 from ..progress import CancelToken
 from ..results import SoftMask
-from .refiner_network import RefinerNet, doubled
+from .refiner_network import UNKNOWN, RefinerNet, doubled
 
 Window = tuple[slice, slice, slice]
 Corner = tuple[int, int, int]
@@ -37,7 +39,7 @@ _LOCATED = 0.3
 
 @dataclass(frozen=True)
 class Cells:
-    """Where coarse cells lie on a finer grid: a cell's centre is at ``first + step * index``, (z, y, x) in voxels of that grid."""
+    """Where the voxels of a coarser grid lie on a finer one: at ``first + step * index``, (z, y, x) in voxels of that grid."""
 
     first: np.ndarray
     step: np.ndarray
@@ -54,6 +56,24 @@ class Cells:
         unit = (2 * index + 1) / torch.tensor(values.shape) - 1
         return F.grid_sample(values[None, None], unit.flip(-1)[None], align_corners=False)[0, 0]
 
+    def covering(self, window: Window, shape: Sequence[int]) -> Window:
+        """The box of cells, within so many of them, that determine a window of the finer grid."""
+        sides = []
+        for side, first, step, count in zip(window, self.first, self.step, shape, strict=True):
+            low, high = (math.floor((end - first) / step) for end in (side.start, side.stop - 1))
+            sides.append(slice(min(max(low, 0), count - 1), max(min(high + 2, count), 1)))
+        return sides[0], sides[1], sides[2]
+
+    def spread(self, values: Tensor, box: Window, window: Window) -> Tensor:
+        """Values (d, h, w) of a box of cells, interpolated at the voxels of a window; beyond the box they go on as at its border."""
+        # Axis by axis: the grids have the same axes, and a product of matrices reads memory in order.
+        for side, cells, first, step in zip(window, box, self.first, self.step, strict=True):
+            last = cells.stop - cells.start - 1
+            place = ((torch.arange(side.start, side.stop) - float(first)) / float(step) - cells.start).clamp(0, last)
+            weight = (1 - (place[:, None] - torch.arange(last + 1)).abs()).clamp(min=0)
+            values = torch.tensordot(values, weight, dims=([0], [1]))
+        return values
+
 
 @dataclass(frozen=True)
 class Overlay:
@@ -62,6 +82,7 @@ class Overlay:
     ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1; ``attended`` holds the probabilities of each structure of the
     reference and where in the grid they are; ``warped`` is the number of each voxel's structure, counted from 1 in the order of
     ``attended``, 0 for none. ``recognized`` holds each structure's probabilities by looks alone, on ``cells``, and the first cell's index.
+    ``labels`` is what the labels of training say, on ``working``, in the order of ``attended`` from 0 on; None where nothing is known.
     """
 
     grid: sitk.Image
@@ -71,6 +92,8 @@ class Overlay:
     warped: np.ndarray
     recognized: Mapping[Structure, tuple[np.ndarray, Corner]]
     cells: Cells
+    labels: LabelEvidence | None
+    working: Cells
 
     def box(self, structure: Structure) -> list[Window]:
         """Where the structure was carried to, in one way or the other."""
@@ -79,7 +102,7 @@ class Overlay:
         return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
 
     def planes(self, structure: Structure, window: Window) -> np.ndarray:
-        """What the network sees of a window, (5, d, h, w) as in `RefinerNet`."""
+        """What the network sees of a window, (6, d, h, w) as in `RefinerNet`."""
         number, (values, where) = self.numbers[structure], self.attended[structure]
         first, second, owner = self.rivals
         out = np.zeros((RefinerNet.CHANNELS, *(side.stop - side.start for side in window)), np.float32)
@@ -88,6 +111,10 @@ class Overlay:
         both = _shared(where, window)
         out[3][inner(both, window)] = values[inner(both, where)]
         out[4] = np.where(owner[window] == number, second[window], first[window])
+        out[5] = UNKNOWN
+        if self.labels is not None:
+            box = self.working.covering(window, self.labels.index.shape[1:])
+            out[5] = self.working.spread(self.labels.of([number - 1], box), box, window).numpy()
         return out
 
     def looks(self, structure: Structure, window: Window) -> np.ndarray:
@@ -164,7 +191,8 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
     looks = match.recognize(segmentation.structures)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells = Cells.over(grid, next(iter(looks.values())).grid)
-    return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells)
+    labels, working = match.classify(segmentation.structures), Cells.over(grid, match.target_view.grid)
+    return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells, labels, working)
 
 
 def _seen(grid: sitk.Image, frame: sitk.Image) -> Window:

@@ -16,6 +16,8 @@ from ..models.blocks import Block, Up, fast_layout, padded_to
 _LEAST = 24
 # Bins of intensities, and what counts as air.
 _BINS, _AIR = 48, 0.04
+# What the labels of training say where they say nothing.
+UNKNOWN = 0.5
 # Probabilities of the carried mask are kept this far from 0 and 1, so that the network can change any voxel.
 _SURE = 0.02
 
@@ -49,8 +51,9 @@ class RefinerNet(nn.Module):
     """
 
     # What is known of a voxel, in 0 to 1: the target's intensity, the matched reference's, the structure's mask warped with it, its
-    # probability from attention around the matched place, the largest probability of any other structure. A pass sees one plane more.
-    CHANNELS = 5
+    # probability from attention around the matched place, the largest probability of any other structure, how far the labels of
+    # training speak for it. A pass sees one plane more.
+    CHANNELS = 6
 
     def __init__(self, config: RefinerConfig | None = None) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class RefinerNet(nn.Module):
         """First pass: logits (B, D/2, H/2, W/2) of the structure, sides rounded up.
 
         Args:
-            planes: (B, 5, D, H, W), as above.
+            planes: (B, 6, D, H, W), as above.
             recognized: (B, D/2, H/2, W/2), the structure's probability by looks alone.
         """
         # The last of an odd number of slices counts twice: beside one of zeros, the only slice of a volume would be half there.
@@ -70,7 +73,7 @@ class RefinerNet(nn.Module):
         return self.first(torch.cat([F.avg_pool3d(F.pad(planes, odd, mode="replicate"), 2), recognized[:, None]], dim=1))
 
     def draw(self, planes: Tensor, located: Tensor) -> Tensor:
-        """Second pass: logits (B, D, H, W) for planes (B, 5, D, H, W), given the first pass's probabilities (B, D, H, W) there."""
+        """Second pass: logits (B, D, H, W) for planes (B, 6, D, H, W), given the first pass's probabilities (B, D, H, W) there."""
         return self.second(torch.cat([planes, located[:, None]], dim=1))
 
 
@@ -97,10 +100,10 @@ class Pass(nn.Module):
         """Logits (B, D, H, W) of the structure.
 
         Args:
-            x: (B, 6, D, H, W), the planes of `RefinerNet` and another opinion of where the structure is.
+            x: (B, 7, D, H, W), the planes of `RefinerNet` and another opinion of where the structure is.
         """
         depth, height, width = x.shape[2:]
-        carried = torch.lerp((x[:, 2] + x[:, 3]) / 2, x[:, 5], self._trust)
+        carried = torch.lerp((x[:, 2] + x[:, 3]) / 2, x[:, -1], self._trust)
         prior = torch.logit(carried.float().clamp(_SURE, 1 - _SURE))
         x = torch.cat([x, likeness(x[:, 0], x[:, 1], x[:, 2])[:, None]], dim=1)
         x = fast_layout(padded_to(x - 0.3, 2 ** len(self.encoder), -0.3, least=_LEAST))

@@ -2,7 +2,8 @@
 
 The parts are those of Meta's ``sam2`` package, put together from a configuration; parameter names are the official ones. Two things are
 added: a ``<Seg>`` query from the vision-language model, which reads the memory and becomes one more prompt token (RAU), and a residual
-output, so that the mask starts as the matched prior and the decoder learns only what to change.
+output, so that the mask starts as the matched prior and the decoder learns only what to change. A public SAM2.1 gets its memory as it was
+trained with: spatial memories and object pointers.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, Memory
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# Scale and bias that make certain logits of a given mask, and how far back SAM2.1 remembers objects, in frames.
+_CERTAIN = (20.0, -10.0)
+_FARTHEST = 15
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Sam2Config:
 
     Slices are ``image_size`` pixels wide and are enlarged to ``encoder_size`` (0: as they are) for a SAM2 that was made for large pictures:
     kept at 1024 pixels, the slices of a run would take tens of gigabytes. ``mean`` and ``std`` are of all channels, or one each.
-    With ``use_query`` off the `<Seg>` query is not listened to, because nobody has trained it yet.
+    With ``use_query`` off the `<Seg>` query is not listened to, because nobody has trained it yet. ``as_published`` remembers and prompts
+    as SAM2.1's own tracking does, with object pointers; the embedded one was trained without.
     """
 
     image_size: int = 192
@@ -54,6 +61,7 @@ class Sam2Config:
     mean: float | tuple[float, ...] = 0.3
     std: float | tuple[float, ...] = 0.25
     use_query: bool = True
+    as_published: bool = False
 
     @classmethod
     def from_dict(cls, values: dict) -> Sam2Config:
@@ -212,13 +220,46 @@ class MemorySegmenter(nn.Module):
 
     def memorize(self, features: SliceFeatures, masks: Tensor) -> Tensor:
         """Memory (B, C', h, w) of slices with masks (B, 1, S, S), 0 or 1."""
-        if self.config.encoded != self.config.image_size:
-            masks = (self._enlarged(masks) >= 0.5).to(masks.dtype)
-        scaled = masks * self.sam.sigmoid_scale_for_mem_enc + self.sam.sigmoid_bias_for_mem_enc
-        return self.sam.memory_encoder(features.low, scaled, skip_mask_sigmoid=True)["vision_features"]
+        masks = self._enlarged_masks(masks)
+        sam = self.sam
+        if not self.config.as_published:
+            scaled = masks * sam.sigmoid_scale_for_mem_enc + sam.sigmoid_bias_for_mem_enc
+            return sam.memory_encoder(features.low, scaled, skip_mask_sigmoid=True)["vision_features"]
+        # As a mask that was predicted with certainty: its logits are those that a mask is given where it is not predicted.
+        soft = torch.sigmoid(masks * _CERTAIN[0] + _CERTAIN[1]) * sam.sigmoid_scale_for_mem_enc + sam.sigmoid_bias_for_mem_enc
+        memory = sam.memory_encoder(features.low, soft, skip_mask_sigmoid=True)["vision_features"]
+        empty = (~masks.flatten(1).any(1)).to(memory.dtype)[:, None, None, None]
+        return memory + empty * sam.no_obj_embed_spatial[:, :, None, None]
 
-    def attend(self, features: SliceFeatures, memory: Tensor) -> Tensor:
-        """Features (O, C, h, w) of a slice per object after attention to its memory (O, M, C', h, w) of conditioning slices."""
+    def point(self, features: SliceFeatures, masks: Tensor) -> Tensor | None:
+        """Object pointers (B, C) of slices with masks (B, 1, S, S): what the decoder says of each object. None where there are none."""
+        if not self.config.as_published:
+            return None
+        pointers: Tensor = self.sam._use_mask_as_output(features.low, [features.high, features.mid], self._enlarged_masks(masks))[5]
+        return pointers
+
+    def _enlarged_masks(self, masks: Tensor) -> Tensor:
+        if self.config.encoded == self.config.image_size:
+            return masks
+        return (self._enlarged(masks) >= 0.5).to(masks.dtype)
+
+    def attend(
+        self,
+        features: SliceFeatures,
+        memory: Tensor,
+        pointers: Tensor | None = None,
+        distances: Tensor | None = None,
+        farthest: int = _FARTHEST,
+    ) -> Tensor:
+        """Features (O, C, h, w) of a slice per object after attention to its memory.
+
+        Args:
+            features: Of the slice.
+            memory: (O, M, C', h, w), of M conditioning slices an object.
+            pointers: (O, M, C), see `point`.
+            distances: (O, M), how many slices away each pointer's slice is; 1 where not given.
+            farthest: The distance beyond which no pointer lies; where a run has fewer than 16 slices, one less than their number.
+        """
         objects, slots, channels, height, width = memory.shape
         current = features.low.flatten(2).permute(2, 0, 1)
         position = features.position.expand(objects, -1, -1, -1).flatten(2).permute(2, 0, 1)
@@ -226,8 +267,25 @@ class MemorySegmenter(nn.Module):
         encoding = self.sam.memory_encoder.position_encoding(memory[:1, 0]).to(memory.dtype).flatten(2).permute(2, 0, 1)
         # Conditioning slices carry the last temporal code, as in SAM2.
         encoding = (encoding + self.sam.maskmem_tpos_enc[self.sam.num_maskmem - 1]).repeat(slots, objects, 1)
-        out = self.sam.memory_attention(curr=[current], curr_pos=[position], memory=keys, memory_pos=encoding, num_obj_ptr_tokens=0)
+        pointing = 0
+        if pointers is not None:
+            tokens, places = self._pointer_tokens(pointers, distances, farthest, channels)
+            keys, encoding, pointing = (
+                torch.cat([keys, tokens.to(keys.dtype)]),
+                torch.cat([encoding, places.to(encoding.dtype)]),
+                len(tokens),
+            )
+        out = self.sam.memory_attention(curr=[current], curr_pos=[position], memory=keys, memory_pos=encoding, num_obj_ptr_tokens=pointing)
         return out.permute(1, 2, 0).reshape(objects, -1, height, width)
+
+    def _pointer_tokens(self, pointers: Tensor, distances: Tensor | None, farthest: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Pointers (O, M, C) cut into memory tokens as wide as the spatial ones, and their temporal codes: both (M C / C', O, C')."""
+        objects, slots, width = pointers.shape
+        away = torch.ones(objects, slots, device=pointers.device) if distances is None else distances.to(pointers.device)
+        code = self.sam.obj_ptr_tpos_proj(get_1d_sine_pe(away.float().flatten() / farthest, dim=width)).view(objects, slots, channels)
+        parts = width // channels
+        tokens = pointers.reshape(objects, slots * parts, channels)
+        return tokens.transpose(0, 1), code.repeat_interleave(parts, dim=1).transpose(0, 1)
 
     def decode(
         self, attended: Tensor, features: SliceFeatures, prior: Tensor | None, boxes: Tensor | None, query: Tensor | None, memory: Tensor
@@ -245,6 +303,10 @@ class MemorySegmenter(nn.Module):
         if boxes is not None:
             labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes.device).expand(objects, 2)
             points = (boxes.view(objects, 2, 2) * (self.config.encoded / self.config.image_size), labels)
+        elif self.config.as_published:
+            # Where nothing is pointed at, SAM2 was trained with a point that is none.
+            nowhere = torch.zeros(objects, 1, 2, device=attended.device)
+            points = (nowhere, -torch.ones(objects, 1, dtype=torch.int32, device=attended.device))
         sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=prior)
         if points is None:
             # Without a prompt the encoder makes a batch of one.
@@ -255,16 +317,19 @@ class MemorySegmenter(nn.Module):
             slots = memory.permute(0, 1, 3, 4, 2).flatten(1, 3)
             token = token + self.query_attention(token, slots, slots, need_weights=False)[0]
             sparse = torch.cat([sparse, token.to(sparse.dtype)], dim=1)
-        masks, _, _, score = self.sam.sam_mask_decoder(
+        # Tracking with no prompt but its memory, SAM2.1 gives three masks and says which is best.
+        several = self.config.as_published and boxes is None and prior is None
+        masks, worth, _, score = self.sam.sam_mask_decoder(
             image_embeddings=attended,
             image_pe=self.sam.sam_prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=False,
+            multimask_output=several,
             repeat_image=False,
             high_res_features=[features.high, features.mid],
         )
-        logits = masks[:, 0].float()
+        best = worth.argmax(1) if several else torch.zeros(objects, dtype=torch.long, device=masks.device)
+        logits = masks[torch.arange(objects, device=masks.device), best].float()
         if self.config.residual and prior is not None:
             logits = logits + prior[:, 0]
         return logits, score[:, 0].float()

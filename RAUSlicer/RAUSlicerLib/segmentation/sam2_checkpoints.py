@@ -36,6 +36,7 @@ _COMMON = Sam2Config(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     use_query=False,
+    as_published=True,
 )
 SIZES: Mapping[str, Sam2Config] = {
     "sam2.1-hiera-tiny": replace(_COMMON, embed_dim=96, num_heads=1, stages=(1, 2, 7, 2), global_att_blocks=(5, 7, 9)),

@@ -21,8 +21,10 @@ from .folder import ExchangeFolder
 from .protocol import REPLIES, Message, ProtocolError, decode, encode
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..correction import Correction
-    from .requests import RunRequest
+    from .requests import CaseRequest, RunRequest
 
 _LOG_LINES = 400
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,8 @@ class WorkerClient:
     a ``Transfer``; that of a correction holds the corrected structure alone. The worker keeps the last transfer warm, so that a correction
     of it takes seconds; after a restart, or with another reference, target or model, it matches again first, and ``matched_again`` in the
     reply says so. An error of code "cancelled" says that nothing was finished when the user cancelled.
+
+    ``report`` and ``ask`` are answered in the same way; ``case_files.read_report`` and ``read_answer`` read the file that the result names.
     """
 
     def __init__(
@@ -88,6 +92,9 @@ class WorkerClient:
         self._warm: _Case | None = None
         # Names and segment ids of the structures of that run.
         self._kept: frozenset[str] = frozenset()
+        # The case that the worker has measured last, and the open requests about cases.
+        self._measured: str | None = None
+        self._asked: set[str] = set()
 
     @property
     def running(self) -> bool:
@@ -163,7 +170,7 @@ class WorkerClient:
         from . import exchange
 
         files = exchange.write_request(folder, request.reference, request.target)
-        self._warm = None
+        self._warm = self._measured = None
         structures = None if request.structures is None else list(request.structures)
         id_ = self.send("transfer", **files, structures=structures, **request.options)
         self._cases[id_] = _Case(files["case"], request.localizer, request.model, request.device)
@@ -192,13 +199,72 @@ class WorkerClient:
             fields["case"] = case.inputs
         else:
             fields.update(exchange.write_request(folder, request.reference, request.target))
+        self._measured = None
         id_ = self.send("correct", **fields, **request.options)
         self._cases[id_] = case
         return id_
 
+    def report(self, folder: Path, case: CaseRequest, save: Path | None = None, dicom: Path | None = None) -> str:
+        """Ask for a report on a segmented target and return the request's id.
+
+        Args:
+            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            case: The target as it is now.
+            save: A file to write the report to as well; its ending says in which form.
+            dicom: A file of the target's series, which a DICOM report belongs to.
+
+        Raises:
+            OutputError: the temporary folder can't be written.
+            ResourceError: the worker can't be started.
+        """
+        fields = self._case_fields(folder, case)
+        saved = {name: None if path is None else str(path) for name, path in (("save", save), ("dicom", dicom))}
+        id_ = self.send("report", **fields, output=str(folder / "report.json"), **saved)
+        self._asked.add(id_)
+        return id_
+
+    def ask(
+        self,
+        folder: Path,
+        case: CaseRequest,
+        question: str,
+        point: tuple[float, float, float] | None = None,
+        region: np.ndarray | None = None,
+    ) -> str:
+        """Ask a question about a segmented target and return the request's id.
+
+        Args:
+            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            case: The target as it is now.
+            question: As for ``interpretation.questions.answer``.
+            point: Where "here" is, LPS, mm.
+            region: What "the marked region" is: booleans (z, y, x) on the target's grid.
+
+        Raises:
+            OutputError: the temporary folder can't be written.
+            ResourceError: the worker can't be started.
+        """
+        from . import case_files
+
+        fields = self._case_fields(folder, case)
+        marked = None if region is None else case_files.write_region(folder, region, case.volume)
+        place = None if point is None else [float(value) for value in point]
+        id_ = self.send("ask", **fields, output=str(folder / "answer.json"), question=question, point=place, region=marked)
+        self._asked.add(id_)
+        return id_
+
+    def _case_fields(self, folder: Path, case: CaseRequest) -> dict[str, str]:
+        """The fields that name a case; its files are written only where the worker has not measured it last."""
+        from . import case_files
+
+        self.start()
+        key = case_files.fingerprint_of_case(case)
+        files = {} if key == self._measured else case_files.write_case(folder, case)
+        return {"case": key, **files}
+
     def forget(self) -> str:
         """Ask the worker to let go of the last run's volumes and features, for example when the scene is closed."""
-        self._warm = None
+        self._warm = self._measured = None
         return self.send("forget")
 
     def poll(self) -> list[Message]:
@@ -231,6 +297,10 @@ class WorkerClient:
         self._discard_process()
 
     def _note_warm(self, message: Message) -> None:
+        if message["id"] in self._asked:
+            self._asked.discard(message["id"])
+            # What became of the case after an error, only the worker knows; it is then sent again.
+            self._measured = message.get("measured")
         case = self._cases.pop(message["id"] or "", None)
         if case is not None:
             self._kept = frozenset(name.strip().casefold() for name in message.get("warm") or ())
@@ -240,7 +310,8 @@ class WorkerClient:
         self._generation += 1  # replies of the old process no longer count
         self._open.clear()
         self._cases.clear()
-        self._warm = None
+        self._asked.clear()
+        self._warm = self._measured = None
         if self._finalizer is not None:
             self._finalizer()
         if self._process is not None and self._process.stdin is not None:

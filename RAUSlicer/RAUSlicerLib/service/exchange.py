@@ -26,25 +26,31 @@ def write_request(folder: Path, reference: Reference, target: sitk.Image) -> Jso
         OutputError: the temporary folder can't be written.
     """
     paths = {name: str(folder / f"{name}.nrrd") for name in ("reference", "target")}
-    _write(reference.volume, paths["reference"])
-    _write(target, paths["target"])
+    write_image(reference.volume, paths["reference"])
+    write_image(target, paths["target"])
     segmentation = folder / "reference.seg.nrrd"
     write_segmentation(reference.segmentation, segmentation, reference.volume)
     fields = {**paths, "reference_segmentation": str(segmentation), "output": str(folder / "result.seg.nrrd")}
     return {**fields, "case": fingerprint(reference, target)}
 
 
-def _write(image: sitk.Image, path: str) -> None:
+def write_image(image: sitk.Image, path: str) -> None:
+    """Write an image into the temporary folder.
+
+    Raises:
+        OutputError: it can't be written.
+    """
     try:
         sitk.WriteImage(image, path)
     except RuntimeError as error:
-        raise _disk_full(Path(path)) from error
+        raise disk_full(Path(path)) from error
     # The image library does not notice that the end of a file could not be written.
     if Path(path).stat().st_size <= image.GetNumberOfPixels() * image.GetSizeOfPixelComponent():
-        raise _disk_full(Path(path))
+        raise disk_full(Path(path))
 
 
-def _disk_full(path: Path) -> OutputError:
+def disk_full(path: Path) -> OutputError:
+    """What is said where the temporary folder can't be written."""
     return OutputError(
         f"The file {path.name!r} can't be written to the temporary folder {str(path.parent)!r}.",
         "The disk may be full.",
@@ -71,7 +77,7 @@ def write_correction(folder: Path, correction: Correction) -> Json:
     mask = None
     if correction.mask is not None:
         mask = str(folder / "corrected.nrrd")
-        _write(sitk.Cast(correction.mask != 0, sitk.sitkUInt8), mask)
+        write_image(sitk.Cast(correction.mask != 0, sitk.sitkUInt8), mask)
     return {
         "structure": correction.structure,
         "mask": mask,
@@ -118,11 +124,11 @@ def write_result(transfer: Transfer, output: Path) -> Json:
         # On a full disk, the last few kilobytes of a file may be missing without any complaint from the image library.
         sitk.ReadImage(str(output))
     except RuntimeError as error:
-        raise _disk_full(output) from error
+        raise disk_full(output) from error
     return {
         "segmentation": str(output),
-        "structures": [_structure_to_json(structure) for structure in transfer.segmentation.structures],
-        "results": [_result_to_json(result) for result in transfer.results],
+        "structures": [structure_to_json(structure) for structure in transfer.segmentation.structures],
+        "results": [result_to_json(result) for result in transfer.results],
         "timings": transfer.timings,
         "warnings": list(transfer.warnings),
         "cancelled": transfer.cancelled,
@@ -138,10 +144,10 @@ def read_result(reply: Mapping[str, Any]) -> Transfer:
         InputError: its file is missing or damaged.
     """
     voxels = read_segmentation(reply["segmentation"])
-    structures = tuple(_structure_from_json(item) for item in reply["structures"])
+    structures = tuple(structure_from_json(item) for item in reply["structures"])
     return Transfer(
         segmentation=Segmentation(voxels.labelmap, structures, voxels.overlays),
-        results=tuple(_result_from_json(item) for item in reply["results"]),
+        results=tuple(result_from_json(item) for item in reply["results"]),
         timings=dict(reply["timings"]),
         warnings=tuple(reply["warnings"]),
         cancelled=bool(reply["cancelled"]),
@@ -150,7 +156,8 @@ def read_result(reply: Mapping[str, Any]) -> Transfer:
     )
 
 
-def _structure_to_json(structure: Structure) -> Json:
+def structure_to_json(structure: Structure) -> Json:
+    """A structure as values that JSON has."""
     return {
         "label": structure.label,
         "name": structure.name,
@@ -162,14 +169,16 @@ def _structure_to_json(structure: Structure) -> Json:
     }
 
 
-def _structure_from_json(item: Mapping[str, Any]) -> Structure:
+def structure_from_json(item: Mapping[str, Any]) -> Structure:
+    """What ``structure_to_json`` was given."""
     color = item["color"]
     return Structure(**{**item, "color": None if color is None else (color[0], color[1], color[2])})
 
 
-def _result_to_json(result: StructureResult) -> Json:
+def result_to_json(result: StructureResult) -> Json:
+    """A structure's outcome as values that JSON has."""
     return {
-        "structure": _structure_to_json(result.structure),
+        "structure": structure_to_json(result.structure),
         "status": result.status.value,
         "confidence": float(result.confidence),
         "volume_ml": float(result.volume_ml),
@@ -178,8 +187,9 @@ def _result_to_json(result: StructureResult) -> Json:
     }
 
 
-def _result_from_json(item: Mapping[str, Any]) -> StructureResult:
-    structure = _structure_from_json(item["structure"])
+def result_from_json(item: Mapping[str, Any]) -> StructureResult:
+    """What ``result_to_json`` was given."""
+    structure = structure_from_json(item["structure"])
     return StructureResult(
         structure=structure,
         status=Status(item["status"]),

@@ -8,7 +8,9 @@ from typing import Any
 from ..errors import RAUSlicerError
 
 VERSION = 1
-REQUESTS = ("hello", "transfer", "correct", "forget", "cancel", "shutdown")
+# These take their time, and are answered one at a time.
+RUNS = ("transfer", "correct", "report", "ask")
+REQUESTS = ("hello", *RUNS, "forget", "cancel", "shutdown")
 REPLIES = ("progress", "result", "error")
 # Arrays go through files, so a longer line is not one of ours.
 LONGEST_LINE = 1 << 20  # bytes

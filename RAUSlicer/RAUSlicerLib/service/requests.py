@@ -1,15 +1,16 @@
-"""What is asked of the worker: one object for a run and for its corrections. Light: the panel imports it when the module loads."""
+"""What is asked of the worker: of a run and its corrections, and of a result. Light: the panel imports it when the module loads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..imaging.segmentation import Reference
+    from ..imaging.segmentation import Reference, Segmentation
+    from ..results import StructureResult
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,22 @@ class RunRequest:
         """The fields of the message that need no files."""
         names = ("localizer", "model", "device", "threads", "memory_mb")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class CaseRequest:
+    """A segmented target that a report is to be written or a question to be answered about.
+
+    Args:
+        volume: The target.
+        segmentation: Its structures as they are now, on the target's grid.
+        results: What is known of each, those that were not found too; their structures are the segmentation's.
+        reference: The annotated case to compare with, where it is at hand.
+        source: What it comes from (model, localizer, reference), for the report. Nothing of the patient.
+    """
+
+    volume: sitk.Image
+    segmentation: Segmentation
+    results: Sequence[StructureResult]
+    reference: Reference | None = None
+    source: Mapping[str, str] = field(default_factory=dict)

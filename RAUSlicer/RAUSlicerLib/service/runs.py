@@ -1,4 +1,4 @@
-"""Transfers and corrections in the worker: the model and the last run stay warm, and what is too large is tried again smaller."""
+"""Runs in the worker: the model and the last run stay warm, and what is too large is tried again smaller."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from .interpreter import Interpreter
 from .limits import limited_memory, use_threads
 from .protocol import Message, ProtocolError
 
@@ -37,15 +38,17 @@ class OutOfMemory(ResourceError):
 
 
 class Runner:
-    """Does what transfer and correct requests ask for, one at a time."""
+    """Does what requests ask for, one at a time; ``Interpreter`` does what is asked about a result."""
 
     def __init__(self) -> None:
         self._loaded: tuple[tuple[str, str], Pipeline] | None = None
         self._case: tuple[str, str] | None = None
+        self._interpreter = Interpreter()
 
     def forget(self) -> None:
         """Let go of the last run; the model stays loaded."""
         self._case = None
+        self._interpreter.forget()
         if self._loaded is not None:
             self._loaded[1].forget()
 
@@ -56,6 +59,10 @@ class Runner:
             RAUSlicerError: whatever hinders the run and can be explained.
         """
         progress(ProgressEvent("starting", 0.0))
+        if message["type"] in ("ask", "report"):
+            return self._interpreter.run(message, progress, cancel)
+        # A run needs all the memory there is.
+        self._interpreter.forget()
         use_threads(message.get("threads"))
         return (self._correct if message["type"] == "correct" else self._transfer)(message, progress, cancel)
 

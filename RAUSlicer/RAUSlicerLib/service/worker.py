@@ -15,13 +15,14 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from .. import __version__
 from ..errors import OutputError, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from .fields import require_fields
 from .folder import remove
-from .protocol import LONGEST_LINE, REQUESTS, BusyError, CancelledError, Message, ProtocolError, decode, encode, error_fields
+from .protocol import LONGEST_LINE, REQUESTS, RUNS, BusyError, CancelledError, Message, ProtocolError, decode, encode, error_fields
 from .runs import RETRY_STAGE, Runner
 
 # A run asks between steps whether it was cancelled. Where a step takes longer than this, the user is answered without waiting for it.
@@ -61,6 +62,7 @@ class Worker:
         self._runs: queue.Queue[Message] = queue.Queue()
         self._lock = threading.Lock()
         self._current: str | None = None
+        self._writes_segments = True
         self._finishing = False
         self._cancel = CancelToken()
         self._runner = Runner()
@@ -84,7 +86,7 @@ class Worker:
     def _answer(self, kind: str, id_: str | None, message: Message) -> bool:
         if kind == "hello":
             self._hello(id_, message)
-        elif kind in ("transfer", "correct"):
+        elif kind in RUNS:
             self._accept(message)
         else:
             if kind == "forget":
@@ -111,11 +113,8 @@ class Worker:
             if self._current != id_ or self._finishing:
                 return
             self._current = None
-        error = CancelledError(
-            "The run was cancelled before a structure was finished.",
-            "It was in the middle of a long step.",
-            "Start again when you like.",
-        )
+            what = "The run was cancelled before a structure was finished." if self._writes_segments else "It was cancelled."
+        error = CancelledError(what, "It was in the middle of a long step.", "Start again when you like.")
         self._channel.send_error(id_, error)
 
     def _hello(self, id_: str | None, message: Message) -> None:
@@ -130,7 +129,7 @@ class Worker:
         self._channel.send("result", id_, of="hello", rauslicer=__version__, python=platform.python_version(), pid=os.getpid())
 
     def _accept(self, message: Message) -> None:
-        _require_fields(message)
+        require_fields(message)
         with self._lock:
             if self._current is not None:
                 raise BusyError(
@@ -139,6 +138,7 @@ class Worker:
                     "Wait for it to end, or cancel it.",
                 )
             self._current = message["id"]
+            self._writes_segments = message["type"] in ("transfer", "correct")
             self._finishing = False
             # Each run has its own: one that was abandoned stays cancelled.
             self._cancel = message["cancel"] = CancelToken()
@@ -182,45 +182,6 @@ class Worker:
             self._channel.send("progress", id_, stage=event.stage, fraction=event.fraction, structure=event.structure)
 
         return report
-
-
-def _require_fields(message: Message) -> None:
-    correcting = message["type"] == "correct"
-    texts = ["id", "output", *(("structure",) if correcting else ())]
-    if not correcting or "reference" in message:
-        texts += ["reference", "reference_segmentation", "target"]
-    wrong = [name for name in texts if not isinstance(message.get(name), str)]
-    wrong += [name for name in ("localizer", "model", "device", "case") if not isinstance(message.get(name, ""), str)]
-    wrong += [name for name in ("threads", "memory_mb") if not _is_count(message.get(name))]
-    names = message.get("structures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        wrong.append("structures")
-    if correcting:
-        wrong += _wrong_in_correction(message)
-    if wrong:
-        raise ProtocolError(
-            f"The {message['type']} request lacks {', '.join(wrong)}, or they are of the wrong type.",
-            "Files are named by their paths; structures are a list of names; slices are pairs of axis and index.",
-            "Restart the worker, and install the same version of RAUSlicer on both sides if this happens again.",
-        )
-
-
-def _is_count(value: object) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
-
-
-def _wrong_in_correction(message: Message) -> list[str]:
-    wrong = [] if isinstance(message.get("mask"), str | None) else ["mask"]
-    slices, box = message.get("slices"), message.get("box_mm")
-    if not (isinstance(slices, list) and all(_is_row(pair, 2, int) for pair in slices)):
-        wrong.append("slices")
-    if box is not None and not (isinstance(box, list) and len(box) == 2 and all(_is_row(corner, 3, int | float) for corner in box)):
-        wrong.append("box_mm")
-    return wrong
-
-
-def _is_row(values: object, count: int, kind: Any) -> bool:
-    return isinstance(values, list) and len(values) == count and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
 
 
 def _explained(error: Exception) -> RAUSlicerError:

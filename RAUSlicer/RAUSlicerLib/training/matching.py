@@ -35,6 +35,8 @@ CLASSIFIER = {"brain_t1": "brain", "abdomen_ct": "abdomen", "heart_mr": "heart",
 CLASSES = {"brain": 228, "abdomen": 14, "heart": 4}
 FOREIGN = {"brain_t1": slice(208, 228), "head_labelmaps": slice(100, 208)}
 CORTEX = slice(100, 208)
+# Which of the temperatures is that of the fine classifier, and the most that they may be.
+FINE_LABELS, SHARPEST = 4, 80.0
 # Kept from training, to look at contrasts nobody trained on.
 HELD_OUT = ("head10", "head11")
 
@@ -50,7 +52,7 @@ class Trainee(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(20.0)] * 6))
 
     def scale(self, which: int) -> Tensor:
-        return self.log_scale[which].exp().clamp(max=80)
+        return self.log_scale[which].exp().clamp(max=SHARPEST)
 
     def forward(self, target: Patch, reference: Patch, domain: str, same: bool, rng: np.random.Generator) -> dict[str, Tensor]:
         """Losses of a step on a pair of patches."""
@@ -169,7 +171,7 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
     out: dict[str, Tensor] = {}
     kind = CLASSIFIER[domain]
     domains = target.domain, reference.domain
-    centres, scale = model.fine_classes[kind], model.scale(4)
+    centres, scale = model.fine_classes[kind], model.scale(FINE_LABELS)
     parts = [class_loss(e, known, centres, scale, d) for e, known, d in zip(fine, labels, domains, strict=True)]
     out["aux"] = torch.stack(parts).mean()
     centres, scale = model.coarse_classes[kind], model.scale(5)
@@ -203,7 +205,7 @@ def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: n
     return a[seen][:count], b[seen][:count]
 
 
-WEIGHTS = {"aux": 0.7, "aux4": 0.4, "match": 1.0, "match4": 0.6, "pos": 0.5, "pos4": 0.4}
+WEIGHTS = {"aux": 1.2, "aux4": 0.8, "match": 1.0, "match4": 0.6, "pos": 0.5, "pos4": 0.4}
 
 
 def run(args: argparse.Namespace) -> None:

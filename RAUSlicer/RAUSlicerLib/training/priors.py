@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
+from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..localization.matching.matcher import Matcher
+from ..localization.matching.posteriors import LabelEvidence
 from ..models.device import choose_device, keep_memory, release_memory
 from ..models.rau import load_model
 from ..progress import CancelToken, ignore
@@ -33,13 +36,16 @@ _FEWEST = 50
 class Prior:
     """A matched pair on the target's fine grid; arrays (z, y, x).
 
-    ``target``, ``reference``, ``first`` and ``second`` are uint8, 255 is 1: intensities, and the largest and second largest probability
-    that any structure has at a voxel. ``owner``, ``warped`` and ``truth`` are numbers of structures, from 1 on. ``attended`` holds each
-    structure's probabilities (uint8) and where in the grid they begin, ``recognized`` those by looks alone, on coarse cells: a cell's
-    centre lies at ``cell_first + cell_step * index`` (z, y, x) of the grid.
+    ``labels`` are the data set's numbers of the structures 1, 2, ...; ``target``, ``reference``, ``first`` and ``second`` are uint8, 255
+    is 1: intensities, and the largest and second largest probability that any structure has at a voxel. ``owner``, ``warped`` and
+    ``truth`` are numbers of structures, from 1 on. ``attended`` holds each structure's probabilities (uint8) and where in the grid they
+    begin, ``recognized`` those by looks alone, on coarse cells: a cell's centre lies at ``cell_first + cell_step * index`` (z, y, x) of
+    the grid. ``known_index``, ``known_share`` and ``known_ratio`` are those of `LabelEvidence`, on a grid whose voxels lie at
+    ``known_first + known_step * index``.
     """
 
     domain: str
+    labels: np.ndarray
     target: np.ndarray
     reference: np.ndarray
     first: np.ndarray
@@ -51,6 +57,16 @@ class Prior:
     recognized: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
     cell_first: np.ndarray
     cell_step: np.ndarray
+    known_index: np.ndarray
+    known_share: np.ndarray
+    known_ratio: np.ndarray
+    known_first: np.ndarray
+    known_step: np.ndarray
+
+    @property
+    def known(self) -> LabelEvidence:
+        """What the labels of training say of it."""
+        return LabelEvidence(*(torch.from_numpy(values) for values in (self.known_index, self.known_share, self.known_ratio)))
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
@@ -69,7 +85,10 @@ class Prior:
             return cls(domain=str(kept["domain"]), attended=attended, recognized=recognized, **planes)
 
 
-_PLANES = ("target", "reference", "first", "second", "owner", "warped", "truth", "cell_first", "cell_step")
+_PLANES = (
+    *("labels", "target", "reference", "first", "second", "owner", "warped", "truth", "cell_first", "cell_step"),
+    *("known_index", "known_share", "known_ratio", "known_first", "known_step"),
+)
 
 
 def _packed(name: str, boxes: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]) -> dict[str, np.ndarray]:
@@ -135,7 +154,16 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
         over.warped.astype(np.uint8),
     )
     recognized = tuple((_bytes(values), start) for values, start in over.recognized.values())
-    return Prior(domain, *planes, table[labels], attended, recognized, over.cells.first, over.cells.step)
+    own = np.array([structure.label for structure in over.attended], np.int32)
+    cells = over.cells.first, over.cells.step
+    if over.labels is None:
+        raise ResourceError(
+            "The model's matching network knows no labels.",
+            "The mask refiner is trained on what they say of the target.",
+            "Export the matching network anew with `RAUSlicerLib.training.export`, which keeps them.",
+        )
+    known = over.labels.index.numpy(), over.labels.share.numpy(), over.labels.ratio.numpy(), over.working.first, over.working.step
+    return Prior(domain, own, *planes, table[labels], attended, recognized, *cells, *known)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""RAU's recipe on a large backbone: supervised fine-tuning, segmentation, GRPO, each judged on val before the next begins.
+"""RAU's recipe on a large backbone or on the embedded pair: fine-tuning, segmentation, GRPO, each judged on val before the next begins.
 
     rauslicer train --config recipe.yaml --dry-run
     rauslicer train --config recipe.yaml
@@ -10,72 +10,26 @@ stopped. docs/full-size-models.md explains the configuration.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import tempfile
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..errors import InputError, ModelError, ResourceError
+from ..errors import InputError, ResourceError
 from ..localization.vlm.full_size import FullSizeVlm
-from ..models.checkpoint import load_config
-from ..models.composing import TRAINED, save_model
-from ..models.device import choose_device
-from ..models.manifest import replace_folder
-from ..models.rau import Opening, load_part
-from ..models.store import ModelFolder, resolve
-from ..segmentation.sam2 import MemorySegmenter
 from .cases import load_cases
-from .joint import box_iou, choose_objects, dice
-from .planes import PairSampler, PlanePair
+from .planes import PairSampler
 from .recipe_config import RecipeConfig, Stage, read_config
-from .recipe_samples import Names, make_sample, read_names
-from .recipe_stages import WEIGHTS, Trainee, masks_of
+from .recipe_judging import judge, note
+from .recipe_model import Opened, Say, open_for_training, save_trained
+from .recipe_samples import Names, Questions, read_names
+from .recipe_stages import WEIGHTS, Trainee
 
-Say = Callable[[str], None]
-
-
-@dataclass
-class Opened:
-    """A model in training: its parts, and what its SAM2 is built on."""
-
-    folder: ModelFolder
-    vlm: FullSizeVlm
-    segmenter: MemorySegmenter
-    base: dict | None
-
-
-def open_for_training(config: RecipeConfig) -> Opened:
-    """The model that the recipe starts from, with a fresh adapter if it has none.
-
-    Raises:
-        ModelError: it has no large backbone, or is damaged.
-        ResourceError: it doesn't fit, or a package is missing.
-    """
-    folder = resolve(config.model)
-    opening = Opening(choose_device(config.device), config.precision)
-    vlm: nn.Module = load_part(folder, "vlm", nn.Module, opening)
-    if not isinstance(vlm, FullSizeVlm):
-        raise ModelError(
-            f"The model {config.model!r} has no large language model.",
-            "RAU's recipe trains an adapter for one; the embedded model is trained as docs/training.md says.",
-            "Make one with `rauslicer models compose`.",
-        )
-    if vlm.config.lora is None:
-        heads = vlm.own_tensors()
-        vlm = FullSizeVlm(replace(vlm.config, lora=config.lora), vlm.backbone)
-        nn.Module.load_state_dict(vlm, heads)
-    segmenter = load_part(folder, "sam2", MemorySegmenter)
-    base = load_config(folder.part("sam2")).get("base")
-    device = vlm.backbone.device
-    return Opened(folder, vlm.to(device), segmenter.to(device), base)
+# Numbers of questions where each is drawn anew.
+_ALL = 2**31
 
 
 def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print) -> Path | None:
@@ -90,30 +44,31 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
     if dry_run:
         from .recipe_estimate import estimate
 
-        for sentence in estimate(config, opened.vlm, opened.segmenter, opened.vlm.backbone.device):
+        for sentence in estimate(config, opened.vlm, opened.segmenter, opened.device):
             say(sentence)
         return None
     names = read_names(config.data, list(config.domains))
-    samplers = {split: _sampler(config, opened, split) for split in ("train", "val")}
-    if samplers["train"] is None:
+    asked = {split: _questions(config, opened, names, split) for split in ("train", "val")}
+    if asked["train"] is None:
         raise InputError(
             f"There is nothing to train on in {str(config.data)!r}.",
             f"splits.json lists no train case of {', '.join(config.domains)}.",
             "Check 'data' and 'domains' of the configuration.",
         )
-    judged = judge(opened, samplers["val"], names, config)
-    _note(config, "start", judged, say)
-    if config.checkpointing:
-        _checkpoint(opened.vlm.backbone.model)
+    before = ("start", judge(opened, asked["val"], config.val_pairs))
+    note(config.output, *before, None, say)
+    if config.checkpointing and isinstance(opened.vlm, FullSizeVlm):
+        _checkpoint(opened.language)
     done: list[str] = []
     for stage, settings in config.stages.items():
         if not settings.steps:
             continue
-        _train(config, opened, stage, samplers["train"], names)
-        judged = judge(opened, samplers["val"], names, config)
-        _note(config, stage, judged, say)
+        _train(config, opened, stage, asked["train"])
+        after = judge(opened, asked["val"], config.val_pairs)
+        note(config.output, stage, after, before, say)
+        before = (stage, after)
         done.append(f"{stage} {settings.steps} steps")
-        _save(config, opened, "; ".join(done))
+        save_trained(config, opened, "; ".join(done))
     return config.output / "model"
 
 
@@ -126,7 +81,8 @@ def _checkpoint(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _sampler(config: RecipeConfig, opened: Opened, split: str) -> PairSampler | None:
+def _questions(config: RecipeConfig, opened: Opened, names: Names, split: str) -> Questions | None:
+    """Questions on the pairs of a split; None where it has no two people."""
     try:
         cases = load_cases(config.data, tuple(config.domains), split)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
@@ -141,10 +97,12 @@ def _sampler(config: RecipeConfig, opened: Opened, split: str) -> PairSampler | 
     if not kept:
         return None
     shares = {domain: share / sum(kept.values()) for domain, share in kept.items()}
-    return PairSampler([case for case in cases if case.domain in shares], shares, opened.segmenter.config.image_size)
+    sampler = PairSampler([case for case in cases if case.domain in shares], shares, opened.segmenter.config.image_size)
+    keep = split == "val" or config.questions > 0
+    return Questions(opened.segmenter, sampler, names, (config.seed, ("train", "val").index(split)), kept=keep)
 
 
-def _train(config: RecipeConfig, opened: Opened, stage: Stage, sampler: PairSampler, names: Names) -> None:
+def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questions) -> None:
     try:
         from .loop import load_learned, train
     except ImportError as error:
@@ -154,14 +112,14 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, sampler: PairSamp
     settings = config.stages[stage]
     if stage is Stage.SEGMENTATION:
         opened.segmenter.config = replace(opened.segmenter.config, use_query=True)
-    opened.vlm.backbone.forget()
-    trainee = Trainee(opened.vlm, opened.segmenter, stage, settings, names)
+    opened.vlm.forget()
+    trainee = Trainee(opened.vlm, opened.segmenter, stage, settings)
     output = config.output / stage
     args = Namespace(
         output=str(output),
         steps=settings.steps,
         rate=settings.rate,
-        device="cpu" if opened.vlm.backbone.device.type == "cpu" else "auto",
+        device="cpu" if opened.device.type == "cpu" else "auto",
         threads=config.threads,
         seed=config.seed,
         save_every=config.save_every,
@@ -169,82 +127,17 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, sampler: PairSamp
     )
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
-        planes: list[PlanePair] = []
-        objects: list[list[int]] = []
-        while len(planes) < settings.batch:
-            plane = sampler.draw(1, rng)
-            chosen = choose_objects(plane, rng)
-            if chosen:
-                planes.append(plane)
-                objects.append(chosen)
-        return stage.value, (planes, objects, rng)
+        numbers = rng.integers(config.questions or _ALL, size=settings.batch)
+        return stage.value, ([questions(int(number)) for number in numbers], rng)
 
     trainee.train()
     try:
         train(trainee, draw, WEIGHTS[stage], args, decay=0.0)
-        load_learned(trainee, torch.load(output / "state.pt", weights_only=True, map_location=opened.vlm.backbone.device)["ema"])
+        load_learned(trainee, torch.load(output / "state.pt", weights_only=True, map_location=opened.device)["ema"])
     finally:
         trainee.leave()
         trainee.eval()
-        opened.vlm.backbone.forget()
-
-
-@torch.no_grad()
-def judge(opened: Opened, sampler: PairSampler | None, names: Names, config: RecipeConfig) -> dict[str, float]:
-    """How well a model answers on val: the same pairs each time. Empty without val people.
-
-    ``named`` is the share of regions that are called by their name, of all that are asked about, also where the answer can't be read.
-    """
-    if sampler is None:
-        return {}
-    vlm, segmenter = opened.vlm.eval(), opened.segmenter.eval()
-    figures: dict[str, list[float]] = {}
-    for number in range(config.val_pairs):
-        rng = np.random.default_rng([config.seed, 1, number])
-        plane = sampler.draw(1, rng)
-        labels = choose_objects(plane, rng)
-        if not labels:
-            continue
-        sample = make_sample(segmenter, plane, labels, names, vlm.special.device)
-        answers = vlm.read(sample.pair)
-        present, counted = sample.present, sample.counted
-        found = {"presence": float(((answers.presence > 0) == present)[counted].float().mean()) if counted.any() else None}
-        there = present.nonzero()[:, 0].tolist()
-        if there:
-            found["box_iou"] = float(box_iou(answers.boxes[present], sample.wanted[present]).mean())
-            found["box_iou_matched"] = float(box_iou(sample.pair.evidence.matched_box[present], sample.wanted[present]).mean())
-            for with_prior, key in ((True, "dice"), (False, "dice_memory")):
-                logits, _ = masks_of(segmenter, sample, answers.queries, answers.boxes, with_prior=with_prior)
-                found[key] = float(dice((logits > 0)[present], sample.truth[present]).mean())
-            asked = there[int(rng.integers(len(there)))]
-            said = vlm.ask_name(sample.pair.pictures, sample.pair.names, sample.truth[asked].cpu().numpy())
-            found["named"], found["readable"] = float(said == sample.pair.names[asked]), float(said is not None)
-        for key, value in found.items():
-            if value is not None:
-                figures.setdefault(key, []).append(value)
-        vlm.forget()
-    return {key: round(float(np.mean(values)), 4) for key, values in sorted(figures.items())}
-
-
-def _note(config: RecipeConfig, stage: str, judged: dict[str, float], say: Say) -> None:
-    path = config.output / "val.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known[str(stage)] = judged
-    path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    figures = ", ".join(f"{key} {value:.3f}" for key, value in judged.items())
-    say(f"{stage}: {figures or 'no val people, so nothing is judged'}")
-
-
-def _save(config: RecipeConfig, opened: Opened, done: str) -> None:
-    sam2 = str(opened.base["model"]) if opened.base else config.model
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=config.output) as scratch:
-        made = Path(scratch) / "model"
-        save_model(made, config.model, opened.vlm, opened.segmenter, opened.base, sam2, TRAINED.format(what=done))
-        for part in opened.folder.parts:
-            if part not in ("vlm", "sam2"):
-                shutil.copytree(opened.folder.part(part), made / part)
-        replace_folder(made, config.output / "model")
+        opened.vlm.forget()
 
 
 def main() -> None:

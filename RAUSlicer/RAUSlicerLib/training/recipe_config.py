@@ -23,7 +23,8 @@ class Stage(StrEnum):
 class StageSettings:
     """One stage: ``steps`` of ``batch`` pairs of slices at the highest learning rate ``rate``; 0 steps leave it out.
 
-    ``group`` answers a question are drawn in GRPO, of at most ``tokens`` tokens at ``temperature``.
+    In GRPO ``group`` answers in words are drawn a question, of at most ``tokens`` tokens at ``temperature``, and ``draws`` boxes a
+    structure, ``noise`` of a box's sides around the one that is answered.
     """
 
     steps: int
@@ -32,6 +33,8 @@ class StageSettings:
     group: int = 4
     tokens: int = 256
     temperature: float = 1.0
+    draws: int = 8
+    noise: float = 0.08
 
 
 _DEFAULTS = {
@@ -45,8 +48,10 @@ _DEFAULTS = {
 class RecipeConfig:
     """What is trained on what, and where it goes.
 
-    ``model`` is an installed model with a large backbone (`rauslicer models compose`), ``data`` a folder with ``splits.json`` and one
-    folder a domain, ``domains`` their shares of the steps, ``output`` the folder of states, logs and the trained model.
+    ``model`` is an installed model, ``embedded`` or one with a large backbone (`rauslicer models compose`), ``data`` a folder with
+    ``splits.json`` and one folder a domain, ``domains`` their shares of the steps, ``output`` the folder of states, logs and the trained
+    model. With ``questions`` so many are drawn once and kept in memory (a few MB each with the embedded model, tens with SAM2.1); 0 draws
+    each step's anew.
     """
 
     model: str
@@ -63,6 +68,7 @@ class RecipeConfig:
     seed: int = 0
     save_every: int = 100
     val_pairs: int = 50
+    questions: int = 0
 
 
 def read_config(path: Path) -> RecipeConfig:
@@ -117,8 +123,9 @@ def config_of(document: dict[str, Any], path: Path) -> RecipeConfig:
         if wrong:
             raise _bad(path, f"'stages.{stage}.{wrong[0]}' is {changes[wrong[0]]!r}, which is no positive number.")
         made[stage] = StageSettings(**{**{one.name: getattr(default, one.name) for one in fields(StageSettings)}, **changes})
-    if made[Stage.GRPO].group < 2:
-        raise _bad(path, "'stages.grpo.group' must be 2 or more: answers are judged against each other.")
+    for key in ("group", "draws"):
+        if getattr(made[Stage.GRPO], key) < 2:
+            raise _bad(path, f"'stages.grpo.{key}' must be 2 or more: answers are judged against each other.")
     values["stages"] = made
     return RecipeConfig(**values)
 

@@ -9,11 +9,14 @@ import torch
 
 from ..localization.vlm.drawing import picture
 from ..localization.vlm.full_size import FullSizeVlm
+from ..localization.vlm.network import TOKENS_PER_STRUCTURE
 from ..localization.vlm.prompts import boxes_answer, boxes_prompt
 from ..models.memory import free_memory
 from ..models.plan import amount
 from ..segmentation.sam2 import MemorySegmenter
+from .joint import OBJECTS
 from .recipe_config import RecipeConfig, Stage
+from .recipe_model import Vlm, language_of
 from .recipe_stages import Trainee
 
 _GB = 1e9
@@ -24,16 +27,17 @@ _BYTES_LEARNED = 20
 _KEPT, _KEPT_CHECKPOINTED = 34, 2
 
 
-def estimate(config: RecipeConfig, vlm: FullSizeVlm, segmenter: MemorySegmenter, device: torch.device) -> list[str]:
+def estimate(config: RecipeConfig, vlm: Vlm, segmenter: MemorySegmenter, device: torch.device) -> list[str]:
     """Sentences about each stage. Time comes from the arithmetic of a step and a matrix product that is measured here."""
-    text = vlm.backbone.model.config.get_text_config()
+    language = language_of(vlm)
+    text = language.config.get_text_config()
     tokens = _tokens(vlm)
-    speed = _speed(device, vlm.backbone.model.dtype)
+    speed = _speed(device, language.dtype)
     free = free_memory(device)
-    held = sum(p.numel() * p.element_size() for p in {*vlm.backbone.model.parameters(), *vlm.parameters(), *segmenter.parameters()})
-    parameters = sum(p.numel() for p in vlm.backbone.model.parameters())
+    held = sum(p.numel() * p.element_size() for p in {*language.parameters(), *vlm.parameters(), *segmenter.parameters()})
+    parameters = sum(p.numel() for p in language.parameters())
     out = [
-        f"Model: {config.model}; its backbone has {amount(parameters)} parameters, a question has about {tokens} tokens.",
+        f"Model: {config.model}; its language model has {amount(parameters)} parameters, a question has about {tokens} tokens.",
         f"Device: {device}, {speed / 1e12:.2f} TFLOP/s measured on a matrix product"
         + ("." if free is None else f", {free / _GB:.1f} GB free beside the model."),
     ]
@@ -41,17 +45,18 @@ def estimate(config: RecipeConfig, vlm: FullSizeVlm, segmenter: MemorySegmenter,
         if not settings.steps:
             out.append(f"Stage {stage}: left out.")
             continue
-        trainee = Trainee(vlm, segmenter, stage, settings, {})
+        trainee = Trainee(vlm, segmenter, stage, settings)
         learned = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
         trainee.leave()
         width, layers = int(text.hidden_size), int(text.num_hidden_layers)
         kept = (_KEPT_CHECKPOINTED if config.checkpointing else _KEPT) * 2 * width * layers + _KEPT * 2 * width
-        answers = settings.group if stage is Stage.GRPO else 2 if stage is Stage.SFT else 1
+        speaks = isinstance(vlm, FullSizeVlm)
+        answers = 1 if stage is Stage.SEGMENTATION or not speaks else 2 if stage is Stage.SFT else 1 + settings.group
         needed = held + learned * _BYTES_LEARNED + kept * tokens * answers * settings.batch
         # Forward and the way back through frozen weights: two operations a parameter and token each; checkpointing computes forward twice.
         passes = 3 if config.checkpointing else 2
         work = 2 * parameters * tokens * passes * answers * settings.batch
-        if stage is Stage.GRPO:
+        if stage is Stage.GRPO and speaks:
             # Token by token, memory is read rather than computed: a token costs about as much as thirty at once.
             work += 2 * parameters * settings.tokens * 30 * settings.batch
         hours = work * settings.steps / speed / 3600
@@ -63,7 +68,9 @@ def estimate(config: RecipeConfig, vlm: FullSizeVlm, segmenter: MemorySegmenter,
     return out
 
 
-def _tokens(vlm: FullSizeVlm) -> int:
+def _tokens(vlm: Vlm) -> int:
+    if not isinstance(vlm, FullSizeVlm):
+        return 2 * vlm.config.image_tokens**2 + TOKENS_PER_STRUCTURE * OBJECTS
     shown = picture(np.zeros((8, 8)), vlm.config.picture)
     names = [f"structure {number}" for number in range(5)]
     encoded = vlm.backbone.encode(boxes_prompt(names, shown, shown, shown), boxes_answer([]) * 20)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,25 @@ from ..localization.vlm.prompts import (
 )
 from ..models.device import autocast
 from ..segmentation.sam2 import MemorySegmenter, SliceFeatures
-from .joint import PRESENT
-from .planes import PlanePair
+from .joint import PRESENT, choose_objects
+from .planes import PairSampler, PlanePair
 
 Names = dict[str, dict[int, str]]
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What SAM2 knows of a question before it is prompted: each structure's ``memory`` and the target ``attended`` with it."""
+
+    memory: Tensor
+    attended: Tensor
+
+
+@dataclass(frozen=True)
 class Sample:
     """A question with S structures: ``truth`` and ``region`` (S, H, W) are their masks on target and reference, ``prior`` (S, H, W) what
-    matching found, ``wanted`` (S, 4) the true boxes. ``counted`` leaves out structures of which only a few pixels are there.
+    matching found, ``wanted`` (S, 4) the true boxes. ``counted`` leaves out structures of which only a few pixels are there, and
+    ``scene`` holds what `recipe_stages.remember` found, once it has been asked.
     """
 
     pair: SlicePair
@@ -46,6 +56,7 @@ class Sample:
     wanted: Tensor
     present: Tensor
     counted: Tensor
+    scene: list[Scene] = field(default_factory=list)
 
 
 def read_names(data: Path, domains: list[str]) -> Names:
@@ -86,6 +97,30 @@ def make_sample(segmenter: MemorySegmenter, plane: PlanePair, labels: list[int],
         area >= PRESENT,
         (area >= PRESENT) | (area == 0),
     )
+
+
+class Questions:
+    """Samples of a split by their number: the same number is the same question, drawn and encoded once if it is ``kept``.
+
+    No stage learns the vision tower or SAM2's memory, so what they say of a slice stays true; on a CPU that is most of a step.
+    """
+
+    def __init__(self, segmenter: MemorySegmenter, sampler: PairSampler, names: Names, seed: Sequence[int], *, kept: bool) -> None:
+        self._segmenter, self._sampler, self._names, self._seed = segmenter, sampler, names, list(seed)
+        self._kept: dict[int, Sample] | None = {} if kept else None
+
+    def __call__(self, number: int) -> Sample:
+        if self._kept is not None and number in self._kept:
+            return self._kept[number]
+        rng = np.random.default_rng([*self._seed, number])
+        labels: list[int] = []
+        while not labels:
+            plane = self._sampler.draw(1, rng)
+            labels = choose_objects(plane, rng)
+        sample = make_sample(self._segmenter, plane, labels, self._names, self._segmenter.sam.maskmem_tpos_enc.device)
+        if self._kept is not None:
+            self._kept[number] = sample
+        return sample
 
 
 def true_boxes(sample: Sample) -> list[NamedBox]:

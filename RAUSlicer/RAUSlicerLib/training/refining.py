@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..models.device import autocast
 from ..segmentation.refiner import Cells, Window, inner
-from ..segmentation.refiner_network import RefinerConfig, RefinerNet, doubled
+from ..segmentation.refiner_network import UNKNOWN, RefinerConfig, RefinerNet, doubled
 from .augment import random_affine, recolor
 from .loop import options, train
 from .priors import Prior
@@ -36,6 +36,8 @@ _UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
 # How far the carried structure may be moved beside the target, in voxels: what was matched in training lies better than what will be.
 _DRIFT = 4.0
 _PLACES = 300
+# The cortex has most of the labels of a brain, with borders that no intensity shows, and would get most of the patches.
+_CORTEX, _CORTEX_SHARE = 100, 0.25
 
 
 class Trainee(nn.Module):
@@ -49,7 +51,7 @@ class Trainee(nn.Module):
         """Losses of both passes; beside them Dice as carried and after each pass, which only is logged.
 
         Args:
-            planes: (B, 5, N, N, N), as the network sees them.
+            planes: (B, 6, N, N, N), as the network sees them.
             looks: (B, N/2, N/2, N/2).
             truth: (B, N, N, N), 0 or 1.
             sides: The second pass draws so many voxels (1,) in the middle.
@@ -117,6 +119,8 @@ class _Pool:
         self._pair = pair
         rng = np.random.default_rng(seed)
         self._places: dict[int, np.ndarray] = {}
+        weight = np.where((pair.labels >= _CORTEX) & (pair.domain == "brain_t1"), _CORTEX_SHARE, 1.0)
+        self._share = weight / weight.sum()
         for planes in (pair.truth, pair.warped):
             for number, window in enumerate(ndimage.find_objects(planes), start=1):
                 if window is not None:
@@ -126,7 +130,7 @@ class _Pool:
 
     def patch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
         """See `patch`; None if the pair doesn't have the structure that was drawn."""
-        number = int(rng.integers(1, len(self._pair.attended) + 1))
+        number = 1 + int(rng.choice(len(self._share), p=self._share))
         if number not in self._places:
             return None
         return patch(self._pair, number, self._places[number][int(rng.integers(len(self._places[number])))], size, rng)
@@ -160,7 +164,8 @@ def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random
     looks = _recognized(pair, chosen, _positions(FAR // 2, 2, affine, centre))
     if rng.random() < _BLIND:
         looks = torch.zeros_like(looks)
-    return torch.cat([target[None], reference[None], carried[1:]]), looks, (own[1] > 0.5).float()
+    known = torch.full_like(target, UNKNOWN) if rng.random() < _BLIND else _known(pair, chosen, window, where)
+    return torch.cat([target[None], reference[None], carried[1:], known[None]]), looks, (own[1] > 0.5).float()
 
 
 def _positions(count: int, step: int, affine: np.ndarray, centre: np.ndarray) -> Tensor:
@@ -175,6 +180,15 @@ def _recognized(pair: Prior, chosen: list[int], where: Tensor) -> Tensor:
     cells = Cells(pair.cell_first, pair.cell_step)
     found = (pair.recognized[number - 1] for number in chosen)
     return sum((cells.at(torch.from_numpy(v).float() / 255, s, where) for v, s in found), torch.zeros(where.shape[:3])).clamp(max=1)
+
+
+def _known(pair: Prior, chosen: list[int], window: Window, where: Tensor) -> Tensor:
+    """What the labels of training say of structures, at voxel positions (d, h, w, 3) in a window."""
+    grid, evidence = Cells(pair.known_first, pair.known_step), pair.known
+    box = grid.covering(window, evidence.index.shape[1:])
+    # Outside of what is known nothing speaks for or against them.
+    start = (box[0].start, box[1].start, box[2].start)
+    return grid.at(evidence.of([number - 1 for number in chosen], box) - UNKNOWN, start, where) + UNKNOWN
 
 
 def _planes(pair: Prior, chosen: list[int], window: Window, *, alone: bool) -> np.ndarray:

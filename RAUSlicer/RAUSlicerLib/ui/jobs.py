@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from ..scene import boxes, record
 from ..service.client import WorkerClient
 from ..service.requests import RunRequest
+from . import words
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,20 @@ class Inputs:
         return RunRequest(reference, volume_from_node(self.target_volume), structures, **options)
 
 
-class TransferJob:
+class _SegmentingJob:
+    """What writes segments; see ``TransferJob`` for what each kind has."""
+
+    def complete(self, reply: dict, undo) -> tuple:
+        """Write the result that a reply names, and return what the listener is told: its node and the transfer."""
+        from ..service import exchange
+
+        transfer = exchange.read_result(reply)
+        if reply.get("matched_again"):
+            transfer = replace(transfer, warnings=(*transfer.warnings, words.matched_again()))
+        return self.write(transfer, undo), transfer
+
+
+class TransferJob(_SegmentingJob):
     """Carries structures over into a new or existing segmentation."""
 
     def __init__(self, inputs: Inputs) -> None:
@@ -73,10 +87,11 @@ class TransferJob:
         node = write_result(transfer, inputs.target_volume, inputs.output_node, undo, _("transfer"))
         if node is not None:
             record.remember_inputs(node, _alive(inputs.reference_volume), _alive(inputs.reference_segmentation), inputs.target_volume)
+            record.remember_source(node, transfer.model, transfer.localizer)
         return node
 
 
-class RedoJob:
+class RedoJob(_SegmentingJob):
     """Carries one structure of a result over again, as if it had never been done."""
 
     def __init__(self, inputs: Inputs, node, row) -> None:
@@ -105,7 +120,7 @@ class RedoJob:
         return self._node
 
 
-class CorrectionJob:
+class CorrectionJob(_SegmentingJob):
     """Carries one structure over again from what the user has painted of it, or from where its box was moved to.
 
     Args:

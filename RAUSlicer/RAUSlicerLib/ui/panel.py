@@ -13,6 +13,7 @@ from .advanced import AdvancedSection
 from .first_run import FirstRun
 from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
 from .log import LogSection
+from .meaning_section import MeaningSection
 from .parameters import Parameters
 from .results_section import ResultsSection
 from .run import Listener, RunController
@@ -39,7 +40,9 @@ class Panel(Listener):
         self.ui = slicer.util.childWidgetVariables(widget)
         self._structures = StructureList(self.ui.structuresList, self.ui.structuresSearch, self._exclude, self._refresh)
         self._run = RunSection(self.ui)
-        self._results = ResultsSection(self.ui, lambda: controller.undo, self._redo, self._correct)
+        self._meaning = None
+        self._results = ResultsSection(self.ui, lambda: controller.undo, self._redo, self._correct, self._chosen)
+        self._meaning = MeaningSection(self.ui, self._results, controller, self._refresh, lambda text: self._log.log.add(text))
         self._advanced = AdvancedSection(self.ui, self._choose_model, controller.restart)
         self._log = LogSection(self.ui, lambda: controller.log)
         self._first_run = FirstRun(widget, self._log.log.add)
@@ -88,6 +91,7 @@ class Panel(Listener):
         """The module is going away."""
         self.exit()
         self._results.update.cleanup()
+        self._meaning.cleanup()
         self._advanced.models.close()
         self._log.cleanup()
         self._scene.cleanup()
@@ -96,6 +100,7 @@ class Panel(Listener):
 
     def _scene_closing(self) -> None:
         self._results.forget()
+        self._meaning.forget()
         self._structures.observe(None)
         # What is running would have nowhere to go; its listener says so.
         self._controller.cancel()
@@ -144,6 +149,7 @@ class Panel(Listener):
         self.ui.resultSelector.visible = bool(others)
         self._results.set_running(running)
         self._results.refresh()
+        self._meaning.refresh()
 
     def _refresh_inputs(self, parameters: Parameters) -> None:
         segmentation, target = parameters.referenceSegmentation, parameters.targetVolume
@@ -158,10 +164,16 @@ class Panel(Listener):
         self.ui.sampleDataButton.visible = empty
         if empty:
             reason = words.nothing_loaded()
+        elif self._meaning.running and reason is None:
+            reason = words.why_no_report(True, True, True)
         note = words.same_volume() if reason is None and parameters.referenceVolume is target else ""
         text = words.button(ticked, target.GetName()) if reason is None else _("Transfer structures")
         tool_tip = _("Find the ticked structures in {target}.").format(target=target.GetName()) if reason is None else ""
         self._run.offer(text, reason, note, tool_tip)
+
+    def _chosen(self) -> None:
+        if self._meaning is not None:
+            self._meaning.follow()
 
     # -- the run
 
@@ -227,7 +239,9 @@ class Panel(Listener):
         self._refresh()
 
     def _cancel(self) -> None:
-        if self._controller.running and not self._controller.cancelling:
+        if self._meaning.running:
+            self._meaning.cancel()
+        elif self._controller.running and not self._controller.cancelling:
             self._log.log.add("Cancel")
             self._run.show_cancelling()
             self._controller.cancel()
@@ -285,7 +299,8 @@ class Panel(Listener):
         else:
             job, self._late_job = self._late_job, None
             self._run.hide_message()
-        self._run.show_running(self._controller.running)
+        # A report that waits for a late run shows its progress itself.
+        self._run.show_running(self._controller.running and not self._meaning.running)
         return job
 
     def _show_written(self, node, note: str, transfer, job) -> None:

@@ -81,6 +81,20 @@ class ResultTable:
         if index is not None:
             self._widget.selectRow(index)
 
+    def select_all(self, keys: list[str]) -> None:
+        """Select the rows of several structures and scroll to the first; other rows are no longer selected."""
+        model, selection = self._widget.model(), self._widget.selectionModel()
+        blocked = self._widget.blockSignals(True)
+        self._widget.clearSelection()
+        indices = [index for index, row in enumerate(self._rows) if row.key in keys]
+        for index in indices:
+            selection.select(model.index(index, 0), qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows)
+        if indices:
+            selection.setCurrentIndex(model.index(indices[0], 0), qt.QItemSelectionModel.NoUpdate)
+            self._widget.scrollToItem(self._widget.item(indices[0], 0))
+        self._widget.blockSignals(blocked)
+        self._selection_changed()
+
     def select_next(self, step: int) -> None:
         """Select the next (1) or the previous (-1) row."""
         if self._rows:

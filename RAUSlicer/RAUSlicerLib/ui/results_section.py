@@ -22,10 +22,11 @@ class ResultsSection:
         undo: Returns the steps that can be taken back.
         redo: Called with (node, row) to carry a structure over again.
         correct: Called with (node, row, mask, planes, box) to update a structure.
+        chosen: Called when other rows are selected.
     """
 
-    def __init__(self, ui, undo: Callable, redo: Callable, correct: Callable) -> None:
-        self._ui, self._undo, self._redo, self._correct = ui, undo, redo, correct
+    def __init__(self, ui, undo: Callable, redo: Callable, correct: Callable, chosen: Callable[[], None]) -> None:
+        self._ui, self._undo, self._redo, self._correct, self._chosen = ui, undo, redo, correct, chosen
         self._node = None
         self._note = ""
         self._running = self._in_3d = False
@@ -188,6 +189,13 @@ class ResultsSection:
 
     # -- looking
 
+    def point_at(self, keys: list[str]) -> None:
+        """Select the rows of structures and move the views to the first of them that can be seen."""
+        self.table.select_all(keys)
+        if self.node is not None and len(self.table.selected) > 1:
+            views.show_volume(self._inputs()[2])
+            any(views.jump_to(self.node, key) for key in keys)
+
     def _selected(self) -> None:
         selected, target = self.table.selected, self._inputs()[2]
         if self.node is not None and len(selected) == 1:
@@ -199,6 +207,7 @@ class ResultsSection:
                 self.editor.open(self.node, row, target)
         self._watch()
         self._offer()
+        self._chosen()
 
     def _watch(self) -> None:
         rows = self.table.selected

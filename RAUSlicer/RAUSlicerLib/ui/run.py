@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import qt
@@ -20,10 +20,11 @@ from ..scene.undo import UndoSteps
 from ..service.client import WorkerClient
 from ..service.folder import remove
 from ..service.runs import RETRY_STAGE
-from . import settings, words
+from . import settings
 from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
+from .meaning_jobs import QuestionJob, ReportJob
 
-__all__ = ["CorrectionJob", "Inputs", "Listener", "RedoJob", "RunController", "TransferJob", "worker_client"]
+__all__ = ["CorrectionJob", "Inputs", "Listener", "QuestionJob", "RedoJob", "ReportJob", "RunController", "TransferJob", "worker_client"]
 
 _POLL_MS = 50
 # This long after a cancel the panel is free again, whatever the worker does.
@@ -45,7 +46,7 @@ class Listener:
         """The user has cancelled and need not wait any longer; what was finished is still to come."""
 
     def finished(self, node, transfer) -> None:
-        """The result is in the scene; ``node`` is None where nothing was found."""
+        """The result is in the scene; ``node`` is None where nothing was found. Reports and questions tell what they are about."""
 
     def failed(self, problem: str, explanation: str, solution: str) -> None:
         """The run ended without a result."""
@@ -55,7 +56,7 @@ class Listener:
 class _Run:
     """A run that has not ended; ``request`` is None until it is sent. ``partial``: at least one structure is finished."""
 
-    job: TransferJob | RedoJob | CorrectionJob
+    job: TransferJob | RedoJob | CorrectionJob | ReportJob | QuestionJob
     listener: Listener
     request: str | None = None
     folder: Path | None = None
@@ -102,7 +103,7 @@ class RunController:
         """Carry structures over; see ``run``."""
         self.run(TransferJob(inputs), listener)
 
-    def run(self, job, listener: Listener) -> None:
+    def run(self, job, listener) -> None:
         """Take a snapshot of the job's nodes and hand it to the worker. What goes wrong is told to the listener."""
         if self.running:
             listener.failed(_("Another run is under way."), _("Runs go one at a time."), _("Wait for it to end, or cancel it."))
@@ -184,18 +185,13 @@ class RunController:
             self._finish(run, reply)
 
     def _finish(self, run: _Run, reply: dict) -> None:
-        from ..service import exchange
-
         try:
-            transfer = exchange.read_result(reply)
-            if reply.get("matched_again"):
-                transfer = replace(transfer, warnings=(*transfer.warnings, words.matched_again()))
-            node = run.job.write(transfer, self.undo)
+            told = run.job.complete(reply, self.undo)
         except Exception as error:
             self._fail(run, error)
             return
         self._end(run)
-        run.listener.finished(node, transfer)
+        run.listener.finished(*told)
         self._go_on()
 
     def _fail(self, run: _Run, error: Exception) -> None:

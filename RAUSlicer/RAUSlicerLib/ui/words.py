@@ -5,6 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 _LONGEST_NAME = 18
+_MOST_NAMED = 8
 # A structure this much smaller or larger than the reference's is worth a look.
 _SMALL, _LARGE = 0.5, 2.0
 
@@ -24,6 +25,9 @@ _STAGES = {
     "retrying with less memory": _("Starting again with less memory"),
     "confidence": _("Checking the result"),
     "done": _("Writing the result"),
+    "reading the result": _("Reading the result"),
+    "measuring": _("Measuring the structures"),
+    "writing the report": _("Writing"),
 }
 
 
@@ -156,3 +160,77 @@ def update_button(planes: int, box: bool) -> str:
     if planes == 1:
         return _("Update from 1 painted slice")
     return _("Update from {count} painted slices").format(count=planes)
+
+
+def why_no_report(result: bool, target: bool, running: bool) -> str | None:
+    """Why there can be neither a report nor an answer now; None where there can."""
+    if not result:
+        return _("There is no result yet: transfer structures first.")
+    if not target:
+        return _("The target volume of this result is no longer in the scene.")
+    if running:
+        return _("Wait until what is under way has ended.")
+    return None
+
+
+def report_note(count: int, shown: int, stale: bool) -> str:
+    """How many sentences there are, how many of them are listed, and whether they are still true."""
+    text = _("{count} sentences").format(count=count)
+    if shown < count:
+        text = _("{shown} of {count} sentences, on the selected structures").format(shown=shown, count=count)
+    if stale:
+        return text + ". " + _("The segments have changed since: write the report again.")
+    return text + ". " + _("Click one to see what it is about.")
+
+
+def evidence(sentence) -> str:
+    """What a sentence rests on."""
+    lines = []
+    if sentence.structures:
+        shown = ", ".join(sentence.structures[:_MOST_NAMED])
+        more = len(sentence.structures) - _MOST_NAMED
+        lines.append(_("Rests on: {structures}").format(structures=shown + (f" + {more}" if more > 0 else "")))
+    for measurement in sentence.measurements[:_MOST_NAMED]:
+        lines.append(f"{', '.join(measurement.structures)}: {measurement.quantity} {measurement.value:.4g} {measurement.unit}")
+    for score in sentence.scores[:_MOST_NAMED]:
+        lines.append(f"{score.phrase}: {score.value:.2f}")
+    if sentence.confidence:
+        lines.append(_("Confidence of the segmentation: {confidence}").format(confidence=percent(sentence.confidence)))
+    return "\n".join(lines) or _("A general remark, on no structure.")
+
+
+def rests_on(sentences) -> str:
+    """What an answer as a whole rests on; empty where that is nothing."""
+    names = list(dict.fromkeys(name for sentence in sentences for name in sentence.structures))
+    # That of a structure that was not found is 0 and says nothing.
+    sure = [sentence.confidence for sentence in sentences if sentence.confidence]
+    if not names:
+        return ""
+    shown = ", ".join(names[:_MOST_NAMED]) + (f" + {len(names) - _MOST_NAMED}" if len(names) > _MOST_NAMED else "")
+    if not sure:
+        return _("Rests on: {structures}").format(structures=shown)
+    return _("Rests on: {structures} (confidence {confidence})").format(structures=shown, confidence=percent(min(sure)))
+
+
+def here_question() -> str:
+    """Questions are understood in English, whatever the panel's language is."""
+    return "What is at the crosshair?"
+
+
+def asks_about_region(question: str) -> bool:
+    """Whether a question is about a marked region and not about a point."""
+    return any(word in question.casefold() for word in ("region", "area"))
+
+
+def question_tool_tip() -> str:
+    """What can be asked."""
+    return _(
+        "In English, for example: Where is the left kidney? Is the spleen present? How large is the liver? "
+        "Compare all with the reference. What is the marked region? (the ROI that was drawn last)"
+    )
+
+
+def report_forms(dicom: bool) -> str:
+    """The file dialog's kinds of files."""
+    forms = [_("Web page with pictures") + " (*.html)", "Markdown (*.md)", "JSON (*.json)"]
+    return ";;".join([*forms, _("DICOM structured report") + " (*.dcm)"] if dicom else forms)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from RAUSlicerLib.anatomy.names import name_key
-from RAUSlicerLib.anatomy.terms import GRAPHS, attach, load_graph
+from RAUSlicerLib.anatomy.terms import GRAPHS, attach, lateralized, load_graph
 from RAUSlicerLib.errors import ResourceError
 from RAUSlicerLib.imaging.files import read_segmentation
 from RAUSlicerLib.imaging.segmentation import Structure
@@ -153,3 +153,12 @@ def test_what_fits_nowhere_is_left_out():
 def test_an_unknown_graph_is_said_to_be_missing():
     with pytest.raises(ResourceError, match="kneecap"):
         load_graph("kneecap")
+
+
+def test_a_side_is_what_a_body_has_two_of():
+    structures = structures_of(
+        ["left kidney", "liver", "Right Hippocampus", "left ventricle cavity", "lump L", "left and right lump", "lump"]
+    )
+    coded = Structure(8, "lump", terminology=entry("SCT^1^Lump", LEFT))
+    assert [structure.label for structure in lateralized((*structures, coded))] == [1, 3, 5, 8]
+    assert lateralized(()) == lateralized(structures_of(names(HEART))) == ()

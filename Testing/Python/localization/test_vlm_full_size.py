@@ -1,5 +1,6 @@
 """RAU on tiny random backbones of the large architectures: what is shown, what is computed once, what comes out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,51 @@ def test_the_reference_is_computed_once_for_several_slices_and_changes_nothing(v
         torch.testing.assert_close(one.presence, other.presence.detach(), atol=3e-5, rtol=1e-4)
 
 
+def test_structures_that_come_and_go_leave_the_other_groups_as_they_are(vlm: FullSizeVlm, volumes: tuple) -> None:
+    vlm.forget()
+    before = vlm.backbone.heads_computed
+    for level, asked in ((0, [0, 1, 2, 3]), (1, [1, 3]), (2, [2, 3, 4]), (2, [0, 1, 2, 3, 4])):
+        ask(vlm, pair(volumes, level, asked))
+    # Both groups once, and the second once more when its other structure came up.
+    assert vlm.backbone.heads_computed - before == 3
+    ask(vlm, pair(volumes, 3, [4, 0]))
+    assert vlm.backbone.heads_computed - before == 5
+
+
+def test_answers_come_in_the_order_of_the_question_whatever_the_groups(vlm: FullSizeVlm, volumes: tuple) -> None:
+    vlm.forget()
+    ask(vlm, pair(volumes, 0, [3, 1, 4, 0, 2]))
+    question = pair(volumes, 1, [0, 1, 2, 3, 4])
+    places = torch.arange(STRUCTURES)[:, None] * 0.05 + torch.tensor([[0.1, 0.1, 0.3, 0.4]])
+    moved = SlicePair(
+        question.reference, question.target, replace(question.evidence, matched_box=places), question.names, question.pictures
+    )
+    torch.testing.assert_close(ask(vlm, moved).boxes, places)
+
+
+def test_the_vision_tower_sees_a_picture_once(vlm: FullSizeVlm, volumes: tuple) -> None:
+    vlm.forget()
+    calls: list[int] = []
+    handle = vlm.backbone.model.model.visual.register_forward_pre_hook(lambda *_given: calls.append(1))
+    try:
+        ask(vlm, pair(volumes, 0))
+        # Two groups: the target, the plain reference and a drawing for each.
+        assert len(calls) == 4
+        ask(vlm, pair(volumes, 1))
+        assert len(calls) == 5
+    finally:
+        handle.remove()
+
+
+def test_pictures_one_by_one_are_what_they_are_together(folders: dict[str, Path], volumes: tuple) -> None:
+    for kind in KINDS:
+        vlm = opened(folders[kind])
+        one_by_one = ask(vlm, pair(volumes, 2)).queries
+        vlm.forget()
+        vlm.backbone._sees_once = False
+        torch.testing.assert_close(ask(vlm, pair(volumes, 2)).queries, one_by_one, atol=3e-5, rtol=1e-4)
+
+
 def test_another_run_does_not_see_the_last_ones_reference(vlm: FullSizeVlm, volumes: tuple) -> None:
     vlm.forget()
     other = (volumes[0][:, ::-1].copy(), volumes[1], volumes[2])
@@ -134,7 +180,7 @@ def test_three_pictures_are_shown_and_every_region_has_its_tokens(vlm: FullSizeV
     question = pair(volumes, 0, [0, 1])
     prompt, key = vlm.prompt(structures_prompt, question.pictures, question.names, [0, 1])
     assert (key, len(prompt.reference_pictures), len(prompt.target_pictures)) == (1, 2, 1)
-    encoded = vlm.backbone.encode(prompt, structure_text(2))
+    encoded = vlm.backbone.encode(prompt, structure_text([1, 2]))
     ids = encoded.whole()["input_ids"][0]
     special = ids[ids >= vlm.backbone.first_token]
     assert vlm.backbone.tokenizer.convert_ids_to_tokens(special.tolist()) == list(TOKENS) * 2

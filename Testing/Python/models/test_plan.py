@@ -49,6 +49,22 @@ def test_a_cpu_without_bfloat16_takes_float32_if_there_is_room(monkeypatch: pyte
     assert place(SEVEN, CPU, free=free(cpu=64)).precision == "bf16"
 
 
+def test_a_gpu_without_bfloat16_takes_float16_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    found = place(SEVEN, CUDA, free=free(cuda=40, cpu=64))
+    assert found.dtype == torch.float16 and "float16" in found.words and found.words.endswith("The GPU has no bfloat16.")
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: major <= 13)
+    assert place(SEVEN, torch.device("mps"), free=free(mps=40, cpu=64)).precision == "fp16"
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: major <= 14)
+    assert place(SEVEN, torch.device("mps"), free=free(mps=40, cpu=64)).precision == "bf16"
+
+
+def test_an_apple_gpu_that_is_too_small_gives_way_to_the_cpu_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_version: True)
+    found = place(SEVEN, torch.device("mps"), free=free(mps=8, cpu=64))
+    assert found.device == CPU and "the Apple GPU in" in found.warnings[0] and "8.0 GB are free" in found.warnings[0]
+
+
 def test_what_fits_nowhere_is_an_error_that_lists_what_was_tried() -> None:
     with pytest.raises(ResourceError, match="does not fit this machine") as raised:
         place(SEVEN, CUDA, free=free(cuda=4, cpu=8))

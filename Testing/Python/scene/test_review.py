@@ -44,7 +44,7 @@ def test_rows_say_what_the_run_said_and_what_the_segments_hold(written):
 
     voxel_ml = 0.8 * 1.5 * 3 / 1000
     assert liver == record.Row(
-        "liver", "Liver", nodes.LIVER.color, "found", 0.625, pytest.approx(LIVER.sum() * voxel_ml), 0.25, BOX, source="liver"
+        "liver", "Liver", nodes.LIVER.color, "found", 0.625, pytest.approx(LIVER.sum() * voxel_ml), 0.25, BOX, source="liver", presence=0.9
     )
     assert (spleen.status, spleen.accepted, spleen.present) == ("low confidence", False, True)
     assert (gone.key, gone.status, gone.present, gone.reference_volume_ml, gone.box_mm) == ("Gone", "not found", False, 3.0, BOX)

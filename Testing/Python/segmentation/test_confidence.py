@@ -28,6 +28,14 @@ def test_status_follows_confidence_and_an_empty_structure_is_not_found(confidenc
     assert Calibration(low=0.5, absent=0.2).status(confidence, voxels) is status
 
 
+@pytest.mark.parametrize(("low", "absent"), [(0.5, 0.05), (0.3, 0.25), (0.9, 0.0)])
+def test_what_is_doubted_is_of_low_confidence_and_never_taken_back(low: float, absent: float) -> None:
+    calibration = Calibration(low=low, absent=absent)
+    assert calibration.status(calibration.doubted(1.0), 10) is Status.LOW_CONFIDENCE
+    weak = (low + 2 * absent) / 3
+    assert calibration.doubted(weak) == weak
+
+
 def test_sharpness_is_one_for_decided_and_none_for_empty_masks() -> None:
     image = sitk.Image(4, 4, 4, sitk.sitkUInt8)
     assert sharpness(SoftMask(np.ones((2, 2, 2)), (0, 0, 0), image)) == 1

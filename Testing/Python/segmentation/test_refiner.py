@@ -13,7 +13,7 @@ from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
 from RAUSlicerLib.localization.matching.matcher import Match, Matcher
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.segmentation.refiner import Refiner, inner, overlay, surroundings
+from RAUSlicerLib.segmentation.refiner import Cells, Refiner, inner, overlay, surroundings
 from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet, doubled, likeness
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("coarse")
 @pytest.fixture(scope="module")
 def matcher() -> Matcher:
     torch.manual_seed(0)
-    return Matcher(MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16)), torch.device("cpu"))
+    return Matcher(MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16, labels=(5, 3))), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def refiner() -> Refiner:
 
 def test_untrained_it_returns_the_carried_mask() -> None:
     net = RefinerNet(RefinerConfig(widths=(8, 8, 16), trust=0.0))
-    planes, looks = torch.rand(2, 5, 13, 26, 9), torch.rand(2, 7, 13, 5)
+    planes, looks = torch.rand(2, 6, 13, 26, 9), torch.rand(2, 7, 13, 5)
     with torch.no_grad():
         located = doubled(net.locate(planes, looks).sigmoid(), planes.shape[2:])
         share = net.draw(planes, located).sigmoid()
@@ -55,7 +55,7 @@ def test_untrained_it_returns_the_carried_mask() -> None:
 
 
 def test_the_last_of_an_odd_number_of_slices_is_wholly_there() -> None:
-    planes = torch.full((1, 5, 1, 3, 5), 0.7)
+    planes = torch.full((1, 6, 1, 3, 5), 0.7)
     with torch.no_grad():
         located = RefinerNet(RefinerConfig(widths=(8, 8, 16))).locate(planes, torch.zeros(1, 1, 2, 3)).sigmoid()
     torch.testing.assert_close(located, torch.full((1, 1, 2, 3), 0.7))
@@ -64,8 +64,8 @@ def test_the_last_of_an_odd_number_of_slices_is_wholly_there() -> None:
 def test_what_is_far_off_moves_the_structure(match: Match, case: Reference) -> None:
     """Recognition reaches a place that the carried mask does not."""
     net = RefinerNet(RefinerConfig(widths=(8, 8, 16)))
-    net.first.forward = lambda x: torch.logit(x[:, 5].clamp(0.02, 0.98))  # type: ignore[method-assign]
-    net.second.forward = lambda x: torch.logit(x[:, 5].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    net.first.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    net.second.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
     left = case.segmentation.structures[1]
     over = overlay(match, case.volume)
     values, start = over.recognized[left]
@@ -121,7 +121,7 @@ def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Matc
     for structure in case.segmentation.structures:
         window = surroundings(over.box(structure), over.warped.shape)
         planes = over.planes(structure, window)
-        assert planes.shape == (5, *(side.stop - side.start for side in window))
+        assert planes.shape == (6, *(side.stop - side.start for side in window))
         inside = planes[0] > 0.1
         assert np.abs(planes[0] - planes[1])[inside].mean() < 0.05
         assert np.corrcoef(planes[2].ravel(), planes[3].ravel())[0, 1] > 0.8
@@ -140,6 +140,40 @@ def test_labels_may_be_of_any_size(matcher: Matcher, case: Reference) -> None:
     np.testing.assert_array_equal(one.warped, other.warped)
     for mine, theirs in zip(one.recognized.values(), other.recognized.values(), strict=True):
         np.testing.assert_allclose(mine[0], theirs[0])
+
+
+def test_what_labels_say_comes_to_the_voxel_that_it_is_of(match: Match, case: Reference) -> None:
+    """On the finer grid it is what it is on that of the match, in a window as in the whole, and nothing where no label is known."""
+    over = overlay(match, case.volume)
+    known = over.labels
+    assert known is not None
+    structure = case.segmentation.structures[1]
+    size = known.index.shape[1:]
+    values = known.of([over.numbers[structure] - 1], [slice(0, n) for n in size])
+    # An untrained network knows little.
+    assert values.std() > 1e-4
+    whole = over.planes(structure, (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2])))[5]
+    for index in ((3, 4, 5), (10, 12, 8), tuple(n - 2 for n in size)):
+        place = over.working.first + over.working.step * index
+        low = np.floor(place).astype(int)
+        corner = whole[tuple(slice(int(n), int(n) + 2) for n in low)]
+        near = values[tuple(slice(n - 1, n + 2) for n in index)]
+        assert near.min() - 1e-5 <= corner.min() and corner.max() <= near.max() + 1e-5
+    window = (slice(4, 20), slice(7, 30), slice(2, 31))
+    np.testing.assert_allclose(over.planes(structure, window)[5], whole[window], atol=1e-5)
+    assert (replace(over, labels=None).planes(structure, window)[5] == 0.5).all()
+
+
+def test_cells_spread_over_a_window_are_those_at_its_voxels() -> None:
+    cells = Cells(np.array([0.4, -0.3, 1.1], np.float32), np.array([1.4, 1.0, 2.2], np.float32))
+    values = torch.rand(12, 14, 10, generator=torch.Generator().manual_seed(0))
+    window = (slice(3, 9), slice(2, 11), slice(4, 15))
+    box = cells.covering(window, values.shape)
+    where = torch.stack(torch.meshgrid(*(torch.arange(side.start, side.stop).float() for side in window), indexing="ij"), dim=-1)
+    torch.testing.assert_close(cells.spread(values[box], box, window), cells.at(values, (0, 0, 0), where), atol=1e-5, rtol=0)
+    beyond = (slice(0, 3), slice(0, 3), slice(40, 44))
+    at_the_border = cells.spread(values[cells.covering(beyond, values.shape)], cells.covering(beyond, values.shape), beyond)
+    assert torch.isfinite(at_the_border).all() and (at_the_border[..., 0] == at_the_border[..., -1]).all()
 
 
 def test_rivals_are_the_other_structures(match: Match, case: Reference) -> None:

@@ -1,4 +1,4 @@
-"""The real worker around a pipeline that does what the model's name says: what goes wrong in a run must be provoked at will."""
+"""The real worker around a pipeline and a measuring that do what names say: what goes wrong must be provoked at will."""
 
 from __future__ import annotations
 
@@ -119,7 +119,33 @@ class Pipeline:
         return Transfer(segmentation, results, {"all": 0.5}, ("A warning.",), cancel.cancelled, model, localizer)
 
 
+def measure(volume, segmentation, results, reference=None, library=None):
+    """The volumes that the request says; the first structure's name says what goes wrong."""
+    from RAUSlicerLib.imaging.checks import distinct_names
+    from RAUSlicerLib.interpretation.evidence import Comparison, Measurement, Quantity, StructureFindings
+
+    print("measured", flush=True)
+    names = distinct_names(tuple(result.structure for result in results))
+    if names[0] == "slow":
+        time.sleep(4)
+    elif names[0] == "crash":
+        os._exit(3)
+    elif names[0] == "bug":
+        raise ZeroDivisionError("division by zero in the volume of " + " ".join(("Jane", "Doe")))
+    out = []
+    for name, result in zip(names, results, strict=True):
+        there = segmentation.array(result.structure)
+        volume_ml = float(there.sum() * np.prod(volume.GetSpacing()) / 1000)
+        compared = Comparison(reference=result.reference_volume_ml or None)
+        held = (Measurement(Quantity.VOLUME, volume_ml, "mL", (name,), compared),) if there.any() else ()
+        out.append(StructureFindings(name, result.status, result.confidence, held))
+    return tuple(out)
+
+
 if __name__ == "__main__":
+    measuring = types.ModuleType("RAUSlicerLib.interpretation.measuring")
+    measuring.measure = measure
+    sys.modules["RAUSlicerLib.interpretation.measuring"] = measuring
     pipeline = types.ModuleType("RAUSlicerLib.pipeline")
     pipeline.Pipeline = Pipeline
     sys.modules["RAUSlicerLib.pipeline"] = pipeline

@@ -11,6 +11,7 @@ import torch
 from RAUSlicerLib.errors import InputError, ModelError
 from RAUSlicerLib.localization.vlm.answers_text import NamedBox
 from RAUSlicerLib.localization.vlm.full_size import Lora
+from RAUSlicerLib.localization.vlm.network import RauVlm
 from RAUSlicerLib.localization.vlm.prompts import boxes_answer
 from RAUSlicerLib.models import composing, store
 from RAUSlicerLib.models.composing import compose
@@ -19,9 +20,11 @@ from RAUSlicerLib.segmentation import sam2_checkpoints
 from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
+from RAUSlicerLib.training.joint import box_iou
 from RAUSlicerLib.training.planes import PairSampler
 from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, config_of, read_config
-from RAUSlicerLib.training.recipe_samples import make_sample, question, read_names, true_boxes
+from RAUSlicerLib.training.recipe_judging import gains, note
+from RAUSlicerLib.training.recipe_samples import Sample, make_sample, question, read_names, true_boxes
 from RAUSlicerLib.training.recipe_stages import Trainee, reward
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
@@ -86,17 +89,19 @@ def sample(world: RecipeConfig, opened: recipe.Opened):
 LEARNED = {
     Stage.SFT: {"language", "vlm"},
     Stage.SEGMENTATION: {"vlm", "segmenter"},
-    Stage.GRPO: {"language"},
+    Stage.GRPO: {"language", "vlm"},
 }
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_stage_learns_what_the_recipe_says_and_freezes_the_rest(opened: recipe.Opened, stage: Stage) -> None:
-    trainee = Trainee(opened.vlm, opened.segmenter, stage, StageSettings(1, 1e-3), {})
+    trainee = Trainee(opened.vlm, opened.segmenter, stage, StageSettings(1, 1e-3))
     names = [name for name, parameter in trainee.named_parameters() if parameter.requires_grad]
     trainee.leave()
     assert {name.split(".")[0] for name in names} == LEARNED[stage]
     assert all("lora_" in name for name in names if name.startswith("language."))
+    if stage is Stage.GRPO:
+        assert all(name.startswith(("vlm.box_head.", "vlm.presence_head.")) for name in names if name.startswith("vlm."))
     if stage is Stage.SEGMENTATION:
         assert [name for name in names if name.startswith("vlm.")] == ["vlm.special"]
         assert all("query_" in name or "sam_mask_decoder" in name for name in names if name.startswith("segmenter."))
@@ -107,9 +112,9 @@ def test_the_segmentation_stage_leaves_the_token_of_boxes_alone(world: RecipeCon
     weight = opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight.detach().clone()
     output = world.output.parent / "seg-only"
     config = replace(world, output=output)
-    sampler = recipe._sampler(config, opened, "train")
-    assert sampler is not None
-    recipe._train(config, opened, Stage.SEGMENTATION, sampler, {})
+    questions = recipe._questions(config, opened, {}, "train")
+    assert questions is not None
+    recipe._train(config, opened, Stage.SEGMENTATION, questions)
     assert torch.equal(opened.vlm.special[0], before[0]) and not torch.equal(opened.vlm.special[1], before[1])
     assert not torch.equal(opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight, weight)
     assert opened.segmenter.config.use_query
@@ -124,7 +129,7 @@ def test_the_adapter_is_that_of_the_paper_by_default(opened: recipe.Opened) -> N
 
 def test_fine_tuning_on_one_question_learns_its_answer(opened: recipe.Opened, sample) -> None:
     torch.manual_seed(0)
-    trainee = Trainee(opened.vlm, opened.segmenter, Stage.SFT, StageSettings(1, 1e-3), {})
+    trainee = Trainee(opened.vlm, opened.segmenter, Stage.SFT, StageSettings(1, 1e-3))
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 5e-3)
     seen = []
     for _ in range(25):
@@ -162,7 +167,7 @@ def test_policy_gradient_makes_the_better_answer_likelier(opened: recipe.Opened,
     if reward(opened.segmenter, sample, good) == reward(opened.segmenter, sample, bad):
         pytest.skip("no structure is there")
     monkeypatch.setattr(opened.vlm.backbone, "say", lambda *_a, **_k: [good, bad])
-    trainee = Trainee(opened.vlm, opened.segmenter, Stage.GRPO, StageSettings(1, 1e-3, group=2), {})
+    trainee = Trainee(opened.vlm, opened.segmenter, Stage.GRPO, StageSettings(1, 1e-3, group=2))
     from RAUSlicerLib.training.recipe_samples import boxes_question
 
     def likely(text: str) -> float:
@@ -206,6 +211,10 @@ def test_the_whole_recipe_resumes_logs_judges_and_leaves_a_model(trained: tuple[
     assert {"named", "readable", "presence", "box_iou", "box_iou_matched", "dice"} <= set(judged["grpo"])
     assert all(0 <= value <= 1 for value in judged["grpo"].values())
     assert any(line.startswith("segmentation: ") for line in said)
+    assert any(line.startswith("grpo against segmentation: better ") for line in said)
+    pairs = json.loads((world.output / "val_pairs.json").read_text())
+    assert pairs["sft"].keys() == judged["sft"].keys()
+    assert judged["sft"]["presence"] == pytest.approx(np.mean(list(pairs["sft"]["presence"].values())), abs=1e-4)
 
 
 def test_the_trained_model_opens_and_carries_what_was_learned(trained: tuple[RecipeConfig, list[str]]) -> None:
@@ -232,9 +241,139 @@ def test_a_dry_run_says_what_it_takes_and_starts_nothing(world: RecipeConfig, tm
     assert all("GB" in line and ("minutes" in line or "hours" in line) for line in said[2:])
 
 
-def test_the_embedded_model_is_not_for_this_recipe(world: RecipeConfig, tiny_model: Path) -> None:
-    with pytest.raises(ModelError, match="no large language model"):
-        recipe.open_for_training(replace(world, model=str(tiny_model)))
+@pytest.fixture(scope="module")
+def small(world: RecipeConfig, tiny_model: Path) -> RecipeConfig:
+    """The same recipe for a tiny model of the embedded kind."""
+    stages = {
+        Stage.SFT: StageSettings(3, 1e-3),
+        Stage.SEGMENTATION: StageSettings(2, 1e-3),
+        Stage.GRPO: StageSettings(2, 1e-3, draws=3),
+    }
+    return replace(world, model=str(tiny_model), output=world.output.parent / "small", stages=stages, questions=4)
+
+
+@pytest.fixture(scope="module")
+def trained_small(small: RecipeConfig) -> list[str]:
+    said: list[str] = []
+    assert recipe.run_recipe(small, say=said.append) == small.output / "model"
+    return said
+
+
+def test_the_embedded_kind_goes_through_all_stages(small: RecipeConfig, trained_small: list[str]) -> None:
+    judged = json.loads((small.output / "val.json").read_text())
+    assert list(judged) == ["start", "sft", "segmentation", "grpo"]
+    assert {"named", "named_matched", "presence", "box_iou", "dice", "dice_memory"} <= set(judged["grpo"])
+    # A stage changes what it learns, and nothing else.
+    assert judged["segmentation"]["box_iou"] == judged["sft"]["box_iou"]
+    assert len(trained_small) == 7
+
+
+def test_what_the_embedded_kind_learned_is_merged_into_its_weights(small: RecipeConfig, trained_small: list[str]) -> None:
+    model = store.add(small.output / "model", "small-trained")
+    assert set(store.resolve(small.model).parts) == set(model.parts)
+    vlm = load_part(model, "vlm", RauVlm)
+    assert not any("lora" in name for name, _ in vlm.named_parameters())
+    opened = recipe.open_for_training(small)
+    for stage in Stage:
+        state = torch.load(small.output / stage / "state.pt", weights_only=True)["ema"]
+        opened.vlm.load_state_dict({**opened.vlm.state_dict(), **_part(state, "vlm.")})
+        opened.segmenter.load_state_dict({**opened.segmenter.state_dict(), **_part(state, "segmenter.")})
+    opened.vlm.eval()
+    question = recipe._questions(small, opened, {}, "val")(0).pair
+    with torch.no_grad():
+        with_adapter, merged, before = (one.read(question) for one in (opened.vlm, vlm, recipe.open_for_training(small).vlm))
+    # Weights are stored in half precision.
+    torch.testing.assert_close(merged.queries, with_adapter.queries, atol=2e-2, rtol=1e-2)
+    assert (merged.queries - before.queries).abs().max() > 3 * (merged.queries - with_adapter.queries).abs().max()
+
+
+def _part(state: dict, prefix: str) -> dict:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def test_a_dry_run_speaks_of_the_embedded_kind_too(small: RecipeConfig, tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe.run_recipe(replace(small, output=tmp_path / "none"), dry_run=True, say=said.append)
+    assert len(said) == 5 and "million parameters" in said[0] and not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def drawn(small: RecipeConfig) -> tuple[Trainee, Sample]:
+    """A model of the embedded kind before GRPO, and a question on a slice that shows a structure."""
+    opened = recipe.open_for_training(small)
+    questions = recipe._questions(small, opened, {}, "train")
+    assert questions is not None
+    number = next(number for number in range(50) if questions(number).present.any())
+    trainee = Trainee(opened.vlm, opened.segmenter, Stage.GRPO, StageSettings(1, 1e-3, draws=16, noise=0.1))
+    return trainee, questions(number)
+
+
+def test_the_policy_gradient_of_boxes_leads_to_better_boxes(drawn: tuple[Trainee, Sample]) -> None:
+    trainee, sample = drawn
+    torch.manual_seed(0)
+    with torch.no_grad():
+        # Beside the truth, so that there is something to gain.
+        trainee.vlm.box_head[-1].bias.add_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
+
+    def overlap() -> float:
+        with torch.no_grad():
+            return float(box_iou(trainee.vlm.read(sample.pair).boxes, sample.wanted)[sample.present].mean())
+
+    before = overlap()
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        trainee._policy(sample)["policy_box"].backward()
+        optimizer.step()
+    assert overlap() > before + 0.05
+
+
+def test_the_policy_gradient_of_presence_leads_to_right_answers(drawn: tuple[Trainee, Sample]) -> None:
+    trainee, sample = drawn
+    torch.manual_seed(0)
+
+    def right() -> float:
+        with torch.no_grad():
+            probability = trainee.vlm.read(sample.pair).presence.sigmoid()
+        return float(torch.where(sample.present, probability, 1 - probability)[sample.counted].mean())
+
+    before = right()
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        trainee._policy(sample)["policy_presence"].backward()
+        optimizer.step()
+    assert right() > before + 0.02
+
+
+def test_a_gain_is_told_from_chance(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    before = {key: dict(enumerate(rng.random(60).tolist())) for key in ("surely", "hardly", "same")}
+    after = {
+        "surely": {number: value + 0.1 + 0.01 * rng.standard_normal() for number, value in before["surely"].items()},
+        "hardly": {number: value + 0.3 * rng.standard_normal() for number, value in before["hardly"].items()},
+        "same": before["same"],
+    }
+    said: list[str] = []
+    note(tmp_path, "sft", after, ("start", before), said.append)
+    assert said[1] == "sft against start: better surely; worse nothing (beyond chance)."
+    assert gains(before, after)["surely"][0] == pytest.approx(0.1, abs=0.01) and "same" not in gains(before, after)
+    note(tmp_path, "grpo", before, ("sft", after), said.append)
+    assert "worse surely" in said[3] and list(json.loads((tmp_path / "val.json").read_text())) == ["sft", "grpo"]
+
+
+def test_a_question_is_the_same_whenever_it_is_asked(small: RecipeConfig) -> None:
+    opened = recipe.open_for_training(small)
+    kept, anew = (recipe._questions(replace(small, questions=number), opened, {}, "train") for number in (4, 0))
+    assert kept is not None and anew is not None
+    assert kept(2) is kept(2) and anew(2) is not anew(2)
+    assert torch.equal(kept(2).wanted, anew(2).wanted) and not torch.equal(kept(1).prior, kept(2).prior)
+
+
+def test_a_language_model_that_the_recipe_does_not_know_is_refused(small: RecipeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("RAUSlicerLib.training.recipe_model.load_part", lambda *_given: torch.nn.Linear(1, 1))
+    with pytest.raises(ModelError, match="Linear"):
+        recipe.open_for_training(small)
 
 
 def test_data_without_people_is_refused(world: RecipeConfig, tmp_path: Path) -> None:
@@ -265,6 +404,7 @@ def test_a_configuration_has_the_papers_defaults() -> None:
         ({"stages": {"sft": {"step": 3}}}, "stages.sft.step"),
         ({"stages": {"sft": {"rate": "fast"}}}, "fast"),
         ({"stages": {"grpo": {"group": 1}}}, "group"),
+        ({"stages": {"grpo": {"draws": 1}}}, "draws"),
         ({"lora": {"rank": 8}}, "lora.rank"),
         ({"lora": [8]}, "lora"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from RAUSlicerLib.models.rau import RauModel, load_model
 from RAUSlicerLib.segmentation.confidence import Evidence as Proof
@@ -83,6 +84,13 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
     with torch.no_grad():
         for ours, theirs in zip(exported.matching(image), original.net.eval()(image), strict=True):
             torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
+        head = exported.matching.label_head
+        assert head is not None
+        rows = original.net(image)[0][0].permute(1, 2, 3, 0).reshape(-1, 32)
+        for which, (kind, labels) in enumerate(matching.CLASSES.items()):
+            logits = rows @ F.normalize(original.fine_classes[kind], dim=1).t() * original.scale(matching.FINE_LABELS)
+            assert logits.shape[1] == labels
+            torch.testing.assert_close(head.posterior(rows, which), logits.softmax(1), atol=5e-3, rtol=0)
         ours, theirs = exported.segmenter.encode(plane).low, whole.segmenter.eval().encode(plane).low
         assert (ours - theirs).abs().mean() < 0.01 * theirs.abs().mean() + 1e-3
         evidence = joint.Evidence(torch.rand(2, 24, 24), torch.rand(2, 24, 24), torch.rand(2, 4), torch.rand(2, 4))

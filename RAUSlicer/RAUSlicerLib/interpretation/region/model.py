@@ -168,15 +168,18 @@ class RegionModel:
         return tuple(Score(phrase, float(value), WHOLE) for phrase, value in zip(phrases, values, strict=True))
 
     def ground(self, look: Look, phrase: str) -> np.ndarray:
-        """Where in the picture a phrase fits: cosines (rows, columns) on the picture's own pixels, about -1 to 1.
+        """Where in the picture a phrase fits: (rows, columns) on the picture's own pixels, 0 to 1 at the best place.
+
+        It is where the regions look that the phrase fits best, so that it is no finer than they are.
 
         Raises:
             InputError: the phrase has no words.
         """
         with torch.inference_mode():
             cells = self.net.config.cells
-            patches = self.net.ground(look.seen, self._sides([phrase])[0])[0, 0].view(cells, cells)
-            return look.letterbox.back(patches).numpy()
+            among = self._numbers(self.trained)
+            patches = self.net.ground_by_regions(look.regions, self._sides([phrase])[0], among)[0, 0].view(cells, cells)
+            return look.letterbox.back(patches / patches.max()).numpy()
 
     def spoken(self, region: str) -> str:
         """A region's name in words."""

@@ -8,7 +8,7 @@ which others are asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -205,6 +205,15 @@ class RegionNet(nn.Module):
     def ground(self, seen: Seen, phrases: Tensor) -> Tensor:
         """How well every patch fits every phrase, (B, K, P), cosines."""
         return phrases @ F.normalize(seen.local.float(), dim=-1).transpose(1, 2)
+
+    def ground_by_regions(self, regions: Regions, phrases: Tensor, among: Sequence[int]) -> Tensor:
+        """Where the regions look that fit a phrase best, (B, K, P) of sum 1: their attention, shared out by how well each fits.
+
+        ``among`` numbers the nodes that count; those that were never shown their region would only blur the map.
+        """
+        fit = regions.embeddings[:, among] @ phrases.t() * self.log_scale[0].clamp(max=4.0).exp()  # (B, N, K)
+        shares = (fit + F.logsigmoid(regions.visible[:, among])[..., None]).softmax(1)
+        return shares.transpose(1, 2) @ regions.attention[:, among]
 
     def image_scores(self, seen: Seen, phrases: Tensor) -> tuple[Tensor, Tensor]:
         """How well images fit phrases, twice (B, K): as a whole, and by the patches that fit each phrase best."""

@@ -20,6 +20,7 @@ from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, pa
 from ...results import SoftMask, weighted
 from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
 from .network import MatchingNet
+from .posteriors import LabelEvidence, LabelHead, label_evidence
 from .recognition import recognize
 from .refinement import LEVELS, refine
 from .warp import field_transform
@@ -47,7 +48,7 @@ class Match:
 
     ``affine`` and ``transform`` map target points to reference points in the world (LPS, mm), the second one voxel by voxel; ``field``
     (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``support`` is the share of coarse
-    matches that agree with the affine map.
+    matches that agree with the affine map. ``head`` is what the network knows of labels, where it does.
     """
 
     reference: Reference
@@ -57,6 +58,7 @@ class Match:
     transform: sitk.Transform
     field: torch.Tensor
     support: float
+    head: LabelHead | None = None
 
     def carry(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
         """The structures' probabilities on the target's canonical frame; structures that the reference lacks are left out.
@@ -84,6 +86,22 @@ class Match:
                 shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).numpy()
             out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
         return {structure: out[structure] for structure in structures}
+
+    def classify(self, structures: Sequence[Structure]) -> LabelEvidence | None:
+        """What the labels of training say of structures that the reference has, in their order; None where the network has none."""
+        if self.head is None:
+            return None
+        layers, counts, order = [], [], []
+        for layer in sorted({structure.layer for structure in structures}):
+            labels = resample(canonical(self.reference.segmentation.layers[layer]), self.reference_view.grid, nearest=True)
+            asked = [structure for structure in structures if structure.layer == layer]
+            layers.append(torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked])))
+            counts.append(len(asked))
+            order += asked
+        with torch.no_grad():
+            found = label_evidence(self.target_view.embedded, self.reference_view.embedded, layers, counts, self.head)
+        places = [order.index(structure) for structure in structures]
+        return LabelEvidence(found.index, found.share, found.ratio[places])
 
 
 class Matcher:
@@ -134,7 +152,7 @@ class Matcher:
             return None
         dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
-        return Match(reference, target_view, reference_view, world, dense, field, affine.support)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.support, self._net.label_head)
 
     def _first_look(
         self, reference: Reference, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...models.blocks import Block, Up, fast_layout, padded_to
+from .posteriors import LabelHead
 
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
 _DETAIL = 2
@@ -22,18 +23,20 @@ _SLAB = 16
 class MatchingConfig:
     """Sizes of a matching network; the ``config.json`` of its checkpoint folder.
 
-    ``widths`` are the channels at strides 2, 4, 8, ...; the coarse embedding lies at stride 4, the fine one at stride 1.
+    ``widths`` are the channels at strides 2, 4, 8, ...; the coarse embedding lies at stride 4, the fine one at stride 1. ``labels`` are
+    the numbers of labels of the sets that it was trained with, if it still knows them.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 192)
     hidden: int = 32
     fine_dim: int = 32
     coarse_dim: int = 64
+    labels: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict) -> MatchingConfig:
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-        known["widths"] = tuple(known.get("widths", cls.widths))
+        known |= {key: tuple(known[key]) for key in ("widths", "labels") if key in known}
         return cls(**known)
 
     def to_dict(self) -> dict:
@@ -69,6 +72,17 @@ class MatchingNet(nn.Module):
         self.detail = nn.Conv3d(1, hidden, 2 * _DETAIL + 1)
         self.fine = nn.Linear(hidden, self.config.fine_dim)
         self.coarse = nn.Linear(widths[1], self.config.coarse_dim)
+        if self.config.labels:
+            self.label_centres = nn.Parameter(torch.randn(sum(self.config.labels), self.config.fine_dim))
+            self.label_sharpness = nn.Parameter(torch.ones(1))
+
+    @property
+    def label_head(self) -> LabelHead | None:
+        """The classifier over the labels that it was trained with, on the CPU as embeddings are; None if it has none."""
+        if not self.config.labels:
+            return None
+        centres = F.normalize(self.label_centres.detach().float().cpu(), dim=1)
+        return LabelHead(centres.split(self.config.labels), float(self.label_sharpness.detach()))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Decoder features at strides 2, 4, 8, ... for an image of shape (B, 1, D, H, W) in 0 to 1."""

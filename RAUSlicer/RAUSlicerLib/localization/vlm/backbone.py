@@ -6,6 +6,9 @@ take the place of what the embedding says. So the backbone's files stay as they 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +22,8 @@ from .prompts import TARGET_MARK, Prompt
 
 # Region, evidence, <Loc> and <Seg> of a structure; the order of `StructureHeads.structure_tokens`.
 TOKENS = ("<|rau_region|>", "<|rau_evidence|>", "<|rau_loc|>", "<|rau_seg|>")
+# Pictures whose features are kept: a slice of the target, and the plain and the drawn reference of a few groups.
+_REMEMBERED = 12
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
@@ -68,8 +73,11 @@ class Backbone:
         embedding = self.model.get_input_embeddings()
         embedding.register_forward_pre_hook(self._before_embedding)
         embedding.register_forward_hook(self._after_embedding)
-        # For tests and measurements: how often the reference's part was computed.
+        self._seen: OrderedDict[bytes, Any] = OrderedDict()
+        self._sees_once = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+        # For tests and measurements: how often the reference's part was computed, and how many pictures the vision tower saw.
         self.heads_computed = 0
+        self.pictures_seen = 0
 
     @property
     def hidden_size(self) -> int:
@@ -80,11 +88,15 @@ class Backbone:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    def encode(self, prompt: Prompt, answer: str, *, end: bool = False) -> Encoded:
-        """Tokens and pixels of a prompt with the beginning of the answer, or with the whole one and its ``end``."""
+    def encode(self, prompt: Prompt, answer: str, *, end: bool = False, head: dict[str, Tensor] | None = None) -> Encoded:
+        """Tokens and pixels of a prompt with the beginning of the answer, or with the whole one and its ``end``.
+
+        ``head`` is that of a prompt with the same reference's part, which is then not made again.
+        """
         text = self.processor.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
         before, after = text.split(TARGET_MARK)
-        head, tail = self._processed(before, prompt.reference_pictures), self._processed(after, prompt.target_pictures)
+        head = head if head is not None else self._processed(before, prompt.reference_pictures)
+        tail = self._processed(after, prompt.target_pictures)
         ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"] + ([self.tokenizer.eos_token_id] if end else [])
         said = torch.tensor([ids], dtype=torch.long, device=self.device).view(1, -1)
         for key in _PER_TOKEN:
@@ -156,15 +168,41 @@ class Backbone:
         return said
 
     def forget(self) -> None:
-        """Let go of the references' parts."""
+        """Let go of the references' parts and of what was seen."""
         self._kept.clear()
+        self._seen.clear()
 
     def _forward(self, part: dict[str, Tensor], positions: Tensor | None, cache: DynamicCache | None) -> Any:
         # Everything is attended to; a mask would have to be as long as what the cache holds, too.
-        given = {key: value for key, value in part.items() if key not in ("attention_mask", "mm_token_type_ids", "token_type_ids")}
+        left_out = ("attention_mask", "mm_token_type_ids", "token_type_ids")
+        given: dict[str, Any] = {key: value for key, value in part.items() if key not in left_out}
         if "pixel_values" in given:
             given["pixel_values"] = given["pixel_values"].to(self.model.dtype)
+            if self._sees_once and "image_grid_thw" in given:
+                given["mm_encoder_outputs"] = {"image": self._look(given.pop("pixel_values"), given["image_grid_thw"])}
         return self.model.model(**given, position_ids=positions, past_key_values=cache, use_cache=cache is not None)
+
+    @torch.no_grad()
+    def _look(self, pixels: Tensor, grids: Tensor) -> Any:
+        """What the vision tower, which nothing trains, says of some pictures; of one that it has just seen, what it said then.
+
+        Groups of structures are shown the same target and the same plain reference. ``pixels`` (n, d) lie flat, ``grids`` (P, 3) say how.
+        """
+        said = []
+        for part, grid in zip(pixels.split(grids.prod(-1).tolist()), grids, strict=True):
+            key = hashlib.sha256(part.float().cpu().numpy().tobytes() + repr(grid.tolist()).encode()).digest()
+            if key not in self._seen:
+                self._seen[key] = self.model.model.get_image_features(part, grid[None], return_dict=True)
+                self.pictures_seen += 1
+            self._seen.move_to_end(key)
+            said.append(self._seen[key])
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        together: dict[str, Any] = {"pooler_output": tuple(feature for one in said for feature in one.pooler_output)}
+        if getattr(said[0], "deepstack_features", None) is not None:
+            layers = zip(*(one.deepstack_features for one in said), strict=True)
+            together["deepstack_features"] = [tuple(feature for one in layer for feature in one) for layer in layers]
+        return type(said[0])(**together)
 
     def _special(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return hidden[0][ids[0] >= self.first_token].float()

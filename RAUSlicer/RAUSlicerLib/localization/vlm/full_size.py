@@ -16,6 +16,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from .answers_text import MalformedAnswer, NamedBox, read_boxes, read_name, read_presence
 from .backbone import TOKENS, Backbone
 from .drawing import picture, with_regions
+from .groups import Groups, seats
 from .network import TOKENS_PER_STRUCTURE, Answers, Evidence, Pictures, SlicePair, StructureHeads
 from .prompts import Prompt, boxes_prompt, clean, name_prompt, presence_prompt, structures_prompt
 
@@ -81,6 +82,7 @@ class FullSizeVlm(StructureHeads):
         self.config = config
         # In a tuple torch does not see it as a part of this module, so that it is neither moved nor saved with it.
         self._held = (backbone,)
+        self._groups = Groups(config.regions)
         self.add_heads(config.vision_dim, config.hidden_size)
         if config.lora is not None:
             add_adapter(backbone.model, config.lora)
@@ -122,20 +124,30 @@ class FullSizeVlm(StructureHeads):
 
     def read(self, pair: SlicePair) -> Answers:
         """Answers to one question, a group of structures after the other."""
-        parts = []
-        for slot, first in enumerate(range(0, len(pair.names), self.config.regions)):
-            group = list(range(first, min(first + self.config.regions, len(pair.names))))
-            parts.append(self._read_group(pair, group, slot))
-        return Answers(*(torch.cat([getattr(part, name) for part in parts]) for name in ("presence", "boxes", "queries")))
+        seen = picture(pair.pictures.target[pair.pictures.level], self.config.picture)
+        # In training every question is of another reference, and nothing may be kept of it.
+        groups = Groups(self.config.regions) if torch.is_grad_enabled() else self._groups
+        divided = groups.divide(pair.pictures, pair.names)
+        parts = [self._read_group(pair, groups, number, asked, seen) for number, asked in divided.items()]
+        order = torch.tensor([index for asked in divided.values() for index in asked]).argsort().to(parts[0].boxes.device)
+        return Answers(*(torch.cat([getattr(part, name) for part in parts])[order] for name in ("presence", "boxes", "queries")))
 
-    def _read_group(self, pair: SlicePair, group: list[int], slot: int) -> Answers:
-        names = tuple(pair.names[index] for index in group)
-        prompt, key = self.prompt(structures_prompt, pair.pictures, names, group)
-        encoded = self.backbone.encode(prompt, structure_text(len(group)))
-        rows, evidence = self.rows(pair, group)
+    def _read_group(self, pair: SlicePair, groups: Groups, number: int, asked: list[int], seen: Image.Image) -> Answers:
+        key = self._key(pair.pictures)
+        shown = groups.show(number, pair.pictures, pair.names, asked, key, self.config.picture)
+        prompt = structures_prompt(shown.names, *shown.pictures, seen)
+        named = seats(pair.names)
+        encoded = self.backbone.encode(prompt, structure_text([shown.number(named[index]) for index in asked]), head=shown.head)
+        shown.head = encoded.head
+        rows, evidence = self.rows(pair, asked)
         owner = None if torch.is_grad_enabled() else pair.pictures.reference
-        hidden = self.backbone.hidden(encoded, rows, owner, (key, names), slot)
-        return self.answers(hidden.to(rows.device).view(len(group), TOKENS_PER_STRUCTURE, -1), evidence)
+        hidden = self.backbone.hidden(encoded, rows, owner, (key, tuple(shown.seats)), number)
+        return self.answers(hidden.to(rows.device).view(len(asked), TOKENS_PER_STRUCTURE, -1), evidence)
+
+    def _key(self, pictures: Pictures) -> int:
+        """The reference's slice that is shown beside the one that is asked about."""
+        step = self.config.key_step
+        return min(pictures.level // step * step + step // 2, len(pictures.reference) - 1)
 
     def rows(self, pair: SlicePair, group: Sequence[int]) -> tuple[Tensor, Evidence]:
         """The embeddings of a group's tokens (4 S, width), and its evidence, on this module's device."""
@@ -150,9 +162,7 @@ class FullSizeVlm(StructureHeads):
         self, make: Callable[..., Prompt], pictures: Pictures, names: Sequence[str], group: Sequence[int], **more: Any
     ) -> tuple[Prompt, int]:
         """A prompt of any form about the structures numbered ``group``, and the reference's slice that it shows."""
-        step = self.config.key_step
-        key = min(pictures.level // step * step + step // 2, len(pictures.reference) - 1)
-        side = self.config.picture
+        key, side = self._key(pictures), self.config.picture
         masks = [pictures.mask(index, key) for index in group]
         image = pictures.reference[key]
         target = more.pop("target", None) or picture(pictures.target[pictures.level], side)
@@ -193,12 +203,13 @@ class FullSizeVlm(StructureHeads):
 
     def forget(self) -> None:
         """Let go of what was kept of a run."""
+        self._groups.forget()
         self.backbone.forget()
 
 
-def structure_text(count: int) -> str:
+def structure_text(numbers: Sequence[int]) -> str:
     """What stands in the answer's place while structures are asked about: each one's number and four tokens."""
-    return "".join(f"{number}{''.join(TOKENS)}" for number in range(1, count + 1))
+    return "".join(f"{number}{''.join(TOKENS)}" for number in numbers)
 
 
 def add_adapter(model: Any, lora: Lora) -> None:

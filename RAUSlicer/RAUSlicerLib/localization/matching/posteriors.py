@@ -1,0 +1,127 @@
+"""What the labels of training say of a target, whatever they are called: the reference shows which of them speak for a structure.
+
+An attention from voxel to voxel finds what looks like the reference's own kidney. Where that is unlike other kidneys, it finds nothing. A
+classifier over the labels of training has seen many kidneys; how its answers are spread in the reference, inside and outside of a
+structure, says what they are worth for it. No name is read, and structures that nobody trained on are described by several labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .correspondence import Embedded
+
+# The most probable labels that are kept for a voxel; the rest of its probability speaks neither for nor against a structure.
+KEPT = 4
+# Voxels around a structure that it has to be told from, and how they are thinned out along each axis.
+_AROUND, _THINNED = 8, 2
+# Voxels of a structure that are looked at.
+_ENOUGH = 2000
+_AT_ONCE = 1 << 17
+# Weight of not knowing, in shares of a voxel's probability.
+_DOUBT = 1e-5
+
+
+@dataclass(frozen=True)
+class LabelHead:
+    """A cosine classifier over the labels of training: several sets of them, of which a voxel has one label each.
+
+    ``centres`` holds unit vectors (L, C) a set, ``sharpness`` multiplies the cosine.
+    """
+
+    centres: tuple[Tensor, ...]
+    sharpness: float
+
+    def posterior(self, rows: Tensor, which: int) -> Tensor:
+        """Probabilities (N, L) of one set's labels for unit embeddings (N, C)."""
+        return (rows @ self.centres[which].t()).mul_(self.sharpness).softmax(1)
+
+
+@dataclass(frozen=True)
+class LabelEvidence:
+    """How far the labels of training speak for the structures of a reference in a target.
+
+    ``index`` and ``share`` (K, D, H, W; uint8) are the most probable labels of the target's voxels and their probabilities, 255 is 1;
+    ``ratio`` (S, L) says what a label is worth for each structure, 0 to 1, 0.5 is nothing.
+    """
+
+    index: Tensor
+    share: Tensor
+    ratio: Tensor
+
+    def of(self, structures: Sequence[int], box: Sequence[slice]) -> Tensor:
+        """How far they speak for structures taken as one, 0 to 1, in a box (z, y, x) of the target."""
+        z, y, x = box
+        worth = self.ratio[list(structures)].max(0)[0].float()
+        share = self.share[:, z, y, x].float() / 255
+        return (share * (worth[self.index[:, z, y, x].int()] - 0.5)).sum(0) + 0.5
+
+
+def label_evidence(
+    target: Embedded, reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead
+) -> LabelEvidence:
+    """What the labels of training say of a target.
+
+    Args:
+        layers: Label maps (D', H', W') of the reference, numbered from 1 to their count, 0 is background; numbers go on from layer to layer
+            in the result.
+        counts: How many structures each layer has.
+
+    Source: own design; the ratio is the likelihood ratio of naive Bayes with even odds.
+    """
+    ratios = [
+        [_worth(reference, layer, count, head, which) for layer, count in zip(layers, counts, strict=True)]
+        for which in range(len(head.centres))
+    ]
+    best = max(range(len(ratios)), key=lambda which: sum(float(clear.sum()) for _, clear in ratios[which]))
+    index, share = _most_probable(target, head, best)
+    return LabelEvidence(index, share, torch.cat([worth for worth, _ in ratios[best]]))
+
+
+def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
+    """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
+    size = len(head.centres[which])
+    inner = torch.zeros(count, size)
+    outer = torch.zeros(count, size)
+    flat, rows = labels.flatten(), reference.fine_rows
+    order = torch.argsort(flat, stable=True)
+    ends = torch.bincount(flat, minlength=count + 1).cumsum(0).tolist()
+    thin = (slice(None, None, _THINNED),) * 3
+    sparse = labels[thin]
+    everywhere = _in_parts(reference.fine.permute(1, 2, 3, 0)[thin].reshape(-1, len(reference.fine)), head, which).view(*sparse.shape, size)
+    boxes = ndimage.find_objects(labels.numpy(), max_label=count)
+    for number, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        own = order[ends[number - 1] : ends[number]]
+        own = own[:: -(-len(own) // _ENOUGH)]
+        inner[number - 1] = head.posterior(rows[own], which).mean(0)
+        near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
+        others = sparse[near] != number
+        if others.any():
+            outer[number - 1] = everywhere[near][others].mean(0)
+    worth = (inner + _DOUBT) / (inner + outer + 2 * _DOUBT)
+    return worth, ((inner - outer) * worth).sum(1)
+
+
+def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
+    return torch.cat([head.posterior(some, which) for some in rows.split(_AT_ONCE)])
+
+
+def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
+    """Labels and probabilities (K, D, H, W), uint8; zero where the target is air."""
+    kept = min(KEPT, len(head.centres[which]))
+    inside = target.inside.flatten().nonzero()[:, 0]
+    index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8)
+    share = torch.zeros_like(index)
+    rows = target.fine_rows
+    for some in inside.split(_AT_ONCE):
+        probability, label = head.posterior(rows[some], which).topk(kept, dim=1)
+        index[:, some] = label.t().to(torch.uint8)
+        share[:, some] = (probability.t() * 255).round().to(torch.uint8)
+    return index.view(kept, *target.size), share.view(kept, *target.size)

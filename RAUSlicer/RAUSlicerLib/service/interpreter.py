@@ -1,0 +1,132 @@
+"""Reports and answers in the worker. The last case stays measured, so that a further question about it is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from .protocol import CancelledError, Message, ProtocolError
+from .requests import CaseRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..interpretation.evidence import Report, StructureFindings
+
+READING_STAGE, MEASURING_STAGE, WRITING_STAGE = "reading the result", "measuring", "writing the report"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A case by its fingerprint, with what was measured of it."""
+
+    key: str
+    case: CaseRequest
+    findings: tuple[StructureFindings, ...]
+
+
+class Interpreter:
+    """Does what report and ask requests want. Needs no model and no torch."""
+
+    def __init__(self) -> None:
+        self._last: _Measured | None = None
+
+    def forget(self) -> None:
+        """Let go of the last case."""
+        self._last = None
+
+    def run(self, message: Message, progress: ProgressCallback, cancel: CancelToken) -> Message:
+        """The fields of the reply.
+
+        Raises:
+            RAUSlicerError: whatever hinders it and can be explained.
+        """
+        measured = self._measured(message, progress, cancel)
+        progress(ProgressEvent(WRITING_STAGE, 0.8))
+        said = _answer(message, measured) if message["type"] == "ask" else _report(message, measured)
+        _unless_cancelled(cancel)
+        self._last = measured
+        progress(ProgressEvent(WRITING_STAGE, 1.0))
+        return {**said, "measured": measured.key}
+
+    def _measured(self, message: Message, progress: ProgressCallback, cancel: CancelToken) -> _Measured:
+        key = message["case"]
+        if self._last is not None and self._last.key == key:
+            return self._last
+        if "target" not in message:
+            raise ProtocolError(
+                "The result that is asked about is no longer kept.",
+                "The request names no files from which it could be measured again.",
+                "Ask once more: everything is then sent again.",
+            )
+        # One at a time: a second large volume may not fit beside it.
+        self._last = None
+        from ..interpretation.measuring import measure
+        from .case_files import read_case
+
+        progress(ProgressEvent(READING_STAGE, 0.05))
+        case = read_case(message)
+        _unless_cancelled(cancel)
+        progress(ProgressEvent(MEASURING_STAGE, 0.2))
+        findings = tuple(measure(case.volume, case.segmentation, case.results, case.reference))
+        _unless_cancelled(cancel)
+        return _Measured(key, case, findings)
+
+
+def _answer(message: Message, measured: _Measured) -> Message:
+    from ..interpretation.questions import answer
+    from .case_files import write_answer
+
+    point, case = message.get("point"), measured.case
+    answered = answer(
+        message["question"],
+        measured.findings,
+        case.results,
+        case.segmentation,
+        point=None if point is None else (point[0], point[1], point[2]),
+        region=_region(message),
+    )
+    path = Path(message["output"])
+    write_answer(path, answered)
+    return {"answer": str(path)}
+
+
+def _region(message: Mapping[str, Any]) -> np.ndarray | None:
+    if message.get("region") is None:
+        return None
+    import SimpleITK as sitk
+
+    from ..imaging.files import read_volume
+
+    region: np.ndarray = sitk.GetArrayFromImage(read_volume(message["region"])) > 0
+    return region
+
+
+def _report(message: Message, measured: _Measured) -> Message:
+    from ..interpretation import report as reports
+    from .case_files import write_report
+
+    report = reports.write_report(measured.findings, measured.case.source)
+    path = Path(message["output"])
+    write_report(path, report)
+    if message.get("save") is None:
+        return {"report": str(path)}
+    _save(report, Path(message["save"]), measured.case, message.get("dicom"))
+    return {"report": str(path), "saved": message["save"]}
+
+
+def _save(report: Report, path: Path, case: CaseRequest, dicom: str | None) -> None:
+    from ..interpretation.rendering.files import ReportedCase, check_outputs, save_reports
+
+    source = None if dicom is None else Path(dicom)
+    # The dialog has asked whether an existing file may be replaced.
+    check_outputs([path], [] if source is None else [source], force=True)
+    save_reports(report, [path], ReportedCase.of_results(case.volume, case.segmentation, case.results, source))
+
+
+def _unless_cancelled(cancel: CancelToken) -> None:
+    if cancel.cancelled:
+        raise CancelledError("It was cancelled.", "Nothing was written.", "Start again when you like.")
