@@ -35,6 +35,8 @@ _AROUND, _LEAST, _MOST = 0.25, 8, 20
 _SMALLEST = 24
 # Where the first pass gives a structure this probability the second one looks.
 _LOCATED = 0.3
+# A structure that reaches the rim of what the first pass sees is looked at again with more around it, so often in all.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -235,14 +237,20 @@ class Refiner:
         if not boxes:
             return None
         shape = over.warped.shape
-        far = surroundings(boxes, shape, step=2)
-        planes = torch.from_numpy(over.planes(structure, far))[None].to(self._device)
-        looks = torch.from_numpy(over.looks(structure, far))[None].to(self._device)
+        for _ in range(_LOOKS):
+            far = surroundings(boxes, shape, step=2)
+            planes = torch.from_numpy(over.planes(structure, far))[None].to(self._device)
+            looks = torch.from_numpy(over.looks(structure, far))[None].to(self._device)
+            with torch.inference_mode(), autocast(self._device):
+                located = doubled(self._net.locate(planes, looks).float().sigmoid(), planes.shape[2:])
+            found = [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > _LOCATED)]
+            boxes += found
+            # Where it goes on beyond the rim, the reference's own is far smaller.
+            if not any(_reaches(box, far, shape) for box in found):
+                break
+        near = _shared(surroundings(boxes, shape), far)
+        z, y, x = inner(near, far)
         with torch.inference_mode(), autocast(self._device):
-            located = doubled(self._net.locate(planes, looks).float().sigmoid(), planes.shape[2:])
-            boxes += [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > _LOCATED)]
-            near = _shared(surroundings(boxes, shape), far)
-            z, y, x = inner(near, far)
             drawn = self._net.draw(planes[:, :, z, y, x], located[:, z, y, x])[0].float().sigmoid().cpu().numpy()
         return _kept(drawn, near, over.grid)
 
@@ -255,6 +263,14 @@ def _outer(box: Window, window: Window) -> Window:
     """A box given from the corner of a window, as seen from where the window is."""
     z, y, x = (slice(a.start + b.start, a.stop + b.start) for a, b in zip(box, window, strict=True))
     return z, y, x
+
+
+def _reaches(box: Window, window: Window, shape: Sequence[int]) -> bool:
+    """Whether a box ends where a window cuts the volume."""
+    return any(
+        (side.start <= seen.start and seen.start > 0) or (side.stop >= seen.stop and seen.stop < count)
+        for side, seen, count in zip(box, window, shape, strict=True)
+    )
 
 
 def _kept(values: np.ndarray, window: Window, grid: sitk.Image) -> SoftMask | None:

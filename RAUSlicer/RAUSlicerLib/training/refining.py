@@ -35,6 +35,11 @@ WEIGHTS = {"first_cross_entropy": 1.0, "first_dice": 1.0, "cross_entropy": 1.0, 
 _UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
 # How far the carried structure may be moved beside the target, in voxels: what was matched in training lies better than what will be.
 _DRIFT = 4.0
+# Where a reference is unlike the target, what is carried is far too small and beside the structure: made so in this share of the patches,
+# by up to this factor and so many voxels.
+_LOST, _SMALLER, _BESIDE = 0.12, 3.5, 10.0
+# What the labels say of training cases is surer than what they will say of others: in so many patches it is taken down.
+_UNSURE = 0.4
 _PLACES = 300
 # The cortex has most of the labels of a brain, with borders that no intensity shows, and would get most of the patches.
 _CORTEX, _CORTEX_SHARE = 100, 0.25
@@ -158,14 +163,35 @@ def patch(pair: Prior, number: int, place: np.ndarray, size: int, rng: np.random
         knots = torch.from_numpy(rng.normal(0, _DRIFT / 2 * rng.random(), (1, 3, 5, 5, 5))).float().clamp(-_DRIFT, _DRIFT)
         moved = where + F.interpolate(knots, size=(FAR,) * 3, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
     own, carried = _at(planes[[0, 5]], where - corner), _at(planes[1:5], moved - corner)
+    lost = bool(rng.random() < _LOST)
+    if lost:
+        carried[1:3] = _at(planes[2:4], _shrunk(moved, planes[2] + planes[3], corner, rng) - corner)
     wild = rng.random() < _NEW_CONTRAST
     target = recolor(own[0], rng, contrast=wild and bool(rng.random() < 0.7))
     reference = recolor(carried[0], rng, contrast=wild and bool(rng.random() < 0.7))
     looks = _recognized(pair, chosen, _positions(FAR // 2, 2, affine, centre))
-    if rng.random() < _BLIND:
+    if rng.random() < (0.5 if lost else _BLIND):
         looks = torch.zeros_like(looks)
     known = torch.full_like(target, UNKNOWN) if rng.random() < _BLIND else _known(pair, chosen, window, where)
+    if rng.random() < _UNSURE:
+        known = _less_sure(known, rng)
     return torch.cat([target[None], reference[None], carried[1:], known[None]]), looks, (own[1] > 0.5).float()
+
+
+def _shrunk(where: Tensor, carried: Tensor, corner: Tensor, rng: np.random.Generator) -> Tensor:
+    """Voxel positions (d, h, w, 3) from which a carried structure is read to come out smaller and beside where it was."""
+    places = (carried > 0.5).nonzero().float()
+    centre = (places.mean(0) if len(places) else torch.tensor(carried.shape) / 2) + corner
+    beside = torch.from_numpy(rng.normal(0, _BESIDE / 2, 3)).float().clamp(-_BESIDE, _BESIDE)
+    return centre + (where - centre) * float(rng.uniform(1, _SMALLER)) + beside
+
+
+def _less_sure(known: Tensor, rng: np.random.Generator) -> Tensor:
+    """Evidence of labels (d, h, w) that says less, and wrongly here and there."""
+    rough = torch.from_numpy(rng.normal(0, 1, (1, 1, *(-(-side // 8) for side in known.shape)))).float()
+    wrong = F.interpolate(rough, size=known.shape, mode="trilinear", align_corners=True)[0, 0]
+    strength = float(rng.uniform(0.5, 1))
+    return (UNKNOWN + (known - UNKNOWN) * (strength + 0.3 * wrong).clamp(-0.5, 1)).clamp(0, 1)
 
 
 def _positions(count: int, step: int, affine: np.ndarray, centre: np.ndarray) -> Tensor:

@@ -77,6 +77,24 @@ def test_what_is_far_off_moves_the_structure(match: Match, case: Reference) -> N
     assert middles[0] - middles[1] == pytest.approx([0, 0, 2 * over.cells.step[2]], abs=1.0)
 
 
+def test_a_structure_is_followed_beyond_what_was_carried(match: Match, case: Reference) -> None:
+    """The reference's own may be far smaller: the first pass looks again with more around it where it meets the rim."""
+    net = RefinerNet(RefinerConfig(widths=(8, 8, 16)))
+    net.first.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    net.second.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
+    left = case.segmentation.structures[1]
+    over = overlay(match, case.volume)
+    cells = over.recognized[left][0].shape
+    bar = np.ones((cells[0], cells[1], 200), np.float32)
+    first = over.recognized[left][1]
+    long = replace(over, recognized={**over.recognized, left: (bar, (first[0], first[1], 0))})
+    once = surroundings(over.box(left), over.warped.shape, step=2)[2]
+    found = Refiner(net, torch.device("cpu")).redraw(long, left)
+    assert found is not None
+    inside = np.argwhere(found.values > 0.5)[:, 2] + found.start[2]
+    assert inside.min() < once.start or inside.max() >= once.stop
+
+
 def test_recognized_cells_lie_on_their_structure(match: Match, case: Reference) -> None:
     over = overlay(match, case.volume)
     whole = (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2]))

@@ -163,3 +163,31 @@ def test_labels_that_another_numbering_uses_do_not_compete() -> None:
     labels, scale = torch.tensor([60]), torch.tensor(50.0)
     plain, own = (float(matching.class_loss(embeddings, labels, centres, scale, domain)) for domain in ("none", "brain_t1"))
     assert own < 1e-3 and plain == pytest.approx(np.log(2), abs=1e-2)
+
+
+def test_a_lost_structure_is_carried_smaller_and_near_where_it_was(rng: np.random.Generator) -> None:
+    """What the refiner learns from where a reference is unlike the target."""
+    where = refining._positions(48, 1, np.eye(3), np.array([50.0, 40.0, 30.0]))
+    corner = torch.tensor([20, 10, 0])
+    planes = torch.zeros(1, 60, 60, 60)
+    planes[0, 20:40, 20:40, 20:40] = 1
+    whole = refining._at(planes, where - corner)[0] > 0.5
+    sizes = []
+    for _ in range(5):
+        lost = refining._at(planes, refining._shrunk(where, planes[0], corner, rng) - corner)[0] > 0.5
+        sizes.append(int(lost.sum()))
+        if lost.any():
+            away = lost.nonzero().float().mean(0) - whole.nonzero().float().mean(0)
+            assert away.abs().max() <= refining._BESIDE + 1
+    assert max(sizes) <= 20**3 and min(sizes) < whole.sum() / 4
+
+
+def test_evidence_that_is_less_sure_says_the_same_in_the_main(rng: np.random.Generator) -> None:
+    known = torch.full((40, 48, 64), 0.5)
+    known[10:30, 10:30, 10:50] = 1.0
+    known[:5] = 0.0
+    weaker = refining._less_sure(known, rng)
+    assert weaker.min() >= 0 and weaker.max() <= 1
+    assert 0.6 < weaker[10:30, 10:30, 10:50].mean() < 0.99
+    assert 0.01 < weaker[:5].mean() < 0.4
+    assert torch.equal(weaker[35], known[35])
