@@ -8,10 +8,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__
+from . import NOTICE, __version__
 from .errors import RAUSlicerError, ResourceError
 
-NOTICE = "Research use only. Not a medical device."
 CANCELLED = 130
 
 # Rooms are imported by the command that needs them: torch alone takes seconds, and --help must not.
@@ -139,6 +138,9 @@ def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.Argumen
     command.add_argument("--structures", metavar="NAMES", help='names separated by commas, for example "liver,spleen" (default: all)')
     command.add_argument("--pictures", type=Path, metavar="DIR", help="write a contact sheet and a 3D picture into this folder")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of every structure as JSON")
+    command.add_argument(
+        "--report", type=Path, action="append", default=[], metavar="FILE", help="write a report: .html, .md, .json or .dcm; repeatable"
+    )
     command.add_argument("--force", action="store_true", help="overwrite existing files")
 
     def run(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .cli import NOTICE
+from . import NOTICE
 from .errors import InputError
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .errors import ModelError
 from .models.manifest import read_manifest
-from .models.store import ModelFolder, add, list_models, remove, resolve, user_folder
+from .models.store import ModelFolder, add, list_models, list_unfinished, remove, resolve, user_folder
 
 
 def add_model_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def add_model_actions(command: argparse.ArgumentParser, parent: argparse.Argumen
     planning.add_argument("name")
     planning.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     planning.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32", "4bit"), default="auto")
-    removing = actions.add_parser("remove", help="delete a model that was added", parents=[parent])
-    removing.add_argument("name")
+    removing = actions.add_parser("remove", help="delete a model that was added, or an unfinished download", parents=[parent])
+    removing.add_argument("name", help="a model, or the repository of a download that was broken off")
 
 
 def run_models(options: argparse.Namespace) -> int:
@@ -91,6 +91,13 @@ def _print_models() -> None:
             size = sum(path.stat().st_size for path in model.part(part).iterdir()) / 1e6
             table.add_row(model.name, part, kind, licence, f"{size:.1f}", model.part_state(part))
     console.print(table, markup=False)
+    for broken in list_unfinished():
+        console.print(
+            f"Unfinished: {broken.name}, {broken.size / 1e6:.1f} MB. `rauslicer models download {broken.name}` goes on,"
+            f" `rauslicer models remove {broken.name}` deletes it.",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print(f"Added models lie in {user_folder()}.", markup=False, soft_wrap=True)
 
 
@@ -121,8 +128,24 @@ def _download(options: argparse.Namespace) -> ModelFolder:
 
     licence = SUGGESTED.get(options.repository)
     print(f"Downloading {options.repository}" + (f" ({licence})" if licence else "") + "; a break loses nothing, run the command again.")
-    with Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bars:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return download(options.repository, options.name, options.revision, _Log())
+    with Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task(options.repository, total=None)
         return download(
             options.repository, options.name, options.revision, lambda done, total: bars.update(bar, completed=done, total=total)
         )
+
+
+class _Log:
+    """A line at each whole percent, for a log and for the panel."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        if percent > self._last:
+            self._last = percent
+            print(f"{percent} % of {total / 1e6:.0f} MB", flush=True)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .cli import NOTICE
+from . import NOTICE
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from .imaging.segmentation import Reference
+    from .interpretation.evidence import StructureFindings
+    from .interpretation.rendering.files import ReportedCase
+    from .results import Transfer
+
+_REFERENCE = "the reference case"
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -32,15 +44,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run_report(options: argparse.Namespace) -> int:
     """Check outputs, read, measure, write the reports, and say where they are; return the exit code."""
-    from .interpretation.rendering.files import ReportedCase, check_outputs, save_reports
+    from .interpretation.rendering.files import ReportedCase, check_outputs
 
     given = (options.target, options.segmentation, options.reference, options.reference_segmentation, options.result, options.library)
     check_outputs(options.output, [path for path in given if path is not None], options.force)
     # Late: a wrong file name need not cost the time that these take.
-    from .interpretation.factuality import check_report
     from .interpretation.library import Library
     from .interpretation.measuring import measure
-    from .interpretation.report import write_report
     from .interpretation.segmented import load_reference, load_segmented
 
     case = load_segmented(options.target, options.segmentation, options.result)
@@ -55,20 +65,48 @@ def run_report(options: argparse.Namespace) -> int:
             "There is nothing to report on.",
             "Give the segmentation that belongs to the target.",
         )
-    source = {heading.capitalize(): text for heading, text in case.source.items()}
-    beside = [] if reference is None else ["the reference case"]
+    beside = [] if reference is None else [_REFERENCE]
     if library is not None:
         beside.append(f"the library {library.name!r} ({library.cases} cases)")
-    source["Compared with"] = " and ".join(beside) or "nothing"
-    report = write_report(findings, source)
-    checked = check_report(report, findings)
-    save_reports(
-        report,
-        options.output,
-        ReportedCase.of_results(case.volume, case.segmentation, case.results, options.target, options.segmentation),
-    )
-    print(f"{len(findings)} structures, {len(report.sentences)} sentences; {checked.right} of {checked.checked} measured ones check out.")
-    for path in options.output:
-        print(f"Written to {path}.")
+    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, options.target, options.segmentation)
+    _write(findings, {**case.source, "compared with": " and ".join(beside) or "nothing"}, reported, options.output)
     print(NOTICE)
     return 0
+
+
+def report_on_run(
+    result: Transfer, references: Sequence[Reference], target: sitk.Image, outputs: Sequence[Path], target_path: Path, result_path: Path
+) -> None:
+    """Measure what a run has found, write the reports and say where they are.
+
+    Args:
+        result: What the run returned; of a cancelled one, what was finished.
+        references: Its annotated cases; with several of them nothing is compared, because each structure may come from another.
+        target: Its target.
+        outputs: Where to write; checked by ``check_outputs`` before the run.
+        target_path: Where the target was read from.
+        result_path: Where the segmentation was written.
+    """
+    from .interpretation.measuring import measure
+    from .interpretation.rendering.files import ReportedCase
+
+    reference = references[0] if len(references) == 1 else None
+    findings = measure(target, result.segmentation, result.results, reference)
+    source = {"model": result.model, "localizer": result.localizer, "compared with": "nothing" if reference is None else _REFERENCE}
+    if result.cancelled:
+        source["run"] = "cancelled; only what was finished"
+    reported = ReportedCase.of_results(target, result.segmentation, result.results, target_path, result_path)
+    _write(findings, source, reported, outputs)
+
+
+def _write(findings: Sequence[StructureFindings], source: Mapping[str, str], case: ReportedCase, outputs: Sequence[Path]) -> None:
+    from .interpretation.factuality import check_report
+    from .interpretation.rendering.files import save_reports
+    from .interpretation.report import write_report
+
+    report = write_report(findings, {heading.capitalize(): text for heading, text in source.items()})
+    checked = check_report(report, findings)
+    save_reports(report, outputs, case)
+    print(f"{len(findings)} structures, {len(report.sentences)} sentences; {checked.right} of {checked.checked} measured ones check out.")
+    for path in outputs:
+        print(f"Written to {path}.")

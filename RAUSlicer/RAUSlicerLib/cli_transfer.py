@@ -15,8 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__
-from .cli import CANCELLED, NOTICE
+from . import NOTICE, __version__
+from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
 from .errors import OutputError
 from .imaging.checks import distinct_names
@@ -63,6 +63,10 @@ def run_transfer(options: argparse.Namespace) -> int:
         contact_sheet(inputs.references[0], inputs.target, result, options.pictures / CONTACT_SHEET)
         picture_3d(result.segmentation, options.pictures / PICTURE_3D)
     _print_result(result, options.output)
+    if options.report:
+        from .cli_report import report_on_run
+
+        report_on_run(result, inputs.references, inputs.target, options.report, options.target, options.output)
     return CANCELLED if result.cancelled else 0
 
 
@@ -104,6 +108,11 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
 
 def _check_outputs(options: argparse.Namespace) -> None:
     check_output(options.output, options.force, volume_path=options.target)
+    if options.report:
+        from .interpretation.rendering.files import check_outputs
+
+        check_outputs(options.report, [options.target, *options.reference, *options.reference_segmentation], options.force)
+        _require_apart(options.report, [path for path in (options.output, options.json) if path is not None])
     for path in [options.json] if options.json else []:
         _require_folder(path.parent)
         _require_free(path, options.force)
@@ -113,6 +122,14 @@ def _check_outputs(options: argparse.Namespace) -> None:
             _require_free(options.pictures, force=False)
         for name in (CONTACT_SHEET, PICTURE_3D):
             _require_free(options.pictures / name, options.force)
+
+
+def _require_apart(reports: Sequence[Path], others: Sequence[Path]) -> None:
+    for path in reports:
+        if path.absolute() in [other.absolute() for other in others]:
+            raise OutputError(
+                f"The report {str(path)!r} has the name of another output.", "One would replace the other.", "Choose another name."
+            )
 
 
 def _require_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .cli import NOTICE
+from . import NOTICE
 from .cli_transfer import CONTACT_SHEET, PICTURE_3D, transfer_report
 from .errors import OutputError
 from .imaging.files import check_output, read_segmentation, read_volume, write_segmentation

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from RAUSlicerLib.models.checkpoint import save_checkpoint
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet
 from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config
+from RAUSlicerLib.segmentation.sam2_checkpoints import SIZES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,6 +89,17 @@ def coarse() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def tiny_sam2() -> Sam2Config:
+    """SAM2.1 in everything but its sizes: the smallest real one takes seconds a slice."""
+    return replace(
+        SIZES["sam2.1-hiera-tiny"],
+        **{"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
+        **{"window_spec": (8, 4, 4, 2), "window_pos_embed_bkg_spatial_size": (4, 4), "d_model": 32, "memory_dim": 16},
+        **{"memory_layers": 1, "feedforward": 64},
+    )
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with random weights, small enough to run in seconds. It matches a volume to itself and knows nothing else."""
     torch.manual_seed(0)
@@ -119,6 +133,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / name, config, network.state_dict(), "A model for tests.", name="tiny", kind=config["model_type"], licence="none"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone whose weights take a while to send: 13 MB."""
+    from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
+
+    return make_tiny_backbone(tmp_path_factory.mktemp("hub") / "tiny", "qwen3_vl", width=512)
+
+
+@pytest.fixture
+def hub(hub_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub on this machine with the repository Qwen/tiny: see models/hub_server.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "models"))
+    from hub_server import Hub
+
+    server = Hub(hub_files)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,27 @@ def grouped(structures: Sequence[Structure], graphs: Sequence[str] = GRAPHS) -> 
     return (*out, Group(OTHER, rest)) if rest else tuple(out)
 
 
+def sections(
+    structures: Sequence[Structure], most: int = 16, graphs: Sequence[str] = GRAPHS
+) -> tuple[tuple[str, tuple[Structure, ...]], ...]:
+    """The tree of ``grouped`` as headings in a row, for lists without levels: every structure stands under exactly one.
+
+    A group of more than ``most`` structures is divided as far as the graph divides it; a part of a single structure stays with its whole.
+    """
+    return tuple(section for group in grouped(structures, graphs) for section in _divided(group, most))
+
+
+def _divided(group: Group, most: int) -> list[tuple[str, tuple[Structure, ...]]]:
+    everything = tuple(group)
+    parts = [part for part in group.groups if len(tuple(part)) > 1]
+    if len(everything) <= most or not parts:
+        return [(group.title, everything)]
+    below = [section for part in parts for section in _divided(part, most)]
+    shown = {structure for _, of_section in below for structure in of_section}
+    rest = tuple(structure for structure in everything if structure not in shown)
+    return [*below, (f"{group.title}: other structures", rest)] if rest else below
+
+
 def _group(graph: AnatomyGraph, node: Node, of_node: Mapping[str, tuple[Structure, ...]], title: str) -> Group:
     structures = list(of_node.get(node.id, ()))
     groups: list[Group] = []

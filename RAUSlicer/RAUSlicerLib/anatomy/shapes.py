@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,19 +38,23 @@ class Shape:
     is_cut: bool
 
 
-def shapes(segmentation: Segmentation, structures: Iterable[Structure]) -> dict[Structure, Shape]:
-    """The shapes of those structures that have a voxel, in the given order."""
+def shapes(
+    segmentation: Segmentation, structures: Iterable[Structure], checkpoint: Callable[[], None] = lambda: None
+) -> dict[Structure, Shape]:
+    """The shapes of those structures that have a voxel, in the given order; ``checkpoint`` is called before each and may raise to stop."""
     structures = tuple(structures)
     boxes: dict[int, Mapping[int, Box]] = {}
     for layer in {structure.layer for structure in structures}:
         boxes[layer] = _boxes(sitk.GetArrayViewFromImage(segmentation.layers[layer]))
     affine = index_to_world(segmentation.labelmap)
     size = segmentation.labelmap.GetSize()[::-1]
-    return {
-        structure: _shape(voxels_in(segmentation, structure, box), box, affine, size)
-        for structure in structures
-        if (box := boxes[structure.layer].get(structure.label)) is not None
-    }
+    out = {}
+    for structure in structures:
+        checkpoint()
+        box = boxes[structure.layer].get(structure.label)
+        if box is not None:
+            out[structure] = _shape(voxels_in(segmentation, structure, box), box, affine, size)
+    return out
 
 
 def voxels_in(segmentation: Segmentation, structure: Structure, box: Box) -> np.ndarray:

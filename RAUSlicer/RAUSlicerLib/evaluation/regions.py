@@ -299,10 +299,35 @@ def compare(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[s
     return out
 
 
-def run(args: argparse.Namespace) -> None:
-    """Judge and write as asked for."""
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The command line of what is judged on the same cases: data, projections, output."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with splits.json, cxr_findings and abdomen_ct")
+    parser.add_argument("--cache", default="work/regions/drr", help="folder of the projections, made if they are missing")
+    parser.add_argument("--output", required=True, help="folder of the results: a table as Markdown, all figures as JSON")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def read_cases(args: argparse.Namespace) -> tuple[list[RegionCase], list[RegionCase]]:
+    """Train and held-out cases; torch is given the threads that were asked for."""
     torch.set_num_threads(args.threads)
     train, held = (load_all(Path(args.data), split, Path(args.cache)) for split in ("train", "val"))
+    return train, held
+
+
+def write(args: argparse.Namespace, name: str, document: dict[str, Any], tables: str) -> None:
+    """Both files of the results."""
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (output / f"{name}.md").write_text(tables, encoding="utf-8")
+    print(f"Written to {output}: {name}.md, {name}.json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge and write as asked for."""
+    train, held = read_cases(args)
     models = dict(text.split("=", 1) for text in args.model) or {"shipped": REGION_MODEL}
     judged = {}
     for name, path in models.items():
@@ -317,26 +342,18 @@ def run(args: argparse.Namespace) -> None:
         split: {g: len({c.patient for c in cases if c.graph == g}) for g in (CHEST, ABDOMEN)}
         for split, cases in (("train", train), ("val", held))
     }
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     figures_only = {name: {key: value for key, value in one.items() if key != "rows"} for name, one in judged.items()}
     document = {"people": counted, "models": figures_only, "differences": differences}
-    (output / "regions.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (output / "regions.md").write_text(write_tables(document), encoding="utf-8")
-    print(f"Written to {output}: regions.md, regions.json")
+    write(args, "regions", document, write_tables(document))
 
 
 def main() -> None:
     """Judge as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder with splits.json, cxr_findings and abdomen_ct")
-    parser.add_argument("--cache", default="work/regions/drr", help="folder of the projections, made if they are missing")
-    parser.add_argument("--output", required=True, help="folder of regions.md and regions.json")
+    parser = options(__doc__)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=PATH", help="a model folder or a training state; may be repeated"
     )
     parser.add_argument("--compare", action="append", default=[], metavar="NAME,NAME", help="two of these: differences of grounding")
-    parser.add_argument("--threads", type=int, default=1)
     run(parser.parse_args())
 
 

@@ -9,10 +9,8 @@ nothing else differs between encoders, no step size and no seed, and no mask is 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,11 @@ from torch import Tensor
 
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.text import encode
-from ..training.regions import load_all, make_vocabulary
+from ..training.regions import make_vocabulary
 from ..training.regions_batches import TRUE, Vocabulary
 from ..training.regions_cases import ABDOMEN, CHEST, RegionCase, model_nodes
 from ..training.regions_losses import coverage
-from .regions import Looked, full_map, look_at, open_net
+from .regions import Looked, full_map, look_at, open_net, options, read_cases, write
 from .regions_metrics import figure, mean, overlap, points_at
 
 # Share of the features' mean square that is added to it: one for all encoders, not tuned.
@@ -105,8 +103,7 @@ def write_table(summary: dict[str, Any]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Probe and write as asked for."""
-    torch.set_num_threads(1)
-    train, held = (load_all(Path(args.data), split, Path(args.cache)) for split in ("train", "val"))
+    train, held = read_cases(args)
     nodes = model_nodes()
     vocabulary = make_vocabulary(nodes, train)
     rows, random = {}, []
@@ -118,21 +115,14 @@ def run(args: argparse.Namespace) -> None:
         name, path = text.split("=", 1)
         rows[name] = probe(open_net(path), train, held, vocabulary)
     summary = summarize(rows, random)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "probe.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (output / "probe.md").write_text(write_table(summary), encoding="utf-8")
-    print(f"Written to {output}: probe.md, probe.json")
+    write(args, "probe", summary, write_table(summary))
 
 
 def main() -> None:
     """Probe as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder with splits.json, cxr_findings and abdomen_ct")
-    parser.add_argument("--cache", default="work/regions/drr", help="folder of the projections, made if they are missing")
+    parser = options(__doc__)
     parser.add_argument("--state", action="append", default=[], metavar="NAME=PATH", help="a training state; may be repeated")
     parser.add_argument("--seeds", type=int, default=5, help="encoders of random weights")
-    parser.add_argument("--output", required=True, help="folder of probe.md and probe.json")
     run(parser.parse_args())
 
 

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from ..anatomy.graph import AnatomyGraph
+from ..anatomy.names import same_words, split
 from ..imaging.segmentation import Segmentation, Structure
 from ..results import Status, StructureResult
 from . import places
-from .evidence import Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
-from .naming import same_words, split
+from .evidence import CENTRE, Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
 from .places import Point
 from .wording import (
     amount,
@@ -71,10 +71,7 @@ def at_point(case: Case, point: Point) -> Said:
     found = [case.index[one] for one in places.structures_at(case.segmentation, point) if one in case.index]
     if not found:
         return (limit("I can't tell what is at this point: no structure was segmented here."), *_nearest(case, point)), False
-    sentences = [
-        _here(case, number, f"This point lies in {case.findings[number].name}{_sure(case, number)}", SentenceKind.STATUS)
-        for number in found
-    ]
+    sentences = [_here(case, number, f"This point lies in {case.findings[number].name}{_sure(case, number)}") for number in found]
     if len(found) > 1:
         sentences.append(limit("These structures overlap here."))
     return tuple(sentences), True
@@ -91,7 +88,9 @@ def in_region(case: Case, region: np.ndarray) -> Said:
         near = _nearest(case, middle, "the middle of the region") if middle is not None else ()
         return (limit("I can't tell what the marked region is: no structure was segmented in it."), *near), False
     sentences = [
-        _here(case, number, f"{amount(100 * share, '%')} of the marked region lie in {case.findings[number].name}{_sure(case, number)}")
+        _here(
+            case, number, f"{amount(100 * share, '%')} of the marked region lie in {case.findings[number].name}{_sure(case, number)}", share
+        )
         for number, share in inside[:_MOST]
     ]
     if len(inside) > _MOST:
@@ -130,12 +129,16 @@ def place(case: Case, number: int) -> Said:
             middle = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
             text += f" The run looked for it around {coordinates(middle)}."
         return (status(found, text),), False
-    middle_of = places.centre(case.segmentation.labelmap, case.segmentation.array(case.results[number].structure))
-    if middle_of is None:
+    centre = tuple(known for quantity in CENTRE if (known := found.measured(quantity)) is not None)
+    if len(centre) < len(CENTRE):
+        centre = centre_of(
+            (found.name,), places.centre(case.segmentation.labelmap, case.segmentation.array(case.results[number].structure))
+        )
+    if not centre:
         return (limit(f"I can't tell where {found.name} is: it has no voxels.", found),), False
     within = part_of(case, number)
-    text = f"The middle of {found.name} lies at {coordinates(middle_of)}{f', {within}' if within else ''}."
-    here = Sentence(text, SentenceKind.MEASURED, (found.name,), confidence=confidence_of((found,)))
+    text = f"The middle of {found.name} lies at {written(centre)}{f', {within}' if within else ''}."
+    here = measured(text, (found,), centre)
     return (here, *those(extent_sentence(found), position_sentence(found), status_sentence(found))), True
 
 
@@ -146,6 +149,17 @@ def size(case: Case, number: int) -> Said:
         return (status(found, f"I can't tell how large {found.name} is: it was not found."),), False
     sentences = those(volume_sentence(found), extent_sentence(found), status_sentence(found))
     return (sentences, True) if found.measurements else ((limit(f"I can't tell: {found.name} was not measured.", found),), False)
+
+
+def centre_of(names: tuple[str, ...], point: Point | None) -> tuple[Measurement, ...]:
+    """A centre of gravity (LPS, mm) as evidence; empty for None."""
+    return () if point is None else tuple(Measurement(quantity, value, "mm", names) for quantity, value in zip(CENTRE, point, strict=True))
+
+
+def written(centre: tuple[Measurement, ...]) -> str:
+    """What ``centre_of`` gave, as Slicer writes a point."""
+    x, y, z = (coordinate.value for coordinate in centre)
+    return coordinates((x, y, z))
 
 
 def coordinates(point: Point) -> str:
@@ -173,11 +187,14 @@ def part_of(case: Case, number: int) -> str:
     return f"in {' of '.join(named)}" if named else ""
 
 
-def _here(case: Case, number: int, text: str, kind: SentenceKind = SentenceKind.MEASURED) -> Sentence:
+def _here(case: Case, number: int, text: str, share: float | None = None) -> Sentence:
+    """A sentence on what holds a point, or a share of the marked region (0 to 1)."""
     within = part_of(case, number)
     found = case.findings[number]
     text = f"{text}, {within}." if within else f"{text}."
-    return Sentence(text, kind, (found.name,), confidence=confidence_of((found,)))
+    if share is None:
+        return status(found, text)
+    return measured(text, (found,), (Measurement(Quantity.SHARE, 100 * share, "%", (found.name,)),))
 
 
 def _nearest(case: Case, point: Point, what: str = "it") -> tuple[Sentence, ...]:
@@ -186,7 +203,7 @@ def _nearest(case: Case, point: Point, what: str = "it") -> tuple[Sentence, ...]
         return ()
     found = case.findings[case.index[near[0]]]
     text = f"The structure nearest to {what} is {found.name}, {near[1]:.1f} mm away."
-    return (Sentence(text, SentenceKind.MEASURED, (found.name,), confidence=confidence_of((found,))),)
+    return (measured(text, (found,), (Measurement(Quantity.DISTANCE, near[1], "mm", (found.name,)),)),)
 
 
 def _presence_sentence(found: StructureFindings, word: float) -> Sentence:

@@ -65,11 +65,10 @@ def of_all(case: Case, numbers: Sequence[int], name: str = "") -> Said:
     far = sorted((one for one in ratios if not SMALL <= ratios[one] <= LARGE), key=lambda one: -abs(math.log(max(ratios[one], 1e-9))))
     if far:
         shown = [case.findings[one] for one in far[:_MOST]]
-        volumes = [volume for one in shown if (volume := one.measured(Quantity.VOLUME)) is not None]
         times = [f"{one.name} ({number(ratios[index])} times)" for one, index in zip(shown, far, strict=False)]
         more = f" and {len(far) - _MOST} more" if len(far) > _MOST else ""
         text = f"Less than half or more than twice the reference's volume: {listed(times)}{more}."
-        sentences.append(measured(text, shown, volumes))
+        sentences.append(measured(text, [case.findings[one] for one in far], _volumes(case, far)))
     else:
         text = f"No volume is less than half or more than twice the reference's; {len(ratios)} could be compared."
         sentences.append(measured(text, [case.findings[one] for one in ratios], _volumes(case, ratios)))

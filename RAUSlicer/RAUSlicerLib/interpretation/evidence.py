@@ -20,6 +20,15 @@ class Quantity(StrEnum):
     INTENSITY_SPREAD = "standard deviation of the intensity"
     ASYMMETRY = "asymmetry of left and right"
     POSITION = "distance from its place in the reference"
+    CENTRE_LEFT = "middle, towards the left"
+    CENTRE_POSTERIOR = "middle, towards the back"
+    CENTRE_SUPERIOR = "middle, towards the top"
+    DISTANCE = "distance from the point asked about"
+    SHARE = "share of the marked region"
+
+
+CENTRE = (Quantity.CENTRE_LEFT, Quantity.CENTRE_POSTERIOR, Quantity.CENTRE_SUPERIOR)
+"""The coordinates of a structure's centre of gravity in patient space (LPS, mm)."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .evidence import Measurement, Quantity, Report, Sentence, SentenceKind, StructureFindings
+from .evidence import CENTRE, Measurement, Quantity, Report, Sentence, SentenceKind, StructureFindings
 
 _UNITS = {"mL": "mL", "mm": "mm", "%": "%", "HU": "[hnsf'U]"}
+_ASKED = (Quantity.DISTANCE, Quantity.SHARE)
 _ALMOST = 1e-9
 _SAME = 0.02
 
@@ -25,9 +26,15 @@ _NAME = "[\ue000-\uf8ff]"
 _BEYOND_NAMES = 0xF8FF - _FIRST_NAME
 
 _CLAIMS: tuple[tuple[str, str], ...] = (
+    ("found_of", r"(?:All (?P<all>\d+)|(?P<some>\d+) of the (?P<looked>\d+)) structures of .+? that were looked for were found"),
+    ("share", rf"{_VALUE} of the marked region lie in (?P<name>{_NAME})"),
     ("name", _NAME),
     ("volume", rf"the volume is {_VALUE}"),
-    ("volume", rf"(?<={_NAME} \(){_VALUE}(?=\) is|\): they differ)"),
+    ("volume", rf"(?<={_NAME} \(){_VALUE}(?=\) is|\): they differ|\)\.)"),
+    ("union", rf"together they have {_VALUE}"),
+    ("centre", rf"(?<!\w)(?P<letter>[RLAPSI]) (?P<value>{_NUMBER})(?=,| mm)"),
+    ("distance", rf"{_VALUE} away"),
+    ("confidence", rf"\(confidence (?P<value>{_NUMBER})\)"),
     ("right_left", rf"{_VALUE} from right to left"),
     ("front_back", rf"{_VALUE} from front to back"),
     ("top_bottom", rf"{_VALUE} from top to bottom"),
@@ -37,8 +44,12 @@ _CLAIMS: tuple[tuple[str, str], ...] = (
     ("asymmetry", rf"they differ by {_VALUE} of their mean"),
     ("order", r"is (?P<word>larger|smaller|about as large)(?= (?:than|as))"),
     ("asymmetry_reference", rf"in the reference case by {_VALUE}(?P<other> the other way round)?"),
+    ("difference_of_two", rf"(?P<value>{_NUMBER}) (?P<unit>%) (?P<word>larger|smaller) than (?={_NAME})"),
+    ("times_of_two", rf"(?P<value>{_NUMBER}) times as large as (?={_NAME})"),
     ("difference", rf"(?P<value>{_NUMBER}) (?P<unit>%) (?P<word>larger|smaller)"),
-    ("times", rf"(?P<value>{_NUMBER}) times as large"),
+    ("times", rf"(?P<value>{_NUMBER}) times(?: as large|\))"),
+    ("more", r"and (?P<count>\d+) more(?=\.)"),
+    ("compared", r"(?P<count>\d+) could be compared"),
     ("same", r"about as large as(?= in the reference case)"),
     ("z_score", rf"(?P<value>{_NUMBER}) standard deviations (?P<word>above|below)"),
     ("z_score_zero", r"at(?= the library's mean)"),
@@ -59,6 +70,17 @@ _QUANTITIES = {
     "top_bottom": Quantity.EXTENT_SUPERIOR_INFERIOR,
     "mean": Quantity.MEAN_INTENSITY,
     "position": Quantity.POSITION,
+    "union": Quantity.VOLUME,
+    "share": Quantity.SHARE,
+    "distance": Quantity.DISTANCE,
+}
+_DIRECTIONS = {
+    "L": (Quantity.CENTRE_LEFT, 1),
+    "R": (Quantity.CENTRE_LEFT, -1),
+    "P": (Quantity.CENTRE_POSTERIOR, 1),
+    "A": (Quantity.CENTRE_POSTERIOR, -1),
+    "S": (Quantity.CENTRE_SUPERIOR, 1),
+    "I": (Quantity.CENTRE_SUPERIOR, -1),
 }
 
 
@@ -117,7 +139,7 @@ class _Reader:
         self._text, self._names = _masked(sentence.text, sentence.structures)
         self._structure: str | None = None
         self._measurement: Measurement | None = None
-        self._together = False
+        self._together = self._partial = False
         self._named: list[str] = []
         self._problems: list[str] = []
 
@@ -127,7 +149,8 @@ class _Reader:
             again = re.compile(claim).match(self._text, match.start())
             assert again is not None
             self._read(kind, again)
-        if not self._together and set(self._named) != set(self._sentence.structures):
+        named, known = set(self._named), set(self._sentence.structures)
+        if not self._together and not (named < known if self._partial else named == known):
             self._problems.append("the structures named are not those of the evidence")
         return self._problems
 
@@ -140,6 +163,29 @@ class _Reader:
         elif kind == "together":
             self._together = True
             self._expect(int(claim["count"]) == len(self._sentence.structures), claim)
+        elif kind == "found_of":
+            self._together = True
+            # How many were looked for is no evidence of the sentence: only that they are no fewer.
+            count = int(claim["all"] or claim["some"])
+            self._expect(count == len(self._sentence.structures) and count <= int(claim["looked"] or count), claim)
+        elif kind == "more":
+            self._expect(int(claim["count"]) == len(self._sentence.structures) - len(self._named), claim)
+            self._partial = True
+        elif kind == "compared":
+            self._together = True
+            self._expect(int(claim["count"]) == len(self._sentence.structures) == len(self._sentence.measurements), claim)
+        elif kind == "confidence":
+            known = self._sentence.confidence
+            self._expect(known is not None and _rounds_to(claim["value"], known), claim)
+        elif kind == "centre":
+            quantity, sign = _DIRECTIONS[claim["letter"]]
+            coordinate = self._find(quantity)
+            self._expect(coordinate is not None and coordinate.unit == "mm" and _rounds_to(claim["value"], sign * coordinate.value), claim)
+        elif kind == "share":
+            self._structure = self._names[ord(claim["name"]) - _FIRST_NAME]
+            self._named.append(self._structure)
+            self._measurement = self._find(Quantity.SHARE)
+            self._expect_measured(self._measurement, claim)
         elif kind == "unread":
             self._problems.append(f"{claim[0]!r} is no claim that can be checked")
         elif kind == "spread":
@@ -155,6 +201,8 @@ class _Reader:
                 "asymmetry_reference": self._asymmetry_reference,
                 "difference": self._difference,
                 "times": self._times,
+                "difference_of_two": self._difference_of_two,
+                "times_of_two": self._times_of_two,
                 "same": self._same,
                 "z_score": self._z_score,
                 "z_score_zero": self._z_score_zero,
@@ -208,6 +256,23 @@ class _Reader:
 
     def _times(self, claim: re.Match[str]) -> bool:
         ratio = self._ratio()
+        return ratio is not None and _rounds_to(claim["value"], ratio)
+
+    def _ratio_of_two(self) -> float | None:
+        """The first structure's volume over the second's."""
+        volumes = {m.structures[0]: m for m in self._sentence.measurements if m.quantity is Quantity.VOLUME}
+        pair = [volumes.get(name) for name in self._sentence.structures]
+        if len(pair) != 2 or self._named != [self._sentence.structures[0]] or any(one is None or one.is_cut for one in pair):
+            return None
+        first, second = (one.value for one in pair if one is not None)
+        return first / second if second > 0 else None
+
+    def _difference_of_two(self, claim: re.Match[str]) -> bool:
+        ratio = self._ratio_of_two()
+        return ratio is not None and _rounds_to(claim["value"], 100 * abs(ratio - 1)) and (claim["word"] == "larger") == (ratio >= 1)
+
+    def _times_of_two(self, claim: re.Match[str]) -> bool:
+        ratio = self._ratio_of_two()
         return ratio is not None and _rounds_to(claim["value"], ratio)
 
     def _same(self, _: re.Match[str]) -> bool:
@@ -282,7 +347,7 @@ def _check_plain(sentence: Sentence) -> tuple[str, ...]:
     for score in sentence.scores:
         text = text.replace(f"“{score.phrase}”", "")
     named = len(set(re.findall(_NAME, text)))
-    known = [score.value for score in sentence.scores]
+    known = [score.value for score in sentence.scores] + [measurement.value for measurement in sentence.measurements]
     if sentence.confidence is not None:
         known.append(sentence.confidence)
     counts = {len(names), len(sentence.structures) - named}
@@ -304,6 +369,9 @@ def _unmeasured(sentence: Sentence, findings: Sequence[StructureFindings]) -> tu
     problems = []
     for measurement in sentence.measurements:
         if id(measurement) in measured or measurement in measured.values():
+            continue
+        if measurement.quantity in _ASKED or (measurement.quantity in CENTRE and len(measurement.structures) > 1):
+            # Measured for one question, on a place or on structures that nothing else speaks of together.
             continue
         parts = [by_name[name].measured(Quantity.VOLUME) for name in measurement.structures if name in by_name]
         volumes = [part for part in parts if part is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..imaging.checks import same_grid
 from ..imaging.dicom import MODALITY_KEY
 from ..imaging.intensity import is_ct
 from ..imaging.segmentation import Segmentation, Structure
-from .evidence import Quantity
+from .evidence import CENTRE, Quantity
 
 HOUNSFIELD = "[hnsf'U]"
 NO_UNIT = "1"
@@ -54,8 +54,15 @@ class MeasuredCase:
     intensity_unit: str
 
     @classmethod
-    def of(cls, volume: sitk.Image, segmentation: Segmentation, own: Mapping[Structure, Structure], attached: Attached) -> MeasuredCase:
-        """Find the shapes of structures.
+    def of(
+        cls,
+        volume: sitk.Image,
+        segmentation: Segmentation,
+        own: Mapping[Structure, Structure],
+        attached: Attached,
+        checkpoint: Callable[[], None],
+    ) -> MeasuredCase:
+        """Find the shapes of structures; ``checkpoint`` is called after each.
 
         Raises:
             InputError: volume and segmentation are on different grids.
@@ -66,7 +73,7 @@ class MeasuredCase:
                 "Structures are measured in the image that they were drawn on.",
                 "Bring the segmentation onto the volume's grid first.",
             )
-        known = shapes(segmentation, own.values())
+        known = shapes(segmentation, own.values(), checkpoint)
         found = {structure: known[there] for structure, there in own.items() if there in known}
         return cls(volume, segmentation, own, found, _pairs(found, attached), HOUNSFIELD if _is_ct(volume) else NO_UNIT)
 
@@ -82,6 +89,9 @@ class MeasuredCase:
         for axis, quantity in enumerate(EXTENTS):
             if self._shows_lengths(axis):
                 yield Value(quantity, float(shape.extents[axis]), "mm", alone, shape.is_cut)
+        for axis, quantity in enumerate(CENTRE):
+            if self._shows_lengths(axis):
+                yield Value(quantity, float(shape.centroid[axis]), "mm", alone, shape.is_cut)
         for quantity, value in zip(INTENSITIES, self._moments(structure, shape), strict=False):
             yield Value(quantity, value, self.intensity_unit, alone, shape.is_cut)
         if structure in self.pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..imaging.checks import distinct_names
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Status, StructureResult
-from .evidence import Comparison, Measurement, Quantity, StructureFindings
+from .evidence import CENTRE, Comparison, Measurement, Quantity, StructureFindings
 from .library import Library
 from .measured_case import HOUNSFIELD, INTENSITIES, MeasuredCase, Value
 from .positions import expected_positions
@@ -28,6 +28,7 @@ def measure(
     results: Sequence[StructureResult],
     reference: Reference | None = None,
     library: Library | None = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> tuple[StructureFindings, ...]:
     """Measure what was found, and compare it.
 
@@ -44,6 +45,7 @@ def measure(
         results: What is known of each structure. Those that were not found are not measured.
         reference: The annotated case that the structures come from.
         library: Cases to compare with.
+        checkpoint: Called between structures; what it raises ends the measuring.
 
     Returns:
         One for each result, in order, under the names of ``distinct_names``.
@@ -55,14 +57,16 @@ def measure(
     names = dict(zip(structures, distinct_names(structures), strict=True))
     attached = attach(structures, _graphs_for(volume))
     found = [result.structure for result in results if result.status != Status.NOT_FOUND]
-    target = MeasuredCase.of(volume, segmentation, _own(segmentation, found), attached)
-    values = {structure: tuple(target.values(structure)) for structure in structures}
+    target = MeasuredCase.of(volume, segmentation, _own(segmentation, found), attached, checkpoint)
+    values = _values(target, structures, checkpoint)
     known: Mapping[Structure, Mapping[Quantity, Value]] = {}
     distances: Mapping[Structure, Value] = {}
     if reference is not None:
-        case = MeasuredCase.of(reference.volume, reference.segmentation, _own(reference.segmentation, structures), attached)
-        known = {structure: {value.quantity: value for value in case.values(structure)} for structure in structures}
+        case = MeasuredCase.of(reference.volume, reference.segmentation, _own(reference.segmentation, structures), attached, checkpoint)
+        theirs = _values(case, structures, checkpoint)
+        known = {structure: {value.quantity: value for value in theirs[structure]} for structure in structures}
         distances = _distances(target, case)
+    checkpoint()
     warnings = implausible(target.shapes, attached, names)
     findings = []
     for result in results:
@@ -88,6 +92,14 @@ def measure_annotated(case: Reference) -> tuple[StructureFindings, ...]:
     return measure(case.volume, case.segmentation, results)
 
 
+def _values(case: MeasuredCase, structures: Sequence[Structure], checkpoint: Callable[[], None]) -> dict[Structure, tuple[Value, ...]]:
+    out = {}
+    for structure in structures:
+        checkpoint()
+        out[structure] = tuple(case.values(structure))
+    return out
+
+
 def _graphs_for(volume: sitk.Image) -> tuple[str, ...]:
     """On a radiograph, lungs are the chest radiograph's and not the trunk's."""
     return GRAPHS if min(volume.GetSize()) > 1 else (_RADIOGRAPH, *(name for name in GRAPHS if name != _RADIOGRAPH))
@@ -101,9 +113,10 @@ def _own(segmentation: Segmentation, structures: Sequence[Structure]) -> dict[St
 def _with_reference(beside: Comparison, value: Value, reference: Value | None) -> Comparison:
     """The comparison with the reference's value, where that can be compared.
 
-    Of a structure that the reference's border cuts, size and asymmetry are unknown. Arbitrary units of two images are not the same.
+    Of a structure that the reference's border cuts, size and asymmetry are unknown. Arbitrary units of two images are not the same, nor are
+    coordinates of two patients.
     """
-    if reference is None or reference.unit != value.unit:
+    if reference is None or reference.unit != value.unit or value.quantity in CENTRE:
         return beside
     if value.quantity in INTENSITIES:
         return replace(beside, reference=reference.value) if value.unit == HOUNSFIELD else beside

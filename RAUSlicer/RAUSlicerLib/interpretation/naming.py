@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..anatomy.graph import AnatomyGraph, Node
+from ..anatomy.names import same_words, singular, split
 from .evidence import StructureFindings
 
 # A word this like another may be a slip of the pen; sides, numbers and short words have to be right.
@@ -16,8 +17,6 @@ _SHORT = 3
 # The hypothalamus is no misspelt thalamus.
 _LONGEST_SLIP = 1
 _MOST_SUGGESTED = 4
-_SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
-_FILLERS = {"the", "both", "bilateral", "and", "of"}
 
 Words = tuple[str, ...]
 
@@ -71,7 +70,7 @@ class Names:
     """
 
     def __init__(self, findings: Sequence[StructureFindings], graphs: Sequence[str], load: Callable[[str], AnatomyGraph]) -> None:
-        self._own = [_Entry(*split(name), Meant(name, (index,))) for index, name in _forms(findings)]
+        self._own = [_Entry(*_asked(name), Meant(name, (index,))) for index, name in _forms(findings)]
         attached = {one.graph for one in findings if one.graph is not None}
         loaded = {name: load(name) for name in (*sorted(attached), *(name for name in graphs if name not in attached))}
         self._nodes = [entry for name in sorted(attached) for entry in _graph_entries(loaded[name], findings)]
@@ -79,7 +78,7 @@ class Names:
 
     def understand(self, text: str) -> Meant | NotMeant:
         """What a name means; sides are never guessed, and a name without a side means both."""
-        side, words = split(text)
+        side, words = _asked(text)
         if not words:
             return NotMeant()
         for entries in (self._own, self._nodes, self._others):
@@ -104,18 +103,10 @@ class Names:
         return NotMeant(_distinct([spelled[key] for key in close], sides=False))
 
 
-def split(name: str) -> tuple[str | None, Words]:
-    """A name's side and its other words, without case and punctuation; None for both sides and for none.
-
-    >>> split("Hippocampus_L")
-    ('left', ('hippocampus',))
-    >>> split("the left and right kidneys")
-    (None, ('kidneys',))
-    """
-    words = re.findall(r"[^\W_]+(?:'s\b)?", name.casefold())
-    sides = {_SIDES[word] for word in words if word in _SIDES}
-    kept = tuple(word.removesuffix("'s") for word in words if word not in _SIDES and word not in _FILLERS)
-    return (next(iter(sides)) if len(sides) == 1 else None), kept
+def _asked(name: str) -> tuple[str | None, Words]:
+    """The side that a name asks for, None for both and for none, and its other words."""
+    side, words = split(name)
+    return (None if side == "both" else side), words
 
 
 def _forms(findings: Sequence[StructureFindings]) -> Iterator[tuple[int, str]]:
@@ -137,7 +128,7 @@ def _graph_entries(graph: AnatomyGraph, findings: Sequence[StructureFindings]) -
         inside = [index for below in graph.depth_first(node.id) for index in attached.get(below.id, [])]
         meant = Meant(node.name, tuple(own or inside), node, graph, whole=not own and bool(inside))
         for name in (node.name, *node.synonyms):
-            side, words = split(name)
+            side, words = _asked(name)
             if words:
                 yield _Entry(side or node.laterality, words, meant)
 
@@ -155,24 +146,6 @@ def _joined(entries: Sequence[_Entry], text: str) -> Meant:
     return Meant(text.strip(), members, first.node, first.graph, whole, tuple({meant.name: meant for meant in sided}.values()))
 
 
-def same_words(one: Words, other: Words) -> bool:
-    """Whether two names are of the same words, in any order, in the singular or the plural, written together or apart."""
-    if "".join(one) == "".join(other):
-        return True
-    return len(one) == len(other) and all(
-        not _singulars(a).isdisjoint(_singulars(b)) for a, b in zip(sorted(one), sorted(other), strict=True)
-    )
-
-
-def _singulars(word: str) -> set[str]:
-    forms = {word}
-    if len(word) > _SHORT and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        forms.add(word[:-1])
-    if len(word) > _SHORT and word.endswith("i"):
-        forms.add(word[:-1] + "us")
-    return forms
-
-
 def _like(words: Words, known: Words, vocabulary: set[str]) -> bool:
     """Whether the words may be a misspelt form of known ones: one by one, and a word that is right is not taken for another."""
     if len(words) != len(known):
@@ -181,7 +154,7 @@ def _like(words: Words, known: Words, vocabulary: set[str]) -> bool:
 
 
 def _like_word(word: str, known: str, vocabulary: set[str]) -> bool:
-    if not _singulars(word).isdisjoint(_singulars(known)):
+    if singular(word) == singular(known):
         return True
     if word in vocabulary or len(word) <= _SHORT or any(letter.isdigit() for letter in word + known):
         return False

@@ -13,7 +13,7 @@ from ..imaging.segmentation import Segmentation
 from ..results import StructureResult
 from . import answering, comparing
 from .answering import Case, Said
-from .evidence import Answer, Quantity, Sentence, SentenceKind, StructureFindings
+from .evidence import Answer, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .naming import Meant, Names, NotMeant
 from .places import Point, centre, union
 from .question_grammar import Kind, Question, parse
@@ -190,12 +190,14 @@ class _Named:
             least = "at least " if any(volume.is_cut for volume in volumes) else ""
             together = float(voxels.sum() * np.prod(case.segmentation.labelmap.GetSpacing()) / 1000)
             text = f"{counted}; together they have {least}{amount(together, 'mL')}."
-            return (Sentence(text, SentenceKind.MEASURED, names, tuple(volumes), confidence=sure),), True
-        middle = centre(case.segmentation.labelmap, voxels)
-        if middle is None:
+            # Not the sum: where structures overlap, their voxels count once.
+            whole = Measurement(Quantity.VOLUME, together, "mL", names, is_cut=bool(least))
+            return (Sentence(text, SentenceKind.MEASURED, names, (whole, *volumes), confidence=sure),), True
+        middle = answering.centre_of(names, centre(case.segmentation.labelmap, voxels))
+        if not middle:
             return (_limit(f"I can't tell where {name} is: its structures have no voxels."),), False
-        text = f"{counted}; the middle of all of them lies at {answering.coordinates(middle)}."
-        return (Sentence(text, SentenceKind.MEASURED, names, confidence=sure),), True
+        text = f"{counted}; the middle of all of them lies at {answering.written(middle)}."
+        return (Sentence(text, SentenceKind.MEASURED, names, middle, confidence=sure),), True
 
     def _taken(self, meant: Meant, text: str) -> tuple[Sentence, ...]:
         return (_limit(f"I took “{text}” for {meant.taken_for}."),) if meant.taken_for else ()

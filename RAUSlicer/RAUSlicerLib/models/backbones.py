@@ -107,8 +107,12 @@ def open_backbone(folder: Path, placement: Placement) -> Backbone:
     if placement.four_bit:
         from transformers import BitsAndBytesConfig
 
+        # Only the language model: the vision tower is a small part of the weights, and its sizes are not always ones that can be packed.
         extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
         )
         extra["device_map"] = {"": placement.device}
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -136,7 +140,17 @@ def open_backbone(folder: Path, placement: Placement) -> Backbone:
             "Without them it is unknown how it is shown pictures.",
             "Choose the variant that was made for chats (Instruct), with all of its files.",
         )
+    if placement.four_bit:
+        _keep_unpacked(model)
     return Backbone(model if placement.four_bit else model.to(placement.device), processor)
+
+
+def _keep_unpacked(model: torch.nn.Module) -> None:
+    """Bitsandbytes (0.50) packs 4-bit weights anew for CPUs with AVX-512 BF16, and fails on layers that its blocks do not divide."""
+    layer: Any
+    for layer in model.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False) and (layer.out_features % 32 or layer.in_features % 64):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _short(error: Exception) -> str:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 FOLDER_VARIABLE = "RAUSLICER_MODELS"
+# Hidden, so that no list of models takes it for one.
+STAGING = ".downloading-"
 _RECORD = ".checked.json"
 _MOST = 500
 
@@ -25,6 +27,11 @@ def user_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return base / "rauslicer" / "models"
+
+
+def staging_folder(repository: str) -> Path:
+    """Where a download from the hub lies until it is whole."""
+    return user_folder() / f"{STAGING}{repository.replace('/', '--')}"
 
 
 def known_checksum(path: Path) -> str | None:

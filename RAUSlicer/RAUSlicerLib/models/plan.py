@@ -19,6 +19,8 @@ _BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
 _FOUR_BIT = 0.75
 # What must stay free for the rest of the run: SAM2, matching, the volumes.
 _RESERVE = 2 * 1024**3
+# What a run took beyond the arithmetic: 33 to 200 MB with 0.1 to 317 million parameters (Testing/Benchmarks/plan_memory.py).
+_MORE = 250 * 10**6
 _WORDS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "4bit": "4-bit weights"}
 _GB = 1e9
 
@@ -59,7 +61,7 @@ def place(
     free: Callable[[torch.device], int | None] = free_memory,
     reserve: int = _RESERVE,
 ) -> Placement:
-    """The first way of running a backbone that fits: on ``device`` in half precision, there in 4 bits, on the CPU.
+    """The first way of running a backbone that fits: on ``device`` in half precision, there in 4 bits, on the CPU, there in 4 bits.
 
     Args:
         needs: What it takes.
@@ -81,7 +83,7 @@ def place(
     if precision == "4bit" and not _has_four_bit(device):
         raise ResourceError(
             "4-bit weights can't be used here.",
-            "They need an NVIDIA GPU and the package bitsandbytes.",
+            "They need the package bitsandbytes, and an NVIDIA GPU or the CPU.",
             "Install it (pip install bitsandbytes), or choose the precision 'auto'.",
         )
     tried: list[str] = []
@@ -133,6 +135,8 @@ def _ways(device: torch.device, precision: str) -> list[tuple[torch.device, str]
         return [(device, precision)] + ([(cpu, precision)] if device.type != "cpu" and precision != "4bit" else [])
     # A CPU without bfloat16 computes faster in float32, if there is room for it.
     on_cpu = ["bf16"] if torch.cpu._is_avx512_bf16_supported() else ["fp32", "bf16"]
+    if _has_four_bit(cpu):
+        on_cpu.append("4bit")
     ways = [(cpu, how) for how in on_cpu]
     if device.type == "cpu":
         return ways
@@ -150,7 +154,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _has_four_bit(device: torch.device) -> bool:
-    return device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    return device.type in ("cuda", "cpu") and importlib.util.find_spec("bitsandbytes") is not None
 
 
 def _place(device: torch.device) -> str:
@@ -177,4 +181,4 @@ def prompt_bytes(config: Any, picture: int, regions: int, groups: int = 4) -> in
     # One layer at a time is computed: its states and the widest of its products.
     working = 2 * tokens * (6 * int(text.hidden_size) + 3 * int(text.intermediate_size))
     pixels = 2 * 4 * 12 * (picture // patch) ** 2 * 4 * int(getattr(vision, "hidden_size", 1280) or 1280)
-    return kept + working + pixels
+    return kept + working + pixels + _MORE

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError, ModelError, OutputError
 from ..resources import resource_path
-from .folders import FOLDER_VARIABLE, user_folder
+from .folders import FOLDER_VARIABLE, STAGING, user_folder
 from .imports import WhatItIs, bring_in, space_needed, what_is
 from .manifest import Manifest, is_checkpoint, replace_folder, state, verify_checkpoint
 
@@ -85,6 +85,29 @@ def list_models(home: str | Path = "") -> list[ModelFolder]:
     """The embedded models, then the user's (or those in the folder ``home``), by name."""
     shipped = [ModelFolder(folder.name, folder, embedded=True) for folder in _model_folders(resource_path("Models"))]
     return shipped + [ModelFolder(folder.name, folder) for folder in _model_folders(Path(home) if home else user_folder())]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A download that was broken off: its repository on the hub, where it lies, and how much of it is here."""
+
+    name: str
+    path: Path
+    embedded: bool = False
+    parts: tuple[str, ...] = ()
+    state: str = "unfinished"
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def list_unfinished(home: str | Path = "") -> list[Unfinished]:
+    """Downloads that were broken off; the same download goes on with them."""
+    folder = Path(home) if home else user_folder()
+    found = sorted(folder.glob(f"{STAGING}*")) if folder.is_dir() else []
+    return [Unfinished(path.name.removeprefix(STAGING).replace("--", "/", 1), path) for path in found]
 
 
 def resolve(name: str) -> ModelFolder:
@@ -181,14 +204,15 @@ def _check_space(home: Path, needed: int) -> None:
         )
 
 
-def remove(name: str) -> ModelFolder:
-    """Delete a model from the user's folder; the embedded ones stay.
+def remove(name: str) -> ModelFolder | Unfinished:
+    """Delete a model, or what was downloaded of one (by its repository), from the user's folder; the embedded ones stay.
 
     Raises:
         ModelError: there is no such model, or it is an embedded one.
         OutputError: it can't be deleted.
     """
-    model = next((model for model in list_models() if model.name == name), None)
+    known: list[ModelFolder | Unfinished] = [*list_models(), *list_unfinished()]
+    model = next((model for model in known if model.name == name), None)
     if model is None or model.embedded:
         raise ModelError(
             f"The model {name!r} can't be removed.",

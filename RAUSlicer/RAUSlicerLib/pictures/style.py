@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from .. import NOTICE
 from ..errors import OutputError
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
@@ -16,7 +17,6 @@ from ..imaging.segmentation import Structure
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"
 MUTED = "#9aa7b4"
-NOTICE = "Research use only. Not a medical device."
 
 Color = tuple[float, float, float]
 

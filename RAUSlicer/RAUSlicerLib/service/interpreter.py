@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,9 @@ class Interpreter:
         case = read_case(message)
         _unless_cancelled(cancel)
         progress(ProgressEvent(MEASURING_STAGE, 0.2))
-        findings = tuple(measure(case.volume, case.segmentation, case.results, case.reference))
-        _unless_cancelled(cancel)
+        stop = partial(_unless_cancelled, cancel)
+        findings = tuple(measure(case.volume, case.segmentation, case.results, case.reference, checkpoint=stop))
+        stop()
         return _Measured(key, case, findings)
 
 

@@ -111,6 +111,8 @@ def train(
             made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
             torch.save(made, temporary)
             temporary.replace(state_file)
+    # The others go on with what the first one wrote.
+    accelerator.wait_for_everyone()
 
 
 def learned_state(trainee: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ stopped. docs/full-size-models.md explains the configuration.
 from __future__ import annotations
 
 import argparse
+import os
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,11 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
             f"splits.json lists no train case of {', '.join(config.domains)}.",
             "Check 'data' and 'domains' of the configuration.",
         )
+    # With several processes all judge, which takes no longer, and one writes.
+    writes = int(os.environ.get("RANK", "0")) == 0
     before = ("start", judge(opened, asked["val"], config.val_pairs))
-    note(config.output, *before, None, say)
+    if writes:
+        note(config.output, *before, None, say)
     if config.checkpointing and isinstance(opened.vlm, FullSizeVlm):
         _checkpoint(opened.language)
     done: list[str] = []
@@ -65,10 +69,11 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
             continue
         _train(config, opened, stage, asked["train"])
         after = judge(opened, asked["val"], config.val_pairs)
-        note(config.output, stage, after, before, say)
-        before = (stage, after)
         done.append(f"{stage} {settings.steps} steps")
-        save_trained(config, opened, "; ".join(done))
+        if writes:
+            note(config.output, stage, after, before, say)
+            save_trained(config, opened, "; ".join(done))
+        before = (stage, after)
     return config.output / "model"
 
 

@@ -36,8 +36,10 @@ _TEMPLATE = (
 )
 
 
-def make_tiny_backbone(folder: Path, kind: str, *, width: int = 32, layers: int = 2, seed: int = 0) -> Path:
-    """Write a backbone of ``kind`` whose language model has ``width`` (a multiple of 16) and ``layers``; return its folder."""
+def make_tiny_backbone(
+    folder: Path, kind: str, *, width: int = 32, layers: int = 2, vision_width: int = 32, vision_layers: int = 2, seed: int = 0
+) -> Path:
+    """Write a backbone of ``kind``; language model and vision tower have these widths (multiples of 16) and layers. Returns the folder."""
     tokenizer = _tokenizer()
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIAL}
     text: dict[str, Any] = {
@@ -52,7 +54,8 @@ def make_tiny_backbone(folder: Path, kind: str, *, width: int = 32, layers: int 
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
     }
-    vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": width}
+    vision: dict[str, Any] = {"depth": vision_layers, "hidden_size": vision_width, "intermediate_size": 2 * vision_width}
+    vision |= {"num_heads": vision_width // 16, "out_hidden_size": width}
     shared = {
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],

@@ -6,9 +6,15 @@ load.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +25,9 @@ from slicer.i18n import tr as _
 from . import settings
 
 _POLL_MS = 300
+# What is asked to stop tidies up first; what has not by then is ended.
+_SECONDS_TO_STOP = 5.0
+_PERCENT = re.compile(r"(\d+) % of ")
 
 
 class ModelsSection:
@@ -32,6 +41,9 @@ class ModelsSection:
     def __init__(self, layout, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._process = None
+        self._readers: list[threading.Thread] = []
+        self._said: dict[str, deque[str]] = {}
+        self._cancelled_at: float | None = None
         self._models: list = []
         self.table = qt.QTableWidget()
         self.table.setColumnCount(4)
@@ -57,13 +69,19 @@ class ModelsSection:
         self.remove_button = _button(_("Remove"), _("Remove the model"), _("Delete the selected model from this computer."), self._remove)
         for button in (self.add_button, self.download_button, self.remove_button):
             buttons.addWidget(button)
+        self.progress = qt.QProgressBar()
+        self.progress.setRange(0, 100)
+        self.progress.setAccessibleName(_("Progress of the download"))
+        self.progress.setVisible(False)
+        self.cancel_button = _button(_("Cancel"), _("Cancel"), _("Stop. A download can be gone on with later."), self.cancel)
+        self.cancel_button.setVisible(False)
         self.message = qt.QLabel()
         self.message.setWordWrap(True)
         # In one widget: a form's rows with a table and a text that wraps came to lie over each other.
         whole = qt.QWidget()
         column_of = qt.QVBoxLayout(whole)
         column_of.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.table, row, self.message):
+        for widget in (self.table, row, self.message, self.progress, self.cancel_button):
             column_of.addWidget(widget)
         self.message.setVisible(False)
         layout.addRow(whole)
@@ -93,6 +111,7 @@ class ModelsSection:
         busy, model = self._process is not None, self._selected()
         self.add_button.setEnabled(not busy)
         self.download_button.setEnabled(not busy)
+        self.cancel_button.setVisible(busy)
         self.remove_button.setEnabled(not busy and model is not None and not model.embedded)
 
     def _add(self, *_arguments) -> None:
@@ -131,6 +150,13 @@ class ModelsSection:
         except OSError as error:
             self._say(_("It can't be started: {error}").format(error=error))
             return
+        self._said = {name: deque(maxlen=200) for name in ("stdout", "stderr")}
+        self._readers = [threading.Thread(target=_read, args=(getattr(self._process, name), kept)) for name, kept in self._said.items()]
+        for reader in self._readers:
+            reader.daemon = True
+            reader.start()
+        self._cancelled_at = None
+        self.cancel_button.setEnabled(True)
         self._say(_("Working: {what}. This may take minutes.").format(what=" ".join(arguments)))
         self._timer.start()
         self._show_buttons()
@@ -139,26 +165,64 @@ class ModelsSection:
         self.message.setText(text)
         self.message.setVisible(bool(text))
 
+    def cancel(self, *_arguments) -> None:
+        """Stop what is running; what was downloaded stays, to be gone on with."""
+        if self._process is None or self._cancelled_at is not None:
+            return
+        self._cancelled_at = time.monotonic()
+        self.cancel_button.setEnabled(False)
+        self._say(_("Stopping…"))
+        if sys.platform == "win32":
+            self._end()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+
     def _poll(self) -> None:
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            if self._cancelled_at is not None and time.monotonic() - self._cancelled_at > _SECONDS_TO_STOP:
+                self._end()
+            self._show_progress()
             return
         self._timer.stop()
-        output, errors = self._process.communicate()
-        done = self._process.returncode == 0
+        for reader in self._readers:
+            reader.join(2)
+        done, cancelled = self._process.returncode == 0, self._cancelled_at is not None
         self._process = None
-        lines = (output if done else errors).decode("utf-8", "replace").strip().splitlines()
-        self._say("\n".join(lines[-3:]))
+        self.progress.setVisible(False)
+        lines = [line for line in self._said["stdout" if done else "stderr"] if not _PERCENT.match(line)]
+        if cancelled and not done:
+            self._say(_("Cancelled. A download goes on when it is asked for again."))
+        else:
+            self._say("\n".join(lines[-3:]))
         self.refresh()
         self._changed()
+
+    def _show_progress(self) -> None:
+        found = [match for line in list(self._said["stdout"]) if (match := _PERCENT.match(line))]
+        if found:
+            self.progress.setValue(int(found[-1][1]))
+            self.progress.setVisible(True)
+
+    def _end(self) -> None:
+        from ..service.process import end_tree
+
+        end_tree(self._process)
 
     def close(self) -> None:
         """End what is running; a download goes on from there when it is asked for again."""
         self._timer.stop()
         if self._process is not None:
-            from ..service.process import end_tree
-
-            end_tree(self._process)
+            self._end()
             self._process = None
+
+
+def _read(stream, kept: deque) -> None:
+    with stream:
+        for line in stream:
+            kept.append(line.decode("utf-8", "replace").rstrip())
 
 
 def _button(text: str, name: str, tip: str, clicked: Callable[..., None]):
@@ -169,7 +233,12 @@ def _button(text: str, name: str, tip: str, clicked: Callable[..., None]):
     return button
 
 
-_STATES = {"sound": lambda: _("sound"), "not checked": lambda: _("not checked"), "damaged": lambda: _("damaged")}
+_STATES = {
+    "sound": lambda: _("sound"),
+    "not checked": lambda: _("not checked"),
+    "damaged": lambda: _("damaged"),
+    "unfinished": lambda: _("unfinished"),
+}
 
 
 def _size(size: int) -> str:
@@ -177,9 +246,10 @@ def _size(size: int) -> str:
 
 
 def _installed() -> list:
-    from ..models.store import list_models
+    from ..models.store import list_models, list_unfinished
 
-    return list_models(settings.load().models_folder)
+    home = settings.load().models_folder
+    return [*list_models(home), *list_unfinished(home)]
 
 
 def _licences(model) -> set[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
+from ..anatomy.grouping import sections
+from ..imaging.segmentation import Structure
 from . import words
 from .structures import swatch
 
@@ -23,11 +25,16 @@ _TOOL_TIPS = (
 _NARROW_HEADERS = {_NAME: _("Structure, mL / ref."), _CONFIDENCE: _("Confidence")}
 # Narrower than this (pixels), volumes go below the name and the status below the confidence.
 _WIDE = 460
+# Fewer rows are seen at one glance.
+_FEWEST_GROUPED = 12
 _BAR_WIDTH, _BAR_HEIGHT = 48, 10
 
 
 class ResultTable:
     """Shows rows (``scene.record.Row``): status in words, confidence as number and bar, volumes beside the reference's.
+
+    Many rows stand under headings of the anatomy graphs, which a click folds and unfolds. A click on a column's header sorts all rows by it
+    without headings, a second one turns the order round, a third one brings the headings back.
 
     Args:
         widget: The QTableWidget.
@@ -38,6 +45,9 @@ class ResultTable:
         self._widget = widget
         self._selected = selected
         self._rows: list = []
+        # What each line of the widget shows: a row, or the title of a group.
+        self._lines: list = []
+        self._folded: set[str] = set()
         self._order: tuple[int, bool] | None = None
         self._wide: bool | None = None
         widget.setColumnCount(len(_HEADERS))
@@ -53,6 +63,7 @@ class ResultTable:
         header.sectionClicked.connect(self._sort_by)
         header.sectionResized.connect(self._resized)
         widget.itemSelectionChanged.connect(self._selection_changed)
+        widget.cellClicked.connect(self._clicked)
 
     @property
     def rows(self) -> list:
@@ -63,13 +74,13 @@ class ResultTable:
     def selected(self) -> list:
         """The selected rows."""
         indices = sorted({index.row() for index in self._widget.selectionModel().selectedRows()})
-        return [self._rows[index] for index in indices if index < len(self._rows)]
+        return [self._lines[index] for index in indices if index < len(self._lines) and not isinstance(self._lines[index], str)]
 
     def show(self, rows: list) -> None:
         """Show these rows; what was selected stays selected."""
         if sorted(map(repr, rows)) == sorted(map(repr, self._rows)) and self._wide is not None:
             return
-        self._rows = self._sorted(rows)
+        self._rows = rows
         self._fill()
 
     def clear(self) -> None:
@@ -77,8 +88,8 @@ class ResultTable:
 
     def select(self, key: str) -> None:
         """Select the row of a structure, as a click does."""
-        index = next((index for index, row in enumerate(self._rows) if row.key == key), None)
-        if index is not None:
+        for index in self._lines_of([key])[:1]:
+            self._unfold(index)
             self._widget.selectRow(index)
 
     def select_all(self, keys: list[str]) -> None:
@@ -86,8 +97,9 @@ class ResultTable:
         model, selection = self._widget.model(), self._widget.selectionModel()
         blocked = self._widget.blockSignals(True)
         self._widget.clearSelection()
-        indices = [index for index, row in enumerate(self._rows) if row.key in keys]
+        indices = self._lines_of(keys)
         for index in indices:
+            self._unfold(index)
             selection.select(model.index(index, 0), qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows)
         if indices:
             selection.setCurrentIndex(model.index(indices[0], 0), qt.QItemSelectionModel.NoUpdate)
@@ -97,9 +109,12 @@ class ResultTable:
 
     def select_next(self, step: int) -> None:
         """Select the next (1) or the previous (-1) row."""
-        if self._rows:
-            current = self._widget.currentRow() if self.selected else (-1 if step > 0 else len(self._rows))
-            self._widget.selectRow(min(max(current + step, 0), len(self._rows) - 1))
+        shown = [index for index, line in enumerate(self._lines) if not isinstance(line, str) and not self._widget.isRowHidden(index)]
+        if not shown:
+            return
+        current = self._widget.currentRow() if self.selected else (-1 if step > 0 else len(self._lines))
+        beyond = [index for index in shown if (index > current if step > 0 else index < current)]
+        self._widget.selectRow((beyond or [shown[-1] if step > 0 else shown[0]])[0 if step > 0 else -1])
 
     def _fill(self) -> None:
         kept = {row.key for row in self.selected}
@@ -109,18 +124,75 @@ class ResultTable:
             self._widget.setColumnHidden(column, not self._wide)
         for column, text in _NARROW_HEADERS.items():
             self._widget.horizontalHeaderItem(column).setText(_HEADERS[column] if self._wide else text)
+        self._widget.clearSpans()
         self._widget.setRowCount(0)
-        self._widget.setRowCount(len(self._rows))
-        for index, row in enumerate(self._rows):
-            self._fill_row(index, row)
+        self._lines = self._arranged()
+        self._rows = [line for line in self._lines if not isinstance(line, str)]
+        self._widget.setRowCount(len(self._lines))
+        for index, line in enumerate(self._lines):
+            if isinstance(line, str):
+                self._fill_heading(index, line)
+            else:
+                self._fill_row(index, line)
+        self._fold()
         self._widget.clearSelection()
         model, selection = self._widget.model(), self._widget.selectionModel()
-        for index, row in enumerate(self._rows):
-            if row.key in kept:
+        for index in self._lines_of(kept):
+            if not self._widget.isRowHidden(index):
                 selection.select(model.index(index, 0), qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows)
         self._widget.blockSignals(blocked)
         # The heights depend on the width that the name gets, which Qt settles later.
         qt.QTimer.singleShot(0, self._widget.resizeRowsToContents)
+
+    def _arranged(self) -> list:
+        """The rows in their order, under headings where they stand in that of anatomy."""
+        if self._order is not None or len(self._rows) < _FEWEST_GROUPED:
+            return self._sorted(self._rows)
+        of_structure = {Structure(number, row.name): row for number, row in enumerate(self._rows, start=1)}
+        groups = sections(tuple(of_structure))
+        if len(groups) < 2:
+            return list(self._rows)
+        return [line for title, structures in groups for line in (title, *(of_structure[one] for one in structures))]
+
+    def _fill_heading(self, index: int, title: str) -> None:
+        item = qt.QTableWidgetItem("")
+        item.setFlags(qt.Qt.ItemIsEnabled)
+        font = item.font()
+        font.setBold(True)
+        item.setFont(font)
+        item.setToolTip(_("{group}; a click folds or unfolds it").format(group=title))
+        self._widget.setItem(index, _NAME, item)
+        self._widget.setSpan(index, _NAME, 1, len(_HEADERS))
+
+    def _fold(self) -> None:
+        """Hide the rows of folded groups, and say at each heading how many rows it has."""
+        heading, count = None, 0
+        for index in [*range(len(self._lines)), None]:
+            line = None if index is None else self._lines[index]
+            if index is None or isinstance(line, str):
+                if heading is not None:
+                    title = self._lines[heading]
+                    sign = "▸" if title in self._folded else "▾"
+                    self._widget.item(heading, _NAME).setText(f"{sign} {title} ({count})")
+                heading, count = index, 0
+            else:
+                count += 1
+                self._widget.setRowHidden(index, heading is not None and self._lines[heading] in self._folded)
+
+    def _clicked(self, index: int, _column: int) -> None:
+        line = self._lines[index] if index < len(self._lines) else None
+        if isinstance(line, str):
+            self._folded ^= {line}
+            self._fold()
+
+    def _unfold(self, index: int) -> None:
+        """Show a line whose group is folded."""
+        if self._widget.isRowHidden(index):
+            self._folded.discard(next(line for line in reversed(self._lines[:index]) if isinstance(line, str)))
+            self._fold()
+
+    def _lines_of(self, keys) -> list[int]:
+        return [index for index, line in enumerate(self._lines) if not isinstance(line, str) and line.key in keys]
 
     def _fill_row(self, index: int, row) -> None:
         status, ratio = words.status(row), words.ratio(row.ratio)
@@ -161,11 +233,10 @@ class ResultTable:
 
     def _sort_by(self, column: int) -> None:
         descending = self._order == (column, False)
-        self._order = (column, descending)
+        self._order = None if self._order == (column, True) else (column, descending)
         header = self._widget.horizontalHeader()
-        header.setSortIndicatorShown(True)
+        header.setSortIndicatorShown(self._order is not None)
         header.setSortIndicator(column, qt.Qt.DescendingOrder if descending else qt.Qt.AscendingOrder)
-        self._rows = self._sorted(self._rows)
         self._fill()
 
     def _resized(self, *_arguments) -> None:

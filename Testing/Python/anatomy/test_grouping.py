@@ -1,4 +1,4 @@
-from RAUSlicerLib.anatomy.grouping import OTHER, grouped
+from RAUSlicerLib.anatomy.grouping import OTHER, grouped, sections
 from RAUSlicerLib.imaging.segmentation import Structure
 
 
@@ -42,3 +42,20 @@ def test_a_whole_with_parts_heads_their_group():
 
 def test_nothing_gives_no_groups():
     assert grouped(()) == ()
+
+
+def test_sections_hold_every_structure_once_and_divide_only_large_groups():
+    structures = structures_of("left kidney", "liver", "spleen", "right kidney", "pancreas", "screw")
+
+    few, whole = sections(structures, most=2), sections(structures)
+
+    assert [(title, [structure.name for structure in found]) for title, found in whole] == [
+        ("Abdomen and trunk", ["spleen", "liver", "pancreas", "right kidney", "left kidney"]),
+        (OTHER, ["screw"]),
+    ]
+    assert [(title, [structure.name for structure in found]) for title, found in few] == [
+        ("Digestive organs", ["liver", "pancreas"]),
+        ("Urinary system and adrenal glands", ["right kidney", "left kidney"]),
+        ("Abdomen and trunk: other structures", ["spleen"]),
+        (OTHER, ["screw"]),
+    ]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -160,3 +161,26 @@ def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "  0 % matching" and " 50 % propagation: liver" in lines
     assert 5 < len(lines) < 15
+
+
+def test_a_report_of_the_run_is_written_in_the_same_command(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    from RAUSlicerLib.interpretation.rendering import json_report
+
+    reports = [argument for name in ("r.json", "r.html") for argument in ("--report", f"{files}/{name}")]
+
+    assert main(arguments(files, *reports)) == 0
+
+    report = json_report.parse((files / "r.json").read_text(encoding="utf-8"))
+    assert [found.name for found in report.findings] == ["body", "left organ", "right organ"]
+    assert all(found.confidence == 0.9 for found in report.findings)
+    assert report.source["Compared with"] == "the reference case"
+    said = capsys.readouterr().out
+    checked = re.search(r"(\d+) of (\d+) measured ones check out", said)
+    assert checked is not None and checked[1] == checked[2] != "0"
+    assert "<img" in (files / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["r.docx", "t.nii.gz", "missing/r.html", "r.dcm", "out.json"])
+def test_an_impossible_report_is_4_before_any_work(files: Path, scripted, name: str) -> None:
+    assert main(arguments(files, "--json", f"{files}/out.json", "--report", f"{files}/{name}")) == 4
+    assert scripted == []

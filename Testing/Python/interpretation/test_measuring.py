@@ -8,7 +8,7 @@ from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.dicom import MODALITY_KEY
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.interpretation.evidence import Quantity
+from RAUSlicerLib.interpretation.evidence import CENTRE, Quantity
 from RAUSlicerLib.interpretation.library import Library
 from RAUSlicerLib.interpretation.measuring import measure, measure_annotated
 from RAUSlicerLib.interpretation.positions import expected_positions
@@ -277,3 +277,35 @@ def test_true_segmentations_are_attached_measured_and_without_warnings(data_fold
 
     assert [one.name for one in findings if one.node is None or one.warnings or not one.measurements] == []
     assert findings[0].measured(Quantity.MEAN_INTENSITY).unit == ("[hnsf'U]" if folder == "abdomen_ct" else "1")
+
+
+def test_measuring_can_be_stopped_between_structures(make_ellipsoids):
+    case = make_ellipsoids()
+    results = [StructureResult(structure, Status.FOUND, 0.9, 1.0, 1.0) for structure in case.segmentation.structures]
+    asked = []
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(case.volume, case.segmentation, results, case, checkpoint=stop)
+
+    assert len(asked) == 3
+    asked.clear()
+    measure(case.volume, case.segmentation, results, case, checkpoint=lambda: asked.append(1))
+    assert len(asked) > 2 * len(results)
+
+
+def test_the_middle_of_a_structure_is_measured_in_patient_space_and_not_compared(make_ellipsoids):
+    case = make_ellipsoids()
+    results = [StructureResult(structure, Status.FOUND, 0.9, 1.0, 1.0) for structure in case.segmentation.structures]
+
+    findings = measure(case.volume, case.segmentation, results, case)
+
+    for found, result in zip(findings, results, strict=True):
+        index = np.argwhere(case.segmentation.array(result.structure)).mean(axis=0)[::-1]
+        middle = [found.measured(quantity) for quantity in CENTRE]
+        assert [one.value for one in middle] == pytest.approx(case.volume.TransformContinuousIndexToPhysicalPoint(index.tolist()))
+        assert all(one.unit == "mm" and one.comparison.reference is None for one in middle)

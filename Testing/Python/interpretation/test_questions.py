@@ -418,3 +418,48 @@ def test_what_a_measured_answer_says_can_be_read_back_from_its_evidence(ask):
 
     assert len(sentences) >= 4 and all(sentence.measurements for sentence in sentences)
     assert (checked.right, checked.checked) == (len(sentences), len(sentences)), checked
+
+
+@pytest.mark.parametrize(
+    "question",
+    (
+        "Where is the left kidney?",
+        "Where is the cyst?",
+        "Where are the kidneys?",
+        "Where is the urinary tract?",
+        "How large is the urinary tract?",
+        "Compare the left kidney with the right kidney",
+        "Compare the left kidney with the cyst",
+        "Compare all with the reference",
+        "Compare the liver with the reference",
+        "What is the marked region?",
+    ),
+)
+def test_every_measured_sentence_of_an_answer_says_what_its_evidence_says(ask, question):
+    region = np.zeros(SHAPE, bool)
+    region[5:12, 4:12, 10:26] = True
+    said = ask(question, region=region)
+    sentences = [sentence for sentence in said.sentences if sentence.kind is SentenceKind.MEASURED]
+
+    checked = check_sentences(sentences)
+
+    assert sentences
+    assert all(sentence.measurements for sentence in sentences)
+    assert checked.share == 1, checked.problems
+
+
+@pytest.mark.parametrize(
+    ("question", "where", "quantities"),
+    (
+        ("Where is the left kidney?", {}, {Quantity.CENTRE_LEFT, Quantity.CENTRE_POSTERIOR, Quantity.CENTRE_SUPERIOR}),
+        ("What is here?", {"point": _world((12, 2, 7))}, {Quantity.DISTANCE}),
+    ),
+)
+def test_a_changed_number_of_an_answer_is_noticed(ask, question, where, quantities):
+    sentence = next(one for one in ask(question, **where).sentences if one.kind is SentenceKind.MEASURED)
+    changed = replace(sentence, text=sentence.text.replace(".0", ".7").replace(".5", ".1"))
+
+    assert {measurement.quantity for measurement in sentence.measurements} == quantities
+    assert check_sentences([sentence]).share == 1
+    assert changed.text != sentence.text
+    assert check_sentences([changed]).share == 0

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from RAUSlicerLib.localization.matching.correspondence import Embedded
-from RAUSlicerLib.localization.matching.posteriors import LabelEvidence, LabelHead, label_evidence
+from RAUSlicerLib.localization.matching.posteriors import LabelEvidence, LabelHead, _worth, label_evidence
 
 SIZE = (24, 28, 32)
 WHOLE = tuple(slice(0, n) for n in SIZE)
@@ -93,3 +93,14 @@ def test_a_structure_that_is_not_there_has_no_evidence() -> None:
     tissue = organs()
     found = evidence(tissue, tissue, (tissue == 1).long(), 2)
     torch.testing.assert_close(found.of([1], WHOLE), torch.full(SIZE, 0.5), atol=0.01, rtol=0)
+
+
+def test_worth_is_the_share_inside_beside_that_of_what_is_around() -> None:
+    tissue = organs()
+    volume, labels = painted(tissue), (tissue == 1).long()
+    rows = volume.fine.permute(1, 2, 3, 0)
+    inside = HEAD.posterior(rows[labels == 1], 1).mean(0)
+    # Eight voxels around a box from (8, 4, 4) to (16, 12, 12), every second one of each axis.
+    around = HEAD.posterior(rows[:25:2, :21:2, :21:2][labels[:25:2, :21:2, :21:2] == 0], 1).mean(0)
+    worth, _ = _worth(volume, labels, 1, HEAD, 1)
+    torch.testing.assert_close(worth[0], (inside + 1e-5) / (inside + around + 2e-5), atol=1e-5, rtol=0)

@@ -67,3 +67,20 @@ def test_shares_are_means_over_cells_also_at_the_rim() -> None:
     labels = torch.randint(0, 5, (9, 4, 14), generator=torch.Generator().manual_seed(1))
     planes = F.one_hot(labels, 5).permute(3, 0, 1, 2).float()
     torch.testing.assert_close(recognition._shares(labels, 5), pool(planes, COARSE_STEP).permute(1, 2, 3, 0))
+
+
+def test_shares_are_those_of_looks_and_distance_written_out() -> None:
+    labels, moved = boxes(0), boxes(12)
+    target, reference = painted(moved), painted(labels)
+    # Far from the origin, where the squares of positions are largest beside their differences.
+    field = positions(SIZE, SPACING) + torch.tensor([3.0, -5.0, 40.0])
+    found = recognize(target, reference, field, labels, 3, scale=8.0, width=0.4)
+    query, keys = (
+        (torch.cat([volume.coarse, F.normalize(pool(volume.fine, COARSE_STEP), dim=0)]) / 2**0.5).flatten(1).t()
+        for volume in (target, reference)
+    )
+    where, expected = positions(SIZE, SPACING, COARSE_STEP).view(-1, 3), pool(field.permute(3, 0, 1, 2), COARSE_STEP).flatten(1).t()
+    reach = 0.4 * (where.max(0)[0] - where.min(0)[0]).norm() / 3**0.5
+    shares = recognition._shares(labels, 3).view(-1, 3)
+    plain = (8.0 * query @ keys.t() - 0.5 * torch.cdist(expected, where) ** 2 / reach**2).softmax(1) @ shares
+    torch.testing.assert_close(found.flatten(1).t(), plain, atol=1e-4, rtol=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,8 @@ import torch
 
 from RAUSlicerLib.models import composing, store
 from RAUSlicerLib.segmentation import sam2_checkpoints
-from RAUSlicerLib.segmentation.sam2 import build_sam2
+from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
-
-# SAM2.1 in everything but its sizes: the smallest real one takes seconds a slice.
-TINY_SAM2 = replace(
-    sam2_checkpoints.SIZES["sam2.1-hiera-tiny"],
-    image_size=64,
-    encoder_size=128,
-    embed_dim=16,
-    stages=(1, 1, 2, 1),
-    global_att_blocks=(3,),
-    window_spec=(8, 4, 4, 2),
-    window_pos_embed_bkg_spatial_size=(4, 4),
-    d_model=32,
-    memory_dim=16,
-    memory_layers=1,
-    feedforward=64,
-)
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +22,11 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def sam2_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sam2_file(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Sam2Config) -> Path:
     """A ``.pt`` file as Meta publishes them, of a tiny network."""
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("sam2") / "sam2.1_hiera_tiny.pt"
-    torch.save({"model": build_sam2(TINY_SAM2).state_dict()}, path)
+    torch.save({"model": build_sam2(tiny_sam2).state_dict()}, path)
     return path
 
 
@@ -55,9 +38,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def sizes(monkeypatch: pytest.MonkeyPatch, tiny_sam2: Sam2Config) -> None:
     """SAM2.1's sizes are the tiny one alone."""
-    known = {"sam2.1-hiera-tiny": TINY_SAM2}
+    known = {"sam2.1-hiera-tiny": tiny_sam2}
     monkeypatch.setattr(sam2_checkpoints, "SIZES", known)
     monkeypatch.setattr(composing, "SIZES", known)
 

@@ -41,6 +41,11 @@ def test_the_cpu_is_the_last_resort_and_it_is_said(monkeypatch: pytest.MonkeyPat
     assert place(SEVEN, CUDA, free=free(cuda=12, cpu=64)).device == CPU
 
 
+def test_four_bits_on_the_cpu_come_last() -> None:
+    found = place(SEVEN, CUDA, free=free(cuda=4, cpu=12))
+    assert found.device == CPU and found.four_bit and "4-bit weights" in found.warnings[0]
+
+
 def test_a_cpu_without_bfloat16_takes_float32_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert place(SEVEN, CPU, free=free(cpu=64)).precision == "fp32"
@@ -73,8 +78,9 @@ def test_what_fits_nowhere_is_an_error_that_lists_what_was_tried() -> None:
 
 def test_a_precision_that_is_asked_for_is_kept() -> None:
     assert place(SEVEN, CUDA, "fp16", free=free(cuda=4, cpu=64)).precision == "fp16"
+    assert place(SEVEN, CPU, "4bit", free=free(cpu=64)).four_bit
     with pytest.raises(ResourceError, match="4-bit"):
-        place(SEVEN, CPU, "4bit", free=free(cpu=64))
+        place(SEVEN, torch.device("mps"), "4bit", free=free(mps=64, cpu=64))
     with pytest.raises(InputError, match="'int3'"):
         place(SEVEN, CPU, "int3", free=free(cpu=64))
 

@@ -119,7 +119,7 @@ class Pipeline:
         return Transfer(segmentation, results, {"all": 0.5}, ("A warning.",), cancel.cancelled, model, localizer)
 
 
-def measure(volume, segmentation, results, reference=None, library=None):
+def measure(volume, segmentation, results, reference=None, library=None, checkpoint=lambda: None):
     """The volumes that the request says; the first structure's name says what goes wrong."""
     from RAUSlicerLib.imaging.checks import distinct_names
     from RAUSlicerLib.interpretation.evidence import Comparison, Measurement, Quantity, StructureFindings
@@ -127,7 +127,9 @@ def measure(volume, segmentation, results, reference=None, library=None):
     print("measured", flush=True)
     names = distinct_names(tuple(result.structure for result in results))
     if names[0] == "slow":
-        time.sleep(4)
+        for _ in range(400):
+            checkpoint()
+            time.sleep(0.01)
     elif names[0] == "crash":
         os._exit(3)
     elif names[0] == "bug":

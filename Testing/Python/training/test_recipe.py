@@ -1,6 +1,7 @@
 """RAU's recipe on a tiny random Qwen-VL and a tiny SAM2.1: its configuration, its three stages, and the model that comes out."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from RAUSlicerLib.models import composing, store
 from RAUSlicerLib.models.composing import compose
 from RAUSlicerLib.models.rau import load_part
 from RAUSlicerLib.segmentation import sam2_checkpoints
-from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, build_sam2
+from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
 from RAUSlicerLib.training.joint import box_iou
@@ -28,26 +29,19 @@ from RAUSlicerLib.training.recipe_samples import Sample, make_sample, question, 
 from RAUSlicerLib.training.recipe_stages import Trainee, reward
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
-TINY_SAM2 = replace(
-    sam2_checkpoints.SIZES["sam2.1-hiera-tiny"],
-    **{"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
-    **{"window_spec": (8, 4, 4, 2), "window_pos_embed_bkg_spatial_size": (4, 4), "d_model": 32, "memory_dim": 16},
-    **{"memory_layers": 1, "feedforward": 64},
-)
-
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path):
+def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam2Config):
     """A user's folder with a composed model, and a configuration of a few steps a stage."""
     root = tmp_path_factory.mktemp("recipe")
-    sizes = {"sam2.1-hiera-tiny": TINY_SAM2}
+    sizes = {"sam2.1-hiera-tiny": tiny_sam2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
         patch.setattr(sam2_checkpoints, "SIZES", sizes)
         patch.setattr(composing, "SIZES", sizes)
         store.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
         torch.manual_seed(1)
-        torch.save({"model": build_sam2(TINY_SAM2).state_dict()}, root / "sam2.pt")
+        torch.save({"model": build_sam2(tiny_sam2).state_dict()}, root / "sam2.pt")
         store.add(root / "sam2.pt", "eyes")
         compose("start", "backbone", "eyes", picture=112)
         splits = json.loads((hearts / "splits.json").read_text())
@@ -308,42 +302,35 @@ def drawn(small: RecipeConfig) -> tuple[Trainee, Sample]:
     return trainee, questions(number)
 
 
-def test_the_policy_gradient_of_boxes_leads_to_better_boxes(drawn: tuple[Trainee, Sample]) -> None:
+def overlap(trainee: Trainee, sample: Sample) -> float:
+    return float(box_iou(trainee.vlm.read(sample.pair).boxes, sample.wanted)[sample.present].mean())
+
+
+def right(trainee: Trainee, sample: Sample) -> float:
+    probability = trainee.vlm.read(sample.pair).presence.sigmoid()
+    return float(torch.where(sample.present, probability, 1 - probability)[sample.counted].mean())
+
+
+# Boxes start beside the truth, so that there is something to gain.
+@pytest.mark.parametrize(
+    ("part", "worth", "moved", "steps", "gain"),
+    [("policy_box", overlap, (0.3, 0.3, 0.2, 0.2), 25, 0.05), ("policy_presence", right, (0.0, 0.0, 0.0, 0.0), 15, 0.02)],
+)
+def test_the_policy_gradient_leads_to_better_answers(
+    drawn: tuple[Trainee, Sample], part: str, worth: Callable[[Trainee, Sample], float], moved: tuple, steps: int, gain: float
+) -> None:
     trainee, sample = drawn
     torch.manual_seed(0)
     with torch.no_grad():
-        # Beside the truth, so that there is something to gain.
-        trainee.vlm.box_head[-1].bias.add_(torch.tensor([0.3, 0.3, 0.2, 0.2]))
-
-    def overlap() -> float:
-        with torch.no_grad():
-            return float(box_iou(trainee.vlm.read(sample.pair).boxes, sample.wanted)[sample.present].mean())
-
-    before = overlap()
+        trainee.vlm.box_head[-1].bias.add_(torch.tensor(moved))
+        before = worth(trainee, sample)
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
-    for _ in range(25):
+    for _ in range(steps):
         optimizer.zero_grad()
-        trainee._policy(sample)["policy_box"].backward()
+        trainee._policy(sample)[part].backward()
         optimizer.step()
-    assert overlap() > before + 0.05
-
-
-def test_the_policy_gradient_of_presence_leads_to_right_answers(drawn: tuple[Trainee, Sample]) -> None:
-    trainee, sample = drawn
-    torch.manual_seed(0)
-
-    def right() -> float:
-        with torch.no_grad():
-            probability = trainee.vlm.read(sample.pair).presence.sigmoid()
-        return float(torch.where(sample.present, probability, 1 - probability)[sample.counted].mean())
-
-    before = right()
-    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
-    for _ in range(15):
-        optimizer.zero_grad()
-        trainee._policy(sample)["policy_presence"].backward()
-        optimizer.step()
-    assert right() > before + 0.02
+    with torch.no_grad():
+        assert worth(trainee, sample) > before + gain
 
 
 def test_a_gain_is_told_from_chance(tmp_path: Path) -> None:

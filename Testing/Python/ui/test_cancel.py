@@ -6,8 +6,8 @@ import signal
 import nodes
 import numpy as np
 import pytest
-import qt
 import slicer
+from clicks import click
 from host import modules
 
 from RAUSlicerLib.ui import run
@@ -38,11 +38,6 @@ def free(panel, wait_until):
     """free(): wait until the panel can be used again."""
     # Four times what is promised, because machines may be busy, and far less than a slow worker is waited for.
     return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled, seconds=8.0)
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
 def is_gone(group):

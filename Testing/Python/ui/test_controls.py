@@ -6,6 +6,7 @@ import nodes
 import pytest
 import qt
 import slicer
+from clicks import click
 from host import modules
 
 from RAUSlicerLib.ui import settings
@@ -25,11 +26,6 @@ def loaded(panel):
     target = nodes.volume("DOE^JANE CT follow-up")
     modules.settle()
     return reference, target
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
 def listed(panel):

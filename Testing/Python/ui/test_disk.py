@@ -7,8 +7,8 @@ import sys
 import nodes
 import numpy as np
 import pytest
-import qt
 import slicer
+from clicks import click
 from host import modules
 
 MASKS = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
@@ -61,11 +61,6 @@ def loaded(panel):
     nodes.volume("Target CT")
     modules.settle()
     return segmentation
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
 def results_of(segmentation):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import qt
 import slicer
+from clicks import click
 from host import modules
 
 MASKS = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
@@ -29,11 +30,6 @@ def loaded(panel):
 def idle(panel, wait_until):
     """idle(): wait until the run has ended."""
     return lambda: wait_until(lambda: panel.ui.transferButton.visible)
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
 def results_of(segmentation):

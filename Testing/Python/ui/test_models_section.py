@@ -56,3 +56,36 @@ def test_what_goes_wrong_is_said(section, tmp_path):
     section.run("add", str(tmp_path / "nothing"))
     finish(section)
     assert "does not exist" in section.message.text and section.add_button.isEnabled()
+
+
+def started(section, hub, wait_until):
+    hub.stalls.set()
+    section.run("download", "Qwen/tiny")
+    wait_until(lambda: section.progress.value > 30 if not callable(section.progress.value) else section.progress.value() > 30, 90)
+
+
+def test_a_download_shows_how_far_it_is_can_be_cancelled_and_goes_on(section, hub, wait_until, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    for variable in ("RAUSLICER_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    started(section, hub, wait_until)
+    assert not section.download_button.isEnabled() and section.cancel_button.isEnabled()
+    section.cancel_button.click()
+    finish(section)
+    assert "Cancelled" in section.message.text
+    assert rows(section)[-1][0] == "Qwen/tiny" and rows(section)[-1][3] == "unfinished"
+    hub.stalls.clear()
+    before = hub.sent
+    section.run("download", "Qwen/tiny")
+    finish(section)
+    assert [row[0] for row in rows(section)] == ["embedded", "regions", "tiny"]
+    assert hub.sent - before < 0.7 * before
+    assert not section.cancel_button.isVisible() and "Added tiny" in section.message.text
+
+
+def test_offline_the_panel_says_so(section, hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("RAUSLICER_OFFLINE", "1")
+    section.run("download", "Qwen/tiny")
+    finish(section)
+    assert "RAUSLICER_OFFLINE" in section.message.text and hub.requests == []

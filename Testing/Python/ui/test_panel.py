@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import qt
 import slicer
+from clicks import click
 from host import modules
 
 REFERENCE = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
@@ -23,11 +24,6 @@ def loaded(scene):
         return reference, segmentation, target
 
     return load
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
 
 
 def cells(panel, row):

@@ -3,8 +3,8 @@
 import nodes
 import numpy as np
 import pytest
-import qt
 import slicer
+from clicks import click, click_row
 from host import modules
 
 from RAUSlicerLib.scene import record
@@ -30,17 +30,6 @@ def reviewed(panel, scripted, wait_until, scene):
         return panel.parameters.resultSegmentation, target
 
     return run
-
-
-def click(widget):
-    assert widget.enabled, f"{widget.objectName} is disabled"
-    qt.QTest.mouseClick(widget, qt.Qt.LeftButton)
-
-
-def click_row(panel, name):
-    table = panel.ui.resultsTable
-    row = [item.name for item in panel._results.table.rows].index(name)
-    qt.QTest.mouseClick(table.viewport(), qt.Qt.LeftButton, qt.Qt.NoModifier, table.visualItemRect(table.item(row, 0)).center())
 
 
 def voxels(node, key, target):

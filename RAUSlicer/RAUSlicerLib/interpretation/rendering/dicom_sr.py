@@ -54,6 +54,9 @@ _NAMES = {
     Quantity.EXTENT_SUPERIOR_INFERIOR: _private("EXTENT_SI", "Extent from top to bottom"),
     Quantity.ASYMMETRY: _private("ASYMMETRY", "Left minus right volume in percent of their mean"),
     Quantity.POSITION: _private("OFFSET", "Distance from the place in the reference case"),
+    Quantity.CENTRE_LEFT: _private("CENTER_L", "Center of gravity, patient coordinate towards the left"),
+    Quantity.CENTRE_POSTERIOR: _private("CENTER_P", "Center of gravity, patient coordinate towards the back"),
+    Quantity.CENTRE_SUPERIOR: _private("CENTER_S", "Center of gravity, patient coordinate towards the top"),
 }
 _INTENSITY = _private("INTENSITY", "Intensity in the units of the image")
 _CONFIDENCE = _private("CONFIDENCE", "Expected agreement of the outline with an expert's")

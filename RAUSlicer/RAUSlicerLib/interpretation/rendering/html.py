@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from html import escape as escape_html
 from itertools import groupby
 
-from ... import __version__
+from ... import NOTICE, __version__
 from ...results import Status
 from ..evidence import Report, Section, Sentence, StructureFindings
 from ..wording import body
-from .layout import DETAILS, NOTICE, TITLE, Paragraph, evidence, overview_table, paragraphs, state, sureness, table
+from .layout import DETAILS, TITLE, Paragraph, evidence, overview_table, paragraphs, state, sureness, table
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #59636e; --line: #d1d9e0; --link: #0550ae; --warn: #9a5b00; }
@@ -28,14 +28,15 @@ a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decorat
 dl.source { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; } dl.source dd { margin: 0; }
 article { display: flow-root; border-top: 1px solid var(--line); padding: .7rem 0; scroll-margin-top: 1rem; break-inside: avoid; }
 article:target { outline: 2px solid var(--link); outline-offset: 4px; }
-article figure { float: left; width: 220px; margin: 0 1rem 0 0; } article img { width: 100%; display: block; border-radius: 4px; }
+article figure { float: left; max-width: 100%; margin: 0 1rem .3rem 0; }
+article img { height: 190px; max-width: 100%; object-fit: contain; display: block; border-radius: 4px; }
 article h4 { margin: 0 0 .2rem; font-size: 1rem; } article p { margin: 0; }
 ul { margin: .6rem 0; padding-left: 1.2rem; }
 .state { font-weight: 400; color: var(--faint); } .uncertain { color: var(--warn); }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .9rem .15rem 0; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-@media (max-width: 34rem) { article figure { float: none; margin-bottom: .5rem; } }
+@media (max-width: 44rem) { article figure { float: none; margin-bottom: .5rem; } article img { height: auto; } }
 """
 # What the page may load is nothing, whatever a name tries to smuggle in.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -136,7 +137,7 @@ class _Page:
             return ""
         data = base64.b64encode(picture).decode("ascii")
         name = escape(found.name)
-        return f'<figure><img src="data:image/png;base64,{data}" alt="A slice through {name} with its outline" loading="lazy"></figure>'
+        return f'<figure><img src="data:image/png;base64,{data}" alt="Slices through {name} with its outline" loading="lazy"></figure>'
 
     def _state(self, found: StructureFindings) -> str:
         sign = "" if found.status is Status.FOUND else " uncertain"

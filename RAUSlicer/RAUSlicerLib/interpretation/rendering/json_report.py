@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ... import __version__
+from ... import NOTICE, __version__
 from ...errors import InputError
 from ...results import Status
 from ..evidence import Comparison, Measurement, Quantity, Report, Score, Section, Sentence, SentenceKind, StructureFindings
-from .layout import NOTICE
 
 SCHEMA = "rauslicer-report"
 VERSION = 1

@@ -11,7 +11,6 @@ from ...results import Status
 from ..evidence import Measurement, Quantity, Report, Section, Sentence, SentenceKind, StructureFindings
 from ..wording import body, number, sign_of
 
-NOTICE = "Research use only. Not a medical device."
 TITLE = "Report on a segmentation"
 DETAILS = "Details"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from ... import NOTICE
 from ..evidence import Report, Sentence, StructureFindings
 from ..wording import body
-from .layout import DETAILS, NOTICE, TITLE, Table, overview_table, paragraphs, state, sureness, table
+from .layout import DETAILS, TITLE, Table, overview_table, paragraphs, state, sureness, table
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w)")
 

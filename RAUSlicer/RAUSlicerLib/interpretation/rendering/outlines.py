@@ -1,4 +1,4 @@
-"""A small picture for every structure: the slice that shows most of it, with its outline."""
+"""A picture for every structure: in two or three planes the slice that shows most of it, with its outline."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image
 from scipy import ndimage
 
 from ...imaging.segmentation import Segmentation, Structure
-from ...pictures.slices import Oriented, Plane
+from ...pictures.slices import AXIAL, CORONAL, SAGITTAL, Oriented, Plane
 from ...pictures.style import MUTED, TEXT, new_figure, structure_color
 
 _SIDE = 2.6
-_DPI = 130
-_COLORS = 96
+_DPI = 100
+_COLORS = 64
 # A structure is shown with as much around it as lets one see where it is.
 _LEAST_SHOWN_MM = 90.0
 _SHOWN_TIMES = 2.0
@@ -28,8 +28,9 @@ _SHOWN_TIMES = 2.0
 def structure_pictures(
     volume: sitk.Image, segmentation: Segmentation, structures: Mapping[str, Structure], uncertain: frozenset[str] = frozenset()
 ) -> dict[str, bytes]:
-    """A square PNG for every structure that has a voxel.
+    """A PNG for every structure that has a voxel: square slices side by side.
 
+    Axial and coronal, those across thick slices first, and sagittal where that shows more of the structure; one slice of a picture.
     Radiological convention: the patient's right is on the left of the picture.
 
     Args:
@@ -39,20 +40,44 @@ def structure_pictures(
         uncertain: Names of those that get a dashed outline.
     """
     side = Oriented.of(volume, segmentation)
-    plane = _sharpest(side)
     window = side.window()
     boxes = [ndimage.find_objects(layer.astype(np.int32, copy=False)) for layer in side.layers]
-    figure = new_figure(_SIDE, _SIDE)
-    axes = figure.add_axes((0, 0, 1, 1))
+    figures: dict[int, Figure] = {}
     pictures = {}
     for name, structure in structures.items():
         of_layer = boxes[structure.layer]
         box = of_layer[structure.label - 1] if 0 < structure.label <= len(of_layer) else None
         if box is not None:
-            axes.clear()
-            _draw(axes, side, plane, window, structure, box, name in uncertain)
+            planes = _planes(side, side.layers[structure.layer][box] == structure.label)
+            figure = figures.setdefault(len(planes), _row_of_axes(len(planes)))
+            for axes, plane in zip(figure.axes, planes, strict=True):
+                axes.clear()
+                _draw(axes, side, plane, window, structure, box, name in uncertain)
             pictures[name] = _png(figure)
     return pictures
+
+
+def _row_of_axes(count: int) -> Figure:
+    figure = new_figure(_SIDE * count, _SIDE)
+    for number in range(count):
+        figure.add_axes((number / count, 0, 1 / count, 1))
+    return figure
+
+
+def _planes(side: Oriented, mask: np.ndarray) -> tuple[Plane, ...]:
+    """The planes in which a structure is shown; ``mask`` (z, y, x) is its box."""
+    planes, first = side.planes(), _sharpest(side)
+    shown = [first, *(plane for plane in planes if plane in (AXIAL, CORONAL) and plane is not first)]
+    areas = {plane.name: _largest_area(side, plane, mask) for plane in planes}
+    if SAGITTAL in planes and SAGITTAL not in shown and areas[SAGITTAL.name] > max(areas[plane.name] for plane in shown):
+        shown.append(SAGITTAL)
+    return tuple(shown)
+
+
+def _largest_area(side: Oriented, plane: Plane, mask: np.ndarray) -> float:
+    """The structure's largest cross-section in a plane, in square millimetres."""
+    others = tuple(axis for axis in range(3) if axis != plane.axis)
+    return float(mask.sum(axis=others).max()) * side.spacing[others[0]] * side.spacing[others[1]]
 
 
 def _sharpest(side: Oriented) -> Plane:

@@ -59,9 +59,15 @@ class Embedded:
             inside &= y % 2 == 0
         if count > 4 * MOST_CELLS:
             inside &= x % 2 == 0
-        fine = pool(self.fine.permute(1, 2, 3, 0), COARSE_STEP, first=0)[inside]
-        both = torch.cat([self.coarse.permute(1, 2, 3, 0)[inside], F.normalize(fine, dim=1)], dim=1) / 2**0.5
-        return inside, both, positions(self.size, self.spacing, COARSE_STEP)[inside]
+        return inside, self.looks(inside), positions(self.size, self.spacing, COARSE_STEP)[inside]
+
+    def looks(self, cells: Tensor) -> Tensor:
+        """Unit embeddings of both kinds (N, C' + C) of some coarse cells, given as booleans (D/4, H/4, W/4)."""
+        return torch.cat([self.coarse.permute(1, 2, 3, 0)[cells], F.normalize(self._pooled[cells], dim=1)], dim=1) / 2**0.5
+
+    @cached_property
+    def _pooled(self) -> Tensor:
+        return pool(self.fine.permute(1, 2, 3, 0), COARSE_STEP, first=0)
 
 
 def pool(values: Tensor, step: int, *, first: int = 1) -> Tensor:

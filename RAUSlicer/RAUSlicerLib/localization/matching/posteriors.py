@@ -22,7 +22,8 @@ KEPT = 4
 _AROUND, _THINNED = 8, 2
 # Voxels of a structure that are looked at.
 _ENOUGH = 2000
-_AT_ONCE = 1 << 17
+# What is looked at together should stay in the processor's cache.
+_AT_ONCE = 1 << 12
 # Weight of not knowing, in shares of a voxel's probability.
 _DOUBT = 1e-5
 
@@ -104,7 +105,8 @@ def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, whi
         near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
         others = sparse[near] != number
         if others.any():
-            outer[number - 1] = everywhere[near][others].mean(0)
+            # A product of matrices: choosing the voxels first, and averaging them then, takes several times as long.
+            outer[number - 1] = others.flatten().float() @ everywhere[near].reshape(-1, size) / others.sum()
     worth = (inner + _DOUBT) / (inner + outer + 2 * _DOUBT)
     return worth, ((inner - outer) * worth).sum(1)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .correspondence import COARSE_STEP, Embedded, pool, positions
 
 # Cells of the reference that are compared with: attention costs their number times that of the target's.
 _MOST_KEYS = 12_000
-_AT_ONCE = 2048
+# What is compared at once should stay in the processor's cache.
+_AT_ONCE = 128
 
 
 def recognize(
@@ -42,24 +42,21 @@ def recognize(
     where = positions(reference.size, reference.spacing, COARSE_STEP)[known]
     chosen, weight = _thinned(shares)
     shares, where = shares[chosen], where[chosen]
-    query, keys = _looks(target)[:, inside].t(), _looks(reference)[:, known].t()[chosen]
-    expected = pool(field.permute(3, 0, 1, 2), COARSE_STEP)[:, inside].t()
+    expected = pool(field, COARSE_STEP, first=0)[inside]
     reach = width * float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
-    found = []
-    for some, place in zip(query.split(_AT_ONCE), expected.split(_AT_ONCE), strict=True):
-        near = 0.5 * torch.cdist(place, where) ** 2 / max(reach, 1e-3) ** 2
-        found.append((some @ keys.t() * scale - near + weight.log()).softmax(1) @ shares)
-    out[:, inside] = torch.cat(found).t()
+    pull = 1 / max(reach, 1e-3) ** 2
+    # Of a squared distance only the mixed product and the key's own square tell keys apart: looks and distance are one product.
+    centre = where.mean(0)
+    expected, where = expected - centre, where - centre
+    own = weight.log() - 0.5 * pull * where.square().sum(1)
+    query = torch.cat([target.looks(inside) * scale, expected * pull, torch.ones(len(expected), 1)], dim=1)
+    keys = torch.cat([reference.looks(known)[chosen], where, own[:, None]], dim=1).t().contiguous()
+    out[:, inside] = torch.cat([(some @ keys).softmax(1) @ shares for some in query.split(_AT_ONCE)]).t()
     return out
 
 
 def _inside(volume: Embedded) -> Tensor:
     return pool(volume.inside[None].float(), COARSE_STEP)[0] > 0.25
-
-
-def _looks(volume: Embedded) -> Tensor:
-    """Both embeddings of the coarse cells, (C' + C, D/4, H/4, W/4), unit length."""
-    return torch.cat([volume.coarse, F.normalize(pool(volume.fine, COARSE_STEP), dim=0)]) / 2**0.5
 
 
 def _shares(labels: Tensor, count: int) -> Tensor:
