@@ -37,9 +37,9 @@ _UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
 _DRIFT = 4.0
 # Where a reference is unlike the target, what is carried is far too small and beside the structure: made so in this share of the patches,
 # by up to this factor and so many voxels.
-_LOST, _SMALLER, _BESIDE = 0.12, 3.5, 10.0
+_LOST, _SMALLER, _BESIDE = 0.06, 3.5, 10.0
 # What the labels say of training cases is surer than what they will say of others: in so many patches it is taken down.
-_UNSURE = 0.4
+_UNSURE = 0.1
 _PLACES = 300
 # The cortex has most of the labels of a brain, with borders that no intensity shows, and would get most of the patches.
 _CORTEX, _CORTEX_SHARE = 100, 0.25

@@ -127,7 +127,7 @@ def test_the_probe_solves_where_named_regions_lie(monkeypatch: pytest.MonkeyPatc
     from RAUSlicerLib.evaluation import regions_probe
 
     small = lambda nodes: RegionConfig(nodes=nodes, image_size=32, dim=16, heads=2, layers=1, embedding=12)  # noqa: E731
-    monkeypatch.setattr(regions_probe, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
+    monkeypatch.setattr(regions, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
     monkeypatch.setattr(regions_probe, "model_nodes", lambda: NODES)
     monkeypatch.setattr(regions_probe, "RegionConfig", small)
     monkeypatch.setattr(regions, "model_nodes", lambda: NODES)
@@ -135,7 +135,7 @@ def test_the_probe_solves_where_named_regions_lie(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     state = {f"net.{key}": value for key, value in RegionNet(small(NODES)).state_dict().items()}
     torch.save({"ema": state}, tmp_path / "0.pt")
-    regions_probe.run(Namespace(data="", cache="", output=str(tmp_path), state=[f"same={tmp_path / '0.pt'}"], seeds=1))
+    regions_probe.run(Namespace(data="", cache="", output=str(tmp_path), state=[f"same={tmp_path / '0.pt'}"], seeds=1, threads=1))
     figures = json.loads((tmp_path / "probe.json").read_text())
     # Regions that always lie at the same place are found by any encoder that says where a patch is; they fill a sixth of the picture.
     assert figures["chest_xray/iou"]["random weights"]["value"] > 0.25
