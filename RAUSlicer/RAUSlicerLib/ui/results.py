@@ -7,8 +7,6 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
-from ..anatomy.grouping import sections
-from ..imaging.segmentation import Structure
 from . import words
 from .structures import swatch
 
@@ -148,6 +146,10 @@ class ResultTable:
         """The rows in their order, under headings where they stand in that of anatomy."""
         if self._order is not None or len(self._rows) < _FEWEST_GROUPED:
             return self._sorted(self._rows)
+        # Imported with the first long result, because the anatomy's codes and images would make loading the module slow.
+        from ..anatomy.grouping import sections
+        from ..imaging.segmentation import Structure
+
         of_structure = {Structure(number, row.name): row for number, row in enumerate(self._rows, start=1)}
         groups = sections(tuple(of_structure))
         if len(groups) < 2:
