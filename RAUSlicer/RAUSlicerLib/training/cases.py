@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,28 +65,31 @@ def subject_of(domain: str, name: str, splits: dict) -> str:
     return splits[domain].get("rescan", {}).get(name, name)
 
 
-def load_case(folder: Path, name: str, subject: str) -> Case:
-    """Read ``<name>.nii.gz`` and ``<name>_seg.nii.gz`` of a domain folder."""
+def load_case(folder: Path, name: str, subject: str, without: Collection[int] = ()) -> Case:
+    """Read ``<name>.nii.gz`` and ``<name>_seg.nii.gz`` of a domain folder; nothing is known of the labels that it is to be ``without``."""
     volume = canonical(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
     labels = sitk.GetArrayFromImage(canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))).astype(np.uint8)
     values = normalize(sitk.GetArrayViewFromImage(volume))
     working = working_spacing(volume, values)
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(values))
     values, labels = values[box], labels[box]
-    labels[np.isin(labels, IGNORED.get(folder.name, ()))] = IGNORE
+    labels[np.isin(labels, [*IGNORED.get(folder.name, ()), *without])] = IGNORE
     image = torch.from_numpy(np.round(values * 255).astype(np.uint8))
     kept = torch.from_numpy(np.ascontiguousarray(labels))
     return Case(folder.name, name, subject, image, kept, volume.GetSpacing()[::-1], working, _centroids(labels))
 
 
-def load_head(folder: Path, name: str, *, stripped: bool) -> Case:
-    """Read the label map ``<name>_seg.nii.gz`` of a whole head, or of the brain in it, to make scans of any contrast from."""
+def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[int] = ()) -> Case:
+    """Read the label map ``<name>_seg.nii.gz`` of a whole head, or of the brain in it, to make scans of any contrast from.
+
+    Labels that it is to be ``without`` are numbers of training.
+    """
     volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
     values = sitk.GetArrayFromImage(volume)
     table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
     table[0] = 0
     for source, own in {**_SHARED, **_OWN}.items():
-        if source < len(table):
+        if source < len(table) and own not in without:
             table[source] = own
     labels = table[values]
     if stripped:
@@ -109,17 +113,18 @@ def _centroids(labels: np.ndarray) -> dict[int, tuple[float, float, float]]:
     return out
 
 
-def load_cases(data: Path, domains: tuple[str, ...], split: str = "train") -> list[Case]:
+def load_cases(data: Path, domains: tuple[str, ...], split: str = "train", without: Collection[int] = ()) -> list[Case]:
     """All cases of a split; ``data`` holds ``splits.json`` and one folder a domain.
 
-    A label map without an image is a head twice: as it is, and as the brain alone.
+    A label map without an image is a head twice: as it is, and as the brain alone. Labels of ``brain_t1`` that it is to be ``without``
+    are left out there and in the heads, to see how structures fare that nobody trained on.
     """
     splits = json.loads((data / "splits.json").read_text())
     out = []
     for domain in domains:
         for name in splits[domain][split]:
             if (data / domain / f"{name}.nii.gz").exists():
-                out.append(load_case(data / domain, name, subject_of(domain, name, splits)))
+                out.append(load_case(data / domain, name, subject_of(domain, name, splits), without if domain == "brain_t1" else ()))
             else:
-                out += [load_head(data / domain, name, stripped=stripped) for stripped in (False, True)]
+                out += [load_head(data / domain, name, stripped=stripped, without=without) for stripped in (False, True)]
     return out

@@ -35,6 +35,17 @@ def options(description: str | None, output: str, steps: int, rate: float) -> ar
     return parser
 
 
+def add_without(parser: argparse.ArgumentParser) -> None:
+    """Adds an option that leaves labels out of training."""
+    parser.add_argument(
+        "--without",
+        metavar="LABELS",
+        type=lambda text: tuple(int(label) for label in text.split(",")),
+        default=(),
+        help="labels of brain_t1, separated by commas, to leave out of training: `rauslicer benchmark --unseen` shows how they fare",
+    )
+
+
 def train(
     trainee: nn.Module,
     draw: Callable[[np.random.Generator], tuple[str, tuple[Any, ...]]],

@@ -23,7 +23,7 @@ from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..models.device import autocast
 from .augment import Patch, cut, drop_field_of_view, patch_transform, random_affine, recolor, synthesize
 from .cases import IGNORE, Case, load_cases
-from .loop import options, train
+from .loop import add_without, options, train
 
 # Multiples of the deepest stride, and no axis that comes down to two voxels there: torch's bf16 convolution on CPUs (2.14) has a wrong
 # weight gradient for those.
@@ -211,7 +211,7 @@ WEIGHTS = {"aux": 1.2, "aux4": 0.8, "match": 1.0, "match4": 0.6, "pos": 0.5, "po
 def run(args: argparse.Namespace) -> None:
     """Train as asked for."""
     torch.manual_seed(args.seed)
-    cases = [case for case in load_cases(Path(args.data), tuple(SHARE)) if case.name not in HELD_OUT]
+    cases = [case for case in load_cases(Path(args.data), tuple(SHARE), without=args.without) if case.name not in HELD_OUT]
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
         target, reference, domain, same = sample_pair(cases, rng)
@@ -222,7 +222,9 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Train as the command line says."""
-    run(options(__doc__, "work/matching", 8000, 1.5e-3).parse_args())
+    parser = options(__doc__, "work/matching", 8000, 1.5e-3)
+    add_without(parser)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..models.rau import load_model
 from ..progress import CancelToken, ignore
 from ..segmentation.refiner import Overlay, overlay
 from .cases import IGNORED, subject_of
+from .loop import add_without
 
 _FEWEST = 50
 
@@ -124,11 +125,12 @@ def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], see
         yield from (queue[number] for queue in queues if number < len(queue))
 
 
-def whole(data: Path, domain: str, case: str) -> Reference:
-    """A case with all its labels that mark a structure."""
+def whole(data: Path, domain: str, case: str, without: Collection[int] = ()) -> Reference:
+    """A case with all its labels that mark a structure, less those of ``brain_t1`` that it is to be ``without``."""
     labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
     values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
-    kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in IGNORED.get(domain, ())]
+    ignored = (*IGNORED.get(domain, ()), *(without if domain == "brain_t1" else ()))
+    kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in ignored]
     structures = tuple(Structure(value, f"label {value}") for value in kept)
     return Reference(sitk.ReadImage(str(data / domain / f"{case}.nii.gz")), Segmentation(labels, structures))
 
@@ -183,7 +185,8 @@ def run(options: argparse.Namespace) -> None:
     for domain, reference, target in pairs(options.data, options.split, options.references, tuple(options.domains.split(","))):
         path = options.output / f"{domain}-{reference}-{target}.npz"
         if not path.exists():
-            make(matcher, domain, whole(options.data, domain, reference), whole(options.data, domain, target)).save(path)
+            cases = (whole(options.data, domain, case, options.without) for case in (reference, target))
+            make(matcher, domain, *cases).save(path)
             release_memory()
 
 
@@ -196,6 +199,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--references", type=int, default=2, help="for each target")
     parser.add_argument("--domains", default="brain_t1,abdomen_ct,heart_mr")
+    add_without(parser)
     run(parser.parse_args())
 
 

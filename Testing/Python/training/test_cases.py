@@ -1,8 +1,12 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.training.cases import load_case, load_cases, load_head, subject_of
+from RAUSlicerLib.training import priors
+from RAUSlicerLib.training.cases import IGNORE, load_case, load_cases, load_head, subject_of
 
 
 def test_cases_come_cropped_in_the_canonical_frame_with_centres_in_voxels(hearts) -> None:
@@ -51,3 +55,34 @@ def test_a_label_map_of_a_head_is_read_in_the_numbers_of_the_brains_with_or_with
     assert whole.synthetic and brain.working < whole.working
     # The file's first axis runs to the right: in the canonical frame the structure with the smaller index comes out further left.
     assert whole.centroids[60][2] > whole.centroids[59][2]
+
+
+def test_labels_left_out_of_training_are_unknown_in_brains_and_heads_and_stay_in_other_sets(hearts, tmp_path) -> None:
+    for domain in ("brain_t1", "heart_mr"):
+        shutil.copytree(hearts / "heart_mr", tmp_path / domain)
+    names = json.loads((hearts / "splits.json").read_text())["heart_mr"]
+    (tmp_path / "splits.json").write_text(json.dumps({"brain_t1": names, "heart_mr": names}))
+    brains, others = (load_cases(tmp_path, (domain,), without=(2,)) for domain in ("brain_t1", "heart_mr"))
+    for brain, other in zip(brains, others, strict=True):
+        # A brain's label 1 marks no structure and is left out anyway.
+        assert set(brain.centroids) == {3} and set(other.centroids) == {1, 2, 3}
+        np.testing.assert_array_equal(brain.labels == IGNORE, (other.labels == 1) | (other.labels == 2))
+    labels = sitk.GetImageFromArray(np.zeros((20, 24, 22), np.int16))
+    labels[6:17, 6:18, 5:15] = 10
+    labels[12:16, 8:16, 6:14] = 49
+    sitk.WriteImage(labels, str(tmp_path / "head_seg.nii.gz"))
+    # A left thalamus is 10 in the file and 60 in training.
+    head = load_head(tmp_path, "head", stripped=False, without=(60,))
+    assert set(head.labels.unique().tolist()) == {0, 59, IGNORE} and set(head.centroids) == {59}
+
+
+def test_a_training_pair_is_without_the_labels_left_out(hearts, tmp_path) -> None:
+    for domain in ("brain_t1", "heart_mr"):
+        shutil.copytree(hearts / "heart_mr", tmp_path / domain)
+
+    def labels(domain: str, without: tuple[int, ...]) -> list[int]:
+        return [one.label for one in priors.whole(tmp_path, domain, "patient002_frame01", without).segmentation.structures]
+
+    assert labels("brain_t1", ()) == [2, 3]
+    assert labels("brain_t1", (2,)) == [3]
+    assert labels("heart_mr", (2,)) == [1, 2, 3]

@@ -21,7 +21,7 @@ STAGES = ("matching", "joint", "refiner")
 def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """States of all stages after one step and a resumed second one."""
     output = tmp_path_factory.mktemp("trained")
-    options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu"}
+    options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu", "without": ()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
         patch.setattr(matching, "PATCH", {"heart_mr": (48, 48, 48)})
@@ -34,7 +34,7 @@ def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if steps == 1:
                 states = (output / stage / "state.pt" for stage in ("matching", "joint"))
                 export.export(*states, None, output / "unrefined", None)
-                asked = {"model": str(output / "unrefined"), "split": "train", "references": 1, "domains": "heart_mr"}
+                asked = {"model": str(output / "unrefined"), "split": "train", "references": 1, "domains": "heart_mr", "without": ()}
                 priors.run(Namespace(data=hearts, output=output / "priors", **asked))
             refining.run(Namespace(output=str(output / "refiner"), steps=steps, priors=output / "priors", **options))
             for stage in STAGES:
@@ -59,7 +59,7 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypa
     monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
     before = (trained / "matching" / "state.pt").read_bytes()
     options = Namespace(
-        data=str(hearts), output=str(trained / "matching"), steps=2, threads=1, seed=0, save_every=1, rate=1e-3, device="cpu"
+        data=str(hearts), output=str(trained / "matching"), steps=2, threads=1, seed=0, save_every=1, rate=1e-3, device="cpu", without=()
     )
     matching.run(options)
     assert (trained / "matching" / "state.pt").read_bytes() == before
