@@ -125,7 +125,7 @@ class Pipeline:
         sided = lateralized(structures)
         if not sided or cancel.cancelled:
             return ()
-        verdict = check_laterality(self.matcher, inputs.references[0].volume, inputs.target, cancel)
+        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel)
         return sided if verdict is Laterality.MIRRORED else ()
 
     def _localizer(self, name: str) -> Localizer:

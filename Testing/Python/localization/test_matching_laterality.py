@@ -5,7 +5,9 @@ import torch
 from scipy import ndimage
 
 from RAUSlicerLib.imaging.frame import from_array
+from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.localization.matching import laterality
+from RAUSlicerLib.localization.matching.handedness import LEAST_MARGIN
 from RAUSlicerLib.localization.matching.laterality import ASYMMETRIC, SUPPORT, UNSURE, Fit, Laterality, check_laterality, mirrored
 from RAUSlicerLib.localization.matching.matcher import Matcher
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
@@ -43,8 +45,15 @@ def head(spot: float, noise: int = 0) -> sitk.Image:
     return image
 
 
+def annotated(volume: sitk.Image) -> Reference:
+    """The volume with a part of it as a structure."""
+    values = np.zeros(volume.GetSize()[::-1], np.uint8)
+    values[tuple(slice(n // 3, n // 3 + n // 5 + 1) for n in values.shape)] = 1
+    return Reference(volume, Segmentation(from_array(values, volume), (Structure(1, "organ"),)))
+
+
 def check(matcher: Matcher, reference: sitk.Image, target: sitk.Image) -> Laterality:
-    return check_laterality(matcher, reference, target, CancelToken())
+    return check_laterality(matcher, annotated(reference), target, CancelToken())
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR"])
@@ -137,4 +146,25 @@ def test_a_cancel_is_answered_before_the_next_fit(matcher: Matcher, monkeypatch:
         cancel.cancel()
     monkeypatch.setattr(laterality._Pair, "fit", fit)
     expected = Laterality.MIRRORED if number == 4 else Laterality.UNKNOWN
-    assert (check_laterality(matcher, head(0), head(0), cancel), len(asked)) == (expected, number)
+    assert (check_laterality(matcher, annotated(head(0)), head(0), cancel), len(asked)) == (expected, number)
+
+
+@pytest.mark.parametrize(
+    ("margins", "expected"),
+    [
+        ((0.1, 0.1), Laterality.AGREES),
+        ((-0.1, -0.1), Laterality.AGREES),
+        ((0.1, -0.1), Laterality.MIRRORED),
+        ((-0.1, 0.1), Laterality.MIRRORED),
+        ((0.1, 0.9 * LEAST_MARGIN), Laterality.UNKNOWN),
+        ((-0.9 * LEAST_MARGIN, 0.1), Laterality.UNKNOWN),
+        (None, Laterality.UNKNOWN),
+    ],
+)
+def test_where_no_fit_tells_the_labels_of_training_do(
+    matcher: Matcher, monkeypatch: pytest.MonkeyPatch, margins: tuple[float, float] | None, expected: Laterality
+) -> None:
+    monkeypatch.setattr(laterality, "label_margins", lambda *_: margins)
+    assert verdict(matcher, monkeypatch, four(0.69, 0.70, 0.68, 0.70, support=SUPPORT - 0.01))[0] is expected
+    # A fit that tells is believed.
+    assert verdict(matcher, monkeypatch, four(0.70, 0.69, 0.0, 0.9))[0] is Laterality.AGREES

@@ -2,7 +2,7 @@
 
 Headers may be wrong, and a body that is nearly symmetric is matched to its mirror image without a trace. The reference is aligned as it is
 and mirrored; the one that shows the target's asymmetries resembles it a little more. Only bodies whose mirror image fits nearly as well are
-judged: elsewhere both fits are poor in their own ways, and the difference says nothing of sides.
+judged so: elsewhere both fits are poor in their own ways, and the difference says nothing of sides. There the labels of training tell.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ...imaging.frame import canonical, from_array, normalized, resample, working_spacing
+from ...imaging.frame import canonical, normalized, resample, working_spacing
+from ...imaging.segmentation import Reference
 from ...progress import CancelToken
 from .correspondence import COARSE_STEP, sample
+from .handedness import LEAST_MARGIN, label_margins, mirrored
 from .matcher import Matcher, View, affordable_spacing, correspond
 from .refinement import LEVELS
 
@@ -53,15 +54,29 @@ class Fit:
     support: float
 
 
-def check_laterality(matcher: Matcher, reference: sitk.Image, target: sitk.Image, cancel: CancelToken) -> Laterality:
-    """Compare two volumes of one part of the body; unknown wherever that can't be told, and after a cancel.
+def check_laterality(matcher: Matcher, reference: Reference, target: sitk.Image, cancel: CancelToken) -> Laterality:
+    """Compare an annotated volume with another of the same part of the body; unknown wherever that can't be told, and after a cancel."""
+    pair = _Pair(matcher, reference.volume, target)
+    if pair.thin:
+        return Laterality.UNKNOWN
+    verdict = _by_fits(pair, cancel)
+    return verdict if verdict is not Laterality.UNKNOWN else _by_labels(pair, reference, cancel)
+
+
+def _by_labels(pair: _Pair, reference: Reference, cancel: CancelToken) -> Laterality:
+    """What the labels of training say where no fit does."""
+    margins = label_margins(pair.matcher, reference, pair.frames, cancel)
+    if margins is None or min(map(abs, margins)) <= LEAST_MARGIN:
+        return Laterality.UNKNOWN
+    return Laterality.AGREES if (margins[0] > 0) == (margins[1] > 0) else Laterality.MIRRORED
+
+
+def _by_fits(pair: _Pair, cancel: CancelToken) -> Laterality:
+    """What the fits of the reference as it is and mirrored say.
 
     What speaks for a mirror is confirmed with both volumes mirrored: networks and solvers treat left and right not quite alike, by as much
     as the asymmetries of some people, and the mean of both margins is free of that.
     """
-    pair = _Pair(matcher, reference, target)
-    if pair.thin:
-        return Laterality.UNKNOWN
     margin = _margin(pair, False, cancel)
     if margin is not None and margin <= 0:
         again = _margin(pair, True, cancel)
@@ -92,17 +107,17 @@ class _Pair:
     """Two volumes, each as it is and mirrored; a view is embedded when it is first asked for."""
 
     def __init__(self, matcher: Matcher, reference: sitk.Image, target: sitk.Image) -> None:
-        self._matcher = matcher
-        self._frames = [normalized(canonical(image)) for image in (reference, target)]
-        spacing = _COARSER * working_spacing(self._frames[0], sitk.GetArrayViewFromImage(self._frames[0]))
-        self._spacing = max(spacing, *(affordable_spacing(frame, matcher.most_voxels) for frame in self._frames))
+        self.matcher = matcher
+        self.frames = [normalized(canonical(image)) for image in (reference, target)]
+        spacing = _COARSER * working_spacing(self.frames[0], sitk.GetArrayViewFromImage(self.frames[0]))
+        self._spacing = max(spacing, *(affordable_spacing(frame, matcher.most_voxels) for frame in self.frames))
         self._views: dict[tuple[int, bool], tuple[View, torch.Tensor]] = {}
 
     @property
     def thin(self) -> bool:
         """Whether one of them has no depth along some axis."""
         least = _FEWEST_CELLS * COARSE_STEP * self._spacing
-        return any(size * step < least for frame in self._frames for size, step in zip(frame.GetSize(), frame.GetSpacing(), strict=True))
+        return any(size * step < least for frame in self.frames for size, step in zip(frame.GetSize(), frame.GetSpacing(), strict=True))
 
     def fit(self, mirror_reference: bool, mirror_target: bool) -> Fit:
         """Align the reference to the target, either of them mirrored or not."""
@@ -116,15 +131,10 @@ class _Pair:
     def _view(self, number: int, mirror: bool) -> tuple[View, torch.Tensor]:
         """A volume's view and its intensities (D, H, W) on that grid."""
         if (number, mirror) not in self._views:
-            frame = mirrored(self._frames[number]) if mirror else self._frames[number]
-            view = self._matcher.view(frame, self._spacing)
+            frame = mirrored(self.frames[number]) if mirror else self.frames[number]
+            view = self.matcher.view(frame, self._spacing)
             self._views[number, mirror] = view, torch.from_numpy(sitk.GetArrayFromImage(resample(frame, view.grid)))
         return self._views[number, mirror]
-
-
-def mirrored(frame: sitk.Image) -> sitk.Image:
-    """A canonical volume with its left and right exchanged, on the same grid."""
-    return from_array(np.ascontiguousarray(sitk.GetArrayViewFromImage(frame)[:, :, ::-1]), frame)
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:

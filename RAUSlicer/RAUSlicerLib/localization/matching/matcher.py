@@ -91,13 +91,7 @@ class Match:
         """What the labels of training say of structures that the reference has, in their order; None where the network has none."""
         if self.head is None:
             return None
-        layers, counts, order = [], [], []
-        for layer in sorted({structure.layer for structure in structures}):
-            labels = resample(canonical(self.reference.segmentation.layers[layer]), self.reference_view.grid, nearest=True)
-            asked = [structure for structure in structures if structure.layer == layer]
-            layers.append(torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked])))
-            counts.append(len(asked))
-            order += asked
+        layers, counts, order = numbered_layers(self.reference, structures, self.reference_view.grid)
         with torch.no_grad():
             found = label_evidence(self.target_view.embedded, self.reference_view.embedded, layers, counts, self.head)
         places = [order.index(structure) for structure in structures]
@@ -119,6 +113,11 @@ class Matcher:
         self._device = device
         # Where memory has run out, fewer are tried.
         self.most_voxels = MOST_VOXELS
+
+    @property
+    def head(self) -> LabelHead | None:
+        """What the network knows of labels, where it does."""
+        return self._net.label_head
 
     def view(self, frame: sitk.Image, spacing: float) -> View:
         """Embed the foreground of a canonical, normalized volume at a working spacing in mm."""
@@ -152,7 +151,7 @@ class Matcher:
             return None
         dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
-        return Match(reference, target_view, reference_view, world, dense, field, affine.support, self._net.label_head)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.support, self.head)
 
     def _first_look(
         self, reference: Reference, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
@@ -290,6 +289,20 @@ def carry_labels(
                 where, share = parts[mine.label]
                 out[structure] = _soft_mask(share.numpy(), where.numpy(), target_view.grid)
     return {structure: out[structure] for structure in own}
+
+
+def numbered_layers(
+    reference: Reference, structures: Sequence[Structure], grid: sitk.Image
+) -> tuple[list[torch.Tensor], list[int], list[Structure]]:
+    """Label maps of a grid (z, y, x) with structures numbered from 1 on in each, how many each has, and the structures in that order."""
+    layers, counts, order = [], [], []
+    for layer in sorted({structure.layer for structure in structures}):
+        labels = resample(canonical(reference.segmentation.layers[layer]), grid, nearest=True)
+        asked = [structure for structure in structures if structure.layer == layer]
+        layers.append(torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked])))
+        counts.append(len(asked))
+        order += asked
+    return layers, counts, order
 
 
 def numbered(values: np.ndarray, labels: Sequence[int]) -> np.ndarray:

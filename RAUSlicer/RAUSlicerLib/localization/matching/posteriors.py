@@ -42,6 +42,15 @@ class LabelHead:
         """Probabilities (N, L) of one set's labels for unit embeddings (N, C)."""
         return (rows @ self.centres[which].t()).mul_(self.sharpness).softmax(1)
 
+    def masses(self, rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
+        """Sums (L,) over unit embeddings (N, C) of the probabilities of one set's labels, and of their squares."""
+        whole, squared = torch.zeros(2, len(self.centres[which]))
+        for some in rows.split(_AT_ONCE):
+            probability = self.posterior(some, which)
+            whole += probability.sum(0)
+            squared += probability.square().sum(0)
+        return whole, squared
+
 
 @dataclass(frozen=True)
 class LabelEvidence:
@@ -75,16 +84,33 @@ def label_evidence(
 
     Source: own design; the ratio is the likelihood ratio of naive Bayes with even odds.
     """
-    ratios = [
+    every = _worths(reference, layers, counts, head)
+    best = _clearest(every)
+    index, share = _most_probable(target, head, best)
+    return LabelEvidence(index, share, torch.cat([worth for worth, _ in every[best]]))
+
+
+def telling_set(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> int:
+    """Which set of labels tells a reference's structures from what is around them best; the label maps are those of `label_evidence`."""
+    return _clearest(_worths(reference, layers, counts, head))
+
+
+_Worth = tuple[Tensor, Tensor]
+
+
+def _worths(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> list[list[_Worth]]:
+    """What `_worth` says of each set and layer."""
+    return [
         [_worth(reference, layer, count, head, which) for layer, count in zip(layers, counts, strict=True)]
         for which in range(len(head.centres))
     ]
-    best = max(range(len(ratios)), key=lambda which: sum(float(clear.sum()) for _, clear in ratios[which]))
-    index, share = _most_probable(target, head, best)
-    return LabelEvidence(index, share, torch.cat([worth for worth, _ in ratios[best]]))
 
 
-def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
+def _clearest(every: list[list[_Worth]]) -> int:
+    return max(range(len(every)), key=lambda which: sum(float(clear.sum()) for _, clear in every[which]))
+
+
+def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, which: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
     size = len(head.centres[which])
     inner = torch.zeros(count, size)
