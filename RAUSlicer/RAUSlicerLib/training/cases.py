@@ -22,7 +22,7 @@ IGNORE = 255
 IGNORED = {"brain_t1": (1, 42, 43, 53, 54, 74)}
 
 # FreeSurfer's numbers (head_labelmaps) for what Neuromorphometrics' numbers (brain_t1) mean; the others get numbers of their own.
-_SHARED = {
+SHARED = {
     **{2: 45, 4: 52, 5: 50, 7: 41, 8: 39, 10: 60, 11: 37, 12: 58, 13: 56, 14: 4, 15: 11, 16: 35, 17: 48, 18: 32, 26: 30, 28: 62, 30: 64},
     **{41: 44, 43: 51, 44: 49, 46: 40, 47: 38, 49: 59, 50: 36, 51: 57, 52: 55, 53: 47, 54: 31, 58: 23, 60: 61, 62: 63, 72: 15, 85: 69},
 }
@@ -88,7 +88,7 @@ def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[in
     values = sitk.GetArrayFromImage(volume)
     table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
     table[0] = 0
-    for source, own in {**_SHARED, **_OWN}.items():
+    for source, own in {**SHARED, **_OWN}.items():
         if source < len(table) and own not in without:
             table[source] = own
     labels = table[values]
