@@ -37,10 +37,17 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
     """Train all stages; return the folder of the trained model, None after a dry run.
 
     Raises:
-        InputError: the data can't be used.
+        InputError: the data can't be used, or it was started with FSDP.
         ModelError: see `open_for_training`.
         ResourceError: see `open_for_training`.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
+        # It would train, and each state would hold the shards of one process alone.
+        raise InputError(
+            "The recipe can't be trained with FSDP.",
+            "Its states and models are written by one process, which has only a share of the weights then.",
+            "Start it without --use_fsdp: each process holds the whole model then. If that does not fit, choose a smaller backbone.",
+        )
     opened = open_for_training(config)
     if dry_run:
         from .recipe_estimate import estimate

@@ -20,6 +20,8 @@ Judged = dict[str, dict[int, float]]
 
 # Of a mean difference of pairs, in standard errors: chance alone goes beyond it in one of twenty.
 _CHANCE = 2.0
+# Less than this is 0.000 in what is said, and neither better nor worse.
+_SEEN = 5e-4
 
 
 @torch.no_grad()
@@ -104,6 +106,6 @@ def note(output: Path, stage: str, judged: Judged, before: tuple[str, Judged] | 
         parts.append(f"{key} {value:.3f}{change}")
     say(f"{stage}: {', '.join(parts)}")
     if before is not None:
-        better = [key for key, (mean, error) in changed.items() if mean > _CHANCE * error]
-        worse = [key for key, (mean, error) in changed.items() if -mean > _CHANCE * error]
+        better = [key for key, (mean, error) in changed.items() if mean > max(_CHANCE * error, _SEEN)]
+        worse = [key for key, (mean, error) in changed.items() if -mean > max(_CHANCE * error, _SEEN)]
         say(f"{stage} against {before[0]}: better {', '.join(better) or 'nothing'}; worse {', '.join(worse) or 'nothing'} (beyond chance).")

@@ -27,11 +27,13 @@ from . import settings
 _POLL_MS = 300
 # What is asked to stop tidies up first; what has not by then is ended.
 _SECONDS_TO_STOP = 5.0
-_PERCENT = re.compile(r"(\d+) % of ")
+_PERCENT = re.compile(r"(\d+) % of (\d+) MB")
+# The first line of a download is for those who sit at a terminal.
+_FOR_TERMINALS = "Downloading "
 
 
 class ModelsSection:
-    """A table with three buttons, below the other rows of a form.
+    """A table with its buttons, below the other rows of a form.
 
     Args:
         layout: The form's layout.
@@ -44,6 +46,7 @@ class ModelsSection:
         self._readers: list[threading.Thread] = []
         self._said: dict[str, deque[str]] = {}
         self._cancelled_at: float | None = None
+        self._downloading = ""
         self._models: list = []
         self.table = qt.QTableWidget()
         self.table.setColumnCount(4)
@@ -52,6 +55,7 @@ class ModelsSection:
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         self.table.verticalHeader().setVisible(False)
+        self.table.horizontalHeader().setHighlightSections(False)
         # In a narrow panel the licence is cut off, and its tool tip has all of it.
         for column in range(4):
             how = qt.QHeaderView.Stretch if column == 2 else qt.QHeaderView.ResizeToContents
@@ -73,15 +77,19 @@ class ModelsSection:
         self.progress.setRange(0, 100)
         self.progress.setAccessibleName(_("Progress of the download"))
         self.progress.setVisible(False)
-        self.cancel_button = _button(_("Cancel"), _("Cancel"), _("Stop. A download can be gone on with later."), self.cancel)
+        self.cancel_button = _button(_("Cancel"), _("Cancel"), _("Stop. A download can be resumed later."), self.cancel)
         self.cancel_button.setVisible(False)
+        # Where the one to cancel was: a fourth beside the others would make the panel wider.
+        resume = _("Go on with the selected download where it stopped.")
+        self.resume_button = _button(_("Resume download"), _("Resume the download"), resume, self._resume)
+        self.resume_button.setVisible(False)
         self.message = qt.QLabel()
         self.message.setWordWrap(True)
         # In one widget: a form's rows with a table and a text that wraps came to lie over each other.
         whole = qt.QWidget()
         column_of = qt.QVBoxLayout(whole)
         column_of.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.table, row, self.message, self.progress, self.cancel_button):
+        for widget in (self.table, row, self.message, self.progress, self.cancel_button, self.resume_button):
             column_of.addWidget(widget)
         self.message.setVisible(False)
         layout.addRow(whole)
@@ -96,7 +104,7 @@ class ModelsSection:
         self._models = _installed()
         self.table.setRowCount(len(self._models))
         for number, model in enumerate(self._models):
-            licences = ", ".join(sorted(_licences(model)))
+            licences = ", ".join(sorted(_licences(model))) or _("unknown")
             for column, text in enumerate((model.name, _size(model.size), licences, _STATES[model.state]())):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(str(model.path) if column == 0 else text)
@@ -112,6 +120,7 @@ class ModelsSection:
         self.add_button.setEnabled(not busy)
         self.download_button.setEnabled(not busy)
         self.cancel_button.setVisible(busy)
+        self.resume_button.setVisible(not busy and model is not None and model.state == "unfinished")
         self.remove_button.setEnabled(not busy and model is not None and not model.embedded)
 
     def _add(self, *_arguments) -> None:
@@ -126,6 +135,11 @@ class ModelsSection:
         text = answer if isinstance(answer, str) else answer[0] if answer[1] else ""
         if text.strip():
             self.run("download", text.strip())
+
+    def _resume(self, *_arguments) -> None:
+        model = self._selected()
+        if model is not None:
+            self.run("download", model.name)
 
     def _remove(self, *_arguments) -> None:
         model = self._selected()
@@ -157,7 +171,9 @@ class ModelsSection:
             reader.start()
         self._cancelled_at = None
         self.cancel_button.setEnabled(True)
-        self._say(_("Working: {what}. This may take minutes.").format(what=" ".join(arguments)))
+        self._downloading = arguments[1] if arguments[0] == "download" else ""
+        words = _("Downloading {what}.") if self._downloading else _("Working: {what}. This may take minutes.")
+        self._say(words.format(what=self._downloading or " ".join(arguments)))
         self._timer.start()
         self._show_buttons()
 
@@ -192,18 +208,30 @@ class ModelsSection:
         done, cancelled = self._process.returncode == 0, self._cancelled_at is not None
         self._process = None
         self.progress.setVisible(False)
-        lines = [line for line in self._said["stdout" if done else "stderr"] if not _PERCENT.match(line)]
-        if cancelled and not done:
-            self._say(_("Cancelled. A download goes on when it is asked for again."))
-        else:
-            self._say("\n".join(lines[-3:]))
+        lines = [line.strip() for line in self._said["stdout" if done else "stderr"] if not _PERCENT.match(line)]
         self.refresh()
         self._changed()
+        begun = None if done else self._select_unfinished()
+        if not cancelled or done:
+            self._say("\n".join([line for line in lines if not line.startswith(_FOR_TERMINALS)][-3:]))
+        elif begun is None:
+            self._say(_("Cancelled."))
+        else:
+            self._say(_("Cancelled. What has arrived is kept, and can be gone on with."))
+
+    def _select_unfinished(self):
+        """The download that was broken off, selected so that its button to go on is seen; None where nothing of it is here."""
+        for number, model in enumerate(self._models):
+            if model.state == "unfinished" and model.name == self._downloading:
+                self.table.selectRow(number)
+                return model
+        return None
 
     def _show_progress(self) -> None:
         found = [match for line in list(self._said["stdout"]) if (match := _PERCENT.match(line))]
         if found:
             self.progress.setValue(int(found[-1][1]))
+            self.progress.setFormat(_("%p % of {size}").format(size=_size(int(found[-1][2]) * 10**6)))
             self.progress.setVisible(True)
 
     def _end(self) -> None:
@@ -254,9 +282,11 @@ def _installed() -> list:
 
 def _licences(model) -> set[str]:
     from ..errors import ModelError
+    from ..models.download import SUGGESTED
     from ..models.manifest import read_manifest
 
-    out = set()
+    # An unfinished download has no card yet.
+    out = {SUGGESTED[model.name]} if model.name in SUGGESTED else set()
     for part in model.parts:
         try:
             out.add(read_manifest(model.part(part)).licence)

@@ -21,12 +21,12 @@ from RAUSlicerLib.segmentation import sam2_checkpoints
 from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
-from RAUSlicerLib.training.joint import box_iou
+from RAUSlicerLib.training.joint import box_iou, mask_loss
 from RAUSlicerLib.training.planes import PairSampler
 from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, config_of, read_config
 from RAUSlicerLib.training.recipe_judging import gains, note
 from RAUSlicerLib.training.recipe_samples import Sample, make_sample, question, read_names, true_boxes
-from RAUSlicerLib.training.recipe_stages import Trainee, reward
+from RAUSlicerLib.training.recipe_stages import Trainee, reward, segmentation_loss
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
 
@@ -112,6 +112,30 @@ def test_the_segmentation_stage_leaves_the_token_of_boxes_alone(world: RecipeCon
     assert torch.equal(opened.vlm.special[0], before[0]) and not torch.equal(opened.vlm.special[1], before[1])
     assert not torch.equal(opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight, weight)
     assert opened.segmenter.config.use_query
+
+
+@pytest.mark.parametrize(("loss", "drawn"), [(segmentation_loss, True), (mask_loss, False)])
+def test_the_segmentation_stage_draws_what_dice_wants_and_not_what_is_likelier_than_not(loss: Callable, drawn: bool) -> None:
+    # Ten of 28 pixels are in, each as often as the others: all of them overlap by 2 * 10 / 38 on average, none by nothing.
+    masks = torch.zeros(28, 8, 8)
+    for start, mask in enumerate(masks):
+        chosen = (start + torch.arange(10)) % 28
+        mask[chosen // 7, chosen % 7] = 1
+    logits = torch.zeros(8, 8, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(logits.expand(28, 8, 8), masks).mean().backward()
+        optimizer.step()
+    assert ((logits[:4, :7] > 0) == drawn).all()
+    assert (logits[4:] < 0).all()
+
+
+def test_fsdp_is_refused_before_anything_is_opened(world: RecipeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(recipe, "open_for_training", lambda _config: pytest.fail("it was opened"))
+    with pytest.raises(InputError, match="FSDP"):
+        recipe.run_recipe(world)
 
 
 def test_the_adapter_is_that_of_the_paper_by_default(opened: recipe.Opened) -> None:
@@ -335,11 +359,13 @@ def test_the_policy_gradient_leads_to_better_answers(
 
 def test_a_gain_is_told_from_chance(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    before = {key: dict(enumerate(rng.random(60).tolist())) for key in ("surely", "hardly", "same")}
+    before = {key: dict(enumerate(rng.random(60).tolist())) for key in ("surely", "hardly", "same", "unseen")}
     after = {
         "surely": {number: value + 0.1 + 0.01 * rng.standard_normal() for number, value in before["surely"].items()},
         "hardly": {number: value + 0.3 * rng.standard_normal() for number, value in before["hardly"].items()},
         "same": before["same"],
+        # The same for every pair, so there is no chance in it, and nobody would see it.
+        "unseen": {number: value - 2e-4 for number, value in before["unseen"].items()},
     }
     said: list[str] = []
     note(tmp_path, "sft", after, ("start", before), said.append)

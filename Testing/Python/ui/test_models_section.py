@@ -69,18 +69,35 @@ def test_a_download_shows_how_far_it_is_can_be_cancelled_and_goes_on(section, hu
     for variable in ("RAUSLICER_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     started(section, hub, wait_until)
-    assert not section.download_button.isEnabled() and section.cancel_button.isEnabled()
+    assert not section.download_button.isEnabled() and section.cancel_button.isEnabled() and section.resume_button.isHidden()
+    megabytes = sum(path.stat().st_size for path in hub.folder.iterdir()) / 1e6
+    assert "Qwen/tiny" in section.message.text and section.progress.text == f"{section.progress.value} % of {megabytes:.0f} MB"
     section.cancel_button.click()
     finish(section)
     assert "Cancelled" in section.message.text
     assert rows(section)[-1][0] == "Qwen/tiny" and rows(section)[-1][3] == "unfinished"
     hub.stalls.clear()
     before = hub.sent
-    section.run("download", "Qwen/tiny")
+    section.resume_button.click()
+    assert section.resume_button.isHidden()
     finish(section)
     assert [row[0] for row in rows(section)] == ["embedded", "regions", "tiny"]
     assert hub.sent - before < 0.7 * before
-    assert not section.cancel_button.isVisible() and "Added tiny" in section.message.text
+    assert not section.cancel_button.isVisible() and section.resume_button.isHidden()
+    # What the command says of itself to those at a terminal is left out.
+    assert section.message.text.startswith("Added tiny")
+
+
+def test_only_an_unfinished_download_can_be_resumed_and_the_panel_gets_no_wider(section, tmp_path):
+    (tmp_path / "models" / ".downloading-facebook--sam2.1-hiera-large").mkdir(parents=True)
+    section.refresh()
+    narrow = section.table.parentWidget().minimumSizeHint().width()
+    assert rows(section)[-1] == ["facebook/sam2.1-hiera-large", "0 MB", "Apache-2.0", "unfinished"]
+    section.table.selectRow(0)
+    assert section.resume_button.isHidden()
+    section.table.selectRow(len(section._models) - 1)
+    assert not section.resume_button.isHidden()
+    assert section.table.parentWidget().minimumSizeHint().width() <= narrow
 
 
 def test_offline_the_panel_says_so(section, hub, monkeypatch):
