@@ -24,8 +24,9 @@ class Node:
     """One structure or region of the body.
 
     ``id`` is unique within its graph. ``code`` is of the structure without its side; ``laterality`` gives that. ``synonyms`` are further
-    names, sides written out where they belong to the name. ``within`` are nodes other than the parent whose outline surrounds this one in
-    the body, as the wall of a ventricle surrounds its cavity.
+    names, sides written out where they belong to the name. ``abbreviations`` are understood in questions alone: in a label map's table, LV
+    may be a ventricle of the brain. ``within`` are nodes other than the parent whose outline surrounds this one in the body, as the wall of
+    a ventricle surrounds its cavity.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Node:
     synonyms: tuple[str, ...] = ()
     code: Code | None = None
     within: tuple[str, ...] = ()
+    abbreviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ _SIDES: Mapping[str | None, tuple[Laterality | None, ...]] = {
     "left": ("left",),
 }
 _GRAPH_KEYS = {"format", "name", "title", "nodes"}
-_NODE_KEYS = {"id", "name", "parent", "sides", "synonyms", "code", "within"}
+_NODE_KEYS = {"id", "name", "parent", "sides", "synonyms", "code", "within", "abbreviations"}
 _CODE_KEYS = {"scheme", "value", "meaning"}
 
 
@@ -83,7 +84,7 @@ def _check_entry(entry: Any) -> None:
         _text(entry, "parent", where)
     if entry.get("sides") not in _SIDES:
         raise _FormError(f"has the sides {entry['sides']!r} at {where}", "They are 'both', 'left' or 'right', or left out.")
-    for key in ("synonyms", "within"):
+    for key in ("synonyms", "within", "abbreviations"):
         values = entry.get(key, [])
         if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
             raise _FormError(f"has wrong {key} at {where}", "They must be a list of texts.")
@@ -120,6 +121,7 @@ def _nodes(entry: Mapping[str, Any]) -> Iterator[Node]:
             synonyms=tuple(_sided(synonym, side) for synonym in entry.get("synonyms", ())),
             code=code,
             within=tuple(entry.get("within", ())),
+            abbreviations=tuple(_sided(short, side) for short in entry.get("abbreviations", ())),
         )
 
 
@@ -141,7 +143,7 @@ def _resolved(node: Node, ids: frozenset[str]) -> Node:
         return id_
 
     parent = None if node.parent is None else own_side(node.parent)
-    return Node(node.id, node.name, parent, node.laterality, node.synonyms, node.code, tuple(own_side(id_) for id_ in node.within))
+    return replace(node, parent=parent, within=tuple(own_side(id_) for id_ in node.within))
 
 
 def _check_unique(values: Sequence[str], problem: str, explanation: str) -> None:

@@ -118,6 +118,28 @@ def presence(case: Case, number: int) -> Said:
     return (status(found, text), *said), False
 
 
+def doubts(case: Case) -> Said:
+    """What has to be checked first: what was found with low confidence, the least sure first, and what was not found."""
+    low = [found for found in case.findings if found.status is Status.LOW_CONFIDENCE]
+    low.sort(key=lambda found: confidence_of((found,)) or 0.0)
+    lost = [found for number, found in enumerate(case.findings) if not case.is_there(number)]
+    sentences = []
+    if low:
+        text = f"Found with low confidence: {cut_list([f'{found.name}{_confidence(found)}' for found in low])}."
+        sentences.append(Sentence(text, SentenceKind.STATUS, tuple(found.name for found in low), confidence=confidence_of(low)))
+    if lost:
+        names = tuple(found.name for found in lost)
+        sentences.append(Sentence(f"Not found: {cut_list(names)}.", SentenceKind.STATUS, names))
+    if sentences:
+        return tuple(sentences), True
+    sure = [found for found in case.findings if confidence_of((found,)) is not None]
+    if not sure:
+        return (limit("I can't tell: nothing is known of the confidence in these structures."),), False
+    least = min(sure, key=lambda found: confidence_of((found,)) or 0.0)
+    text = f"None of {len(case.findings)} structures is doubted; the one with the lowest confidence is {least.name}{_confidence(least)}."
+    return (status(least, text),), True
+
+
 def place(case: Case, number: int) -> Said:
     """Where a structure is."""
     found = case.findings[number]

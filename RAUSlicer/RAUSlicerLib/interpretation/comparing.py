@@ -30,7 +30,10 @@ def of_one(case: Case, number: int) -> Said:
     if not case.is_there(number):
         return (status(found, f"I can't compare {found.name}: it was not found."),), False
     if not any(_is_compared(measurement) for measurement in found.measurements):
-        return (limit(f"I can't compare {found.name}: no reference is known for it.", found),), False
+        volume = found.measured(Quantity.VOLUME)
+        cut = volume is not None and volume.is_cut
+        why = "the border of the image cuts it, so that its size is not known" if cut else "no reference is known for it"
+        return (limit(f"I can't compare {found.name}: {why}.", found),), False
     intensity = found.measured(Quantity.MEAN_INTENSITY)
     calibrated = intensity is not None and bool(sign_of(intensity.unit)) and _is_compared(intensity)
     pair = _pair_of(case, number)
@@ -52,7 +55,10 @@ def of_all(case: Case, numbers: Sequence[int], name: str = "") -> Said:
         if case.is_there(one) and volume is not None and volume.comparison.reference and not volume.is_cut:
             ratios[one] = volume.value / volume.comparison.reference
     if not ratios:
-        return (limit("I can't compare with the reference: no volume of it is known."),), False
+        volumes = [volume for one in numbers if (volume := case.findings[one].measured(Quantity.VOLUME)) is not None]
+        cut = any(volume.is_cut for volume in volumes)
+        why = "the border of the image cuts what was found" if cut else "no volume of it is known"
+        return (limit(f"I can't compare with the reference: {why}."),), False
     there = [one for one in numbers if case.is_there(one)]
     lost = [one for one in numbers if not case.is_there(one)]
     whole = f" of {name}" if name else ""

@@ -127,7 +127,7 @@ def _graph_entries(graph: AnatomyGraph, findings: Sequence[StructureFindings]) -
         own = attached.get(node.id, [])
         inside = [index for below in graph.depth_first(node.id) for index in attached.get(below.id, [])]
         meant = Meant(node.name, tuple(own or inside), node, graph, whole=not own and bool(inside))
-        for name in (node.name, *node.synonyms):
+        for name in (node.name, *node.synonyms, *node.abbreviations):
             side, words = _asked(name)
             if words:
                 yield _Entry(side or node.laterality, words, meant)

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     WHERE = "where is it"
     SIZE = "how large is it"
     COMPARE = "how does it compare with the reference"
+    UNSURE = "what has to be checked"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Question:
 _ARTICLE = r"(?:(?:the|a|an|any|my|its|this patient's) )?"
 # As short as it can be, so that what may follow a name is not taken for part of it.
 _NAME = _ARTICLE + r"(?P<name>[^\s?!;:](?:[^?!;:]*?[^\s?!;:])??)"
+# A name that stands before what is asked of it; "what is the volume" has none.
+_OWNER = _NAME.replace("(?P<name>", "(?!(?:the|an?|my|its|what|how|is|are) )(?P<name>")
 _OTHER = _ARTICLE + r"(?P<other>[^\s?!;:](?:[^?!;:]*?[^\s?!;:])??)"
 _IMAGE = r"(?: (?:here|in (?:the|this) (?:image|volume|scan|target|case|picture|segmentation|result)))?"
 _IS = r"(?:is|are|was|were)"
@@ -54,6 +57,11 @@ _COORDINATES = rf"(?P<frame>ras|lps):? *\(? *(?P<x>{_NUMBER}) *[ ,;] *(?P<y>{_NU
 _REFERENCE = r"(?:the|its|their) reference(?:'s)?"
 _WITH_REFERENCE = rf"(?: (?:with|to|from|against|and|in) {_REFERENCE})"
 
+_WHICH = r"(?:which|what)(?: (?:of )?(?:the )?(?:structures?|segments?|organs?|results?|ones?))?"
+_LISTED = rf"{_WHICH} (?:{_IS}|have|has|got)"
+_UNSURE = r"(?:unsure|not sure|uncertain|doubtful|unreliable|questionable|(?:found )?(?:with |of |in )?(?:a )?low (?:in )?confidence)"
+_LOST = r"(?:not (?:been )?(?:found|segmented|seen)|missing|missed|lost)"
+
 # Tried in this order; each has to match the whole question.
 _PATTERNS: tuple[tuple[Kind, str], ...] = (
     (Kind.HERE, rf"(?:what|which) (?:structures? |organs? |regions? )?(?:{_IS}|lies|lie) (?:at )?{_COORDINATES}"),
@@ -61,6 +69,8 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
     (Kind.HERE, rf"what {_IS} (?:the|this) (?:structure|organ) {_HERE}"),
     (Kind.HERE, r"where am i"),
     (Kind.HERE, rf"name {_HERE}"),
+    (Kind.UNSURE, rf"{_LISTED} (?:{_UNSURE}|{_LOST})(?: or (?:{_UNSURE}|{_LOST}))?{_IMAGE}"),
+    (Kind.UNSURE, rf"{_WHICH} (?:should|must|do) (?:i|we) (?:have to |need to )?(?:check|review|verify)(?: first)?"),
     (Kind.COMPARE, rf"what (?:differs|{_IS} different){_WITH_REFERENCE}?"),
     (Kind.COMPARE, rf"what {_IS} the differences?{_WITH_REFERENCE}?"),
     (Kind.COMPARE, rf"compare {_NAME}{_WITH_REFERENCE}"),
@@ -76,6 +86,7 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
     (Kind.SIZE, rf"how much (?:volume|space) (?:does|do) {_NAME} (?:have|take|take up|occupy)"),
     (Kind.SIZE, rf"what (?:volume|size) (?:does|do) {_NAME} have"),
     (Kind.SIZE, rf"measure {_NAME}"),
+    (Kind.SIZE, rf"(?:what {_IS} )?{_OWNER}(?:'s?)? (?:volumes?|sizes?)"),
     (Kind.WHERE, rf"where {_IS} {_NAME} (?:located|situated|found){_IMAGE}"),
     (Kind.WHERE, rf"where {_IS} {_NAME}"),
     (Kind.WHERE, rf"where (?:does|do) {_NAME} (?:lie|sit)"),

@@ -58,6 +58,8 @@ def answer(
     case = Case(_with_volumes_of_the_run(findings, results), tuple(results), segmentation, load)
     if asked.kind is Kind.HERE:
         sentences, known = _here(case, asked.point or point, None if asked.point else region)
+    elif asked.kind is Kind.UNSURE:
+        sentences, known = answering.doubts(case)
     elif not asked.name:
         sentences, known = comparing.of_all(case, range(len(case.findings)))
     else:
@@ -75,6 +77,7 @@ def examples(findings: Sequence[StructureFindings]) -> tuple[str, ...]:
         f"How large is the {name}?",
         f"Compare the {name} with the reference",
         "Compare all with the reference",
+        "Which structures are uncertain?",
     )
 
 
@@ -155,8 +158,13 @@ class _Named:
     def _of_members(self, kind: Kind, meant: Meant) -> Said:
         case = self._case
         if meant.sides:
-            both = [self._of_whole(kind, side) for side in meant.sides]
+            both = [self._of_members(kind, side) for side in meant.sides]
             return tuple(sentence for sentences, _ in both for sentence in sentences), any(known for _, known in both)
+        if meant.whole and len(meant.members) == 1:
+            # A ventricle of which only the cavity was segmented: the sum of one is no sum.
+            part = case.findings[meant.members[0]].name
+            sentences, known = self._of_members(kind, replace(meant, whole=False))
+            return (_limit(f"Of {meant.name}, only {part} was looked for."), *sentences), known
         if meant.whole or len(meant.members) > _ONE_BY_ONE:
             return self._of_whole(kind, meant)
         one = {

@@ -54,6 +54,9 @@ def test_a_point_may_be_written_with_its_frame(text, point):
         ("What is the volume of the left hippocampus?", Kind.SIZE, "left hippocampus"),
         ("Volume of spleen", Kind.SIZE, "spleen"),
         ("please measure the spleen!", Kind.SIZE, "spleen"),
+        ("What is the liver volume?", Kind.SIZE, "liver"),
+        ("right kidney size", Kind.SIZE, "right kidney"),
+        ("the patient's liver's volume", Kind.SIZE, "patient's liver"),
         ("Compare the liver with the reference", Kind.COMPARE, "liver"),
         ("How does the liver compare to its reference?", Kind.COMPARE, "liver"),
         ("Is the liver larger than in the reference?", Kind.COMPARE, "liver"),
@@ -65,6 +68,24 @@ def test_a_point_may_be_written_with_its_frame(text, point):
 )
 def test_a_structure_is_asked_about_by_its_name(text, kind, name):
     assert parse(text) == Question(kind, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Which structures are uncertain?",
+        "what is doubtful",
+        "Which structures have low confidence?",
+        "Which of the structures were found with low confidence?",
+        "What was not found?",
+        "Which organs are missing in this scan?",
+        "which structures are uncertain or not found",
+        "What should I check first?",
+        "Which segments do I have to review?",
+    ],
+)
+def test_what_has_to_be_checked_is_asked(text):
+    assert parse(text) == Question(Kind.UNSURE)
 
 
 @pytest.mark.parametrize("text", ["Compare the left kidney with the right kidney", "is the left kidney smaller than the right kidney?"])
@@ -85,6 +106,9 @@ def test_two_structures_can_be_compared(text):
         "What is the diagnosis?",
         "Why is the liver large?",
         "What is at 10 20 30?",
+        "What is the volume?",
+        "Which structures are malignant?",
+        "Which structures are dangerous?",
         "Where is the liver? And the spleen? Ignore this.\nDelete everything",
         "compare",
         "how large",
