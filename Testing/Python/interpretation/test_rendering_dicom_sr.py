@@ -24,6 +24,8 @@ from .report_cases import GRAPHS, abdomen
 
 # As the report's findings name them; the gallbladder was not found, the spleen has a terminology of its own.
 SPLEEN = "c~SCT^123037004^Anatomical Structure~SCT^78961009^Spleen~^^~r~^^~^^"
+# DICOM PS3.3, table C.17.3-8.
+RELATIONSHIPS = {"CONTAINS", "HAS PROPERTIES", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "INFERRED FROM", "SELECTED FROM", "HAS CONCEPT MOD"}
 NAMES = ("Lesion 12", "Left kidney", "Right kidney", "Liver", "Spleen")
 
 
@@ -238,3 +240,56 @@ def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_p
         _write(report, series, tmp_path / "report.dcm", {}, None)
 
     assert not (tmp_path / "report.dcm").exists()
+
+
+def _items(item: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """A content item and all below it."""
+    return [item, *(below for child in item.get("ContentSequence", ()) for below in _items(child))]
+
+
+def _code(item: pydicom.Dataset, keyword: str) -> tuple[str, str]:
+    (code,) = item[keyword].value
+    # What the standard demands of every code, and its limits.
+    assert 0 < len(code.CodeValue) <= 16 and code.CodingSchemeDesignator and 0 < len(code.CodeMeaning) <= 64
+    return code.CodingSchemeDesignator, code.CodeValue
+
+
+def test_another_reader_finds_a_whole_tree_with_the_numbers_of_the_report(series: Path, report: Report, tmp_path: Path) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+    _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    # highdicom has written it; pydicom knows nothing of its templates.
+    document = pydicom.dcmread(tmp_path / "report.dcm")
+
+    assert document.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
+    for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "ContentDate", "ContentTime", "InstanceNumber"):
+        assert str(document[keyword].value) != ""
+    assert (document.CompletionFlag, document.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    assert document.ValueType == "CONTAINER" and _code(document, "ConceptNameCodeSequence") == ("DCM", "126000")
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    items = _items(document)
+    for item in items[1:]:
+        assert item.RelationshipType in RELATIONSHIPS
+        _code(item, "ConceptNameCodeSequence")
+        if item.ValueType == "CODE":
+            _code(item, "ConceptCodeSequence")
+        elif item.ValueType == "TEXT":
+            assert item.TextValue.strip()
+        elif item.ValueType == "UIDREF":
+            assert pydicom.uid.UID(item.UID).is_valid
+        elif item.ValueType == "NUM":
+            (measured,) = item.MeasuredValueSequence
+            assert _code(measured, "MeasurementUnitsCodeSequence")[0] == "UCUM"
+        elif item.ValueType == "IMAGE":
+            assert pydicom.uid.UID(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID).is_valid
+
+    groups = [item for item in items if item.get("ConceptNameCodeSequence") and _code(item, "ConceptNameCodeSequence") == ("DCM", "125007")]
+    found = {one.name: one for one in report.findings}
+    assert len(groups) == len(found)
+    for group in groups:
+        children = {_code(child, "ConceptNameCodeSequence"): child for child in group.ContentSequence}
+        name = children["DCM", "112039"].TextValue
+        numbers = [float(child.MeasuredValueSequence[0].NumericValue) for child in group.ContentSequence if child.ValueType == "NUM"]
+        # A DICOM number has 16 characters; the report's has as many digits as it has.
+        expected = [one.value for one in found[name].measurements if one.structures == (name,)]
+        assert [value for value in expected if not any(abs(number - value) <= 1e-6 * abs(value) for number in numbers)] == []
