@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
-from ...results import Localization, SlicePrompt, SoftMask, weighted
+from ...results import Localization, SlicePrompt, SoftMask
 from ...vision import Heat, MatchedReference, MatchedSlices, Vision
 from ..assignment import assign
+from ..merging import merge_priors
 from .network import Answers, Evidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
 
 STAGE = "localization"
@@ -71,7 +72,7 @@ class VlmLocalizer:
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        priors = {structure: weighted([(mask, 1 / len(given)) for mask in given], frame) for structure, given in carried.items()}
+        priors = {structure: merge_priors(given, frame) for structure, given in carried.items()}
         return _jointly(structures, merged, priors, slices.grid, frame)
 
     def _ask(
