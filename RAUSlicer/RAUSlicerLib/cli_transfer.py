@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from .errors import OutputError
 from .imaging.checks import distinct_names
 from .imaging.files import check_output, write_segmentation
 from .inputs import load_inputs, split_names
+from .outputs import require_free, require_writable, writing
 from .results import Transfer
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -55,7 +54,9 @@ def run_transfer(options: argparse.Namespace) -> int:
         return CANCELLED
     write_segmentation(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
     if options.json:
-        _write_json(options.json, transfer_report(result, options.output, inputs.warnings))
+        with writing(options.json, "file") as part:
+            document = transfer_report(result, options.output, inputs.warnings)
+            part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.pictures:
         from .pictures import contact_sheet, picture_3d
 
@@ -108,20 +109,22 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
 
 def _check_outputs(options: argparse.Namespace) -> None:
     check_output(options.output, options.force, volume_path=options.target)
+    inputs = [options.target, *options.reference, *options.reference_segmentation]
+    require_free(options.output, "output", force=options.force, inputs=inputs)
     if options.report:
         from .interpretation.rendering.files import check_outputs
 
-        check_outputs(options.report, [options.target, *options.reference, *options.reference_segmentation], options.force)
+        check_outputs(options.report, inputs, options.force)
         _require_apart(options.report, [path for path in (options.output, options.json) if path is not None])
-    for path in [options.json] if options.json else []:
-        _require_folder(path.parent)
-        _require_free(path, options.force)
+    if options.json:
+        require_free(options.json, "file", force=options.force, inputs=inputs)
+        require_writable(options.json, "file")
     if options.pictures:
         if not options.pictures.is_dir():
-            _require_folder(options.pictures.absolute().parent)
-            _require_free(options.pictures, force=False)
+            require_free(options.pictures, "folder of pictures", force=False)
+            require_writable(options.pictures.absolute(), "folder of pictures")
         for name in (CONTACT_SHEET, PICTURE_3D):
-            _require_free(options.pictures / name, options.force)
+            require_free(options.pictures / name, "picture", force=options.force, inputs=inputs)
 
 
 def _require_apart(reports: Sequence[Path], others: Sequence[Path]) -> None:
@@ -130,38 +133,6 @@ def _require_apart(reports: Sequence[Path], others: Sequence[Path]) -> None:
             raise OutputError(
                 f"The report {str(path)!r} has the name of another output.", "One would replace the other.", "Choose another name."
             )
-
-
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(
-            f"The folder {str(folder)!r} does not exist or can't be written to.",
-            "Results can't be put there.",
-            "Create the folder, or choose another one.",
-        )
-
-
-def _require_free(path: Path, force: bool) -> None:
-    if path.is_dir() or (path.exists() and not force):
-        raise OutputError(
-            f"The output {str(path)!r} exists already.",
-            "Existing files are not overwritten unless asked for, and folders never.",
-            "Choose another name, or allow overwriting (--force).",
-        )
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    try:
-        with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent) as folder:
-            scratch = Path(folder) / path.name
-            scratch.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(scratch, path)
-    except OSError as error:
-        raise OutputError(
-            f"The file {str(path)!r} can't be written.",
-            f"The operating system says: {error.strerror or error}.",
-            "Choose a folder you may write to, with enough free space.",
-        ) from error
 
 
 def _warn(sentences: Sequence[str]) -> None:

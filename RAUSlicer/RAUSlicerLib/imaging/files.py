@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
+from ..outputs import require_free, require_writable, writing
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
 from .dicom_seg import is_dicom_seg, read_dicom_seg, require_source_series, write_dicom_seg
@@ -120,13 +119,8 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: str | Pa
             f"Segmentations are written to names that end in {', '.join(OUTPUT_SUFFIXES)}.",
             "Choose .seg.nrrd, which keeps names, colors and overlapping structures.",
         )
-    try:
-        _require_free(path, force, volume_path)
-        # Asking for permissions says nothing on network disks and in containers; trying does.
-        with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
+    require_writable(path, "output")
     if has_suffix(path, (".dcm",)):
         require_source_series(volume_path, path)
 
@@ -161,14 +155,10 @@ def write_segmentation(
         )
     segmentation = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
     try:
-        with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent) as folder:
-            # A name of its own keeps characters of the user's file name away from libraries that can't take them.
-            part = Path(folder) / ("result" + next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,))))
+        with writing(path, "output", next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))) as part:
             _write(segmentation, part, path, volume, volume_path)
-            _require_free(path, force, volume_path)
-            os.replace(part, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+            # Somebody may have put a file there in the meantime.
+            require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
     except RuntimeError as error:
         raise OutputError(
             f"The segmentation can't be written to {str(path)!r}.",
@@ -184,39 +174,6 @@ def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Imag
         write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
     else:
         sitk.WriteImage(merge_layers(segmentation, path), str(part), useCompression=True)
-
-
-def _require_free(path: Path, force: bool, volume_path: str | Path | None) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"The output folder {str(path.parent)!r} does not exist.",
-            "Folders are not created, so that a slip of the pen does not scatter results.",
-            "Create the folder, or choose another one.",
-        )
-    if path.is_dir():
-        raise OutputError(f"The output {str(path)!r} is a folder.", "A segmentation is written to one file.", "Give the name of a file.")
-    if not path.exists():
-        return
-    if volume_path is not None and os.path.samefile(path, volume_path):
-        raise OutputError(
-            f"The output {str(path)!r} is the image to be segmented.",
-            "Writing the result would destroy the input.",
-            "Choose another output name.",
-        )
-    if not force:
-        raise OutputError(
-            f"The output {str(path)!r} exists already.",
-            "Existing files are not overwritten unless asked for.",
-            "Choose another name, or allow overwriting (--force).",
-        )
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"The output {str(path)!r} can't be written.",
-        f"The operating system says: {error.strerror or error}.",
-        "Choose a folder you may write to, with enough free space.",
-    )
 
 
 def _is_dicom(path: Path) -> bool:

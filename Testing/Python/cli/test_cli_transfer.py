@@ -112,11 +112,25 @@ def test_nothing_is_overwritten_unless_forced(files: Path, scripted, existing: s
     assert (files / existing).read_bytes() != b"precious"
 
 
-@pytest.mark.parametrize("output", ["absent/out.nii.gz", "out.xyz", "t.nii.gz"])
+@pytest.mark.parametrize("output", ["absent/out.nii.gz", "out.xyz"])
 def test_an_impossible_output_is_4_before_any_work(files: Path, scripted, output: str) -> None:
-    before = (files / "t.nii.gz").read_bytes()
     assert main(arguments(files, "--force", output=output)) == 4
-    assert scripted == [] and (files / "t.nii.gz").read_bytes() == before
+    assert scripted == []
+
+
+@pytest.mark.parametrize("option", ["--output", "--json", "--report"])
+@pytest.mark.parametrize("name", ["t.nii.gz", "r.nii.gz", "s.nii.gz"])
+def test_no_input_is_ever_written_to(files: Path, scripted, name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (files / name).read_bytes()
+    path = files / name
+    if option == "--report":
+        # Reports have endings that no input has.
+        path = files / "link.md"
+        path.symlink_to(files / name)
+    more = [] if option == "--output" else [option, str(path)]
+    assert main(arguments(files, "--force", *more, output=name if option == "--output" else "out.nii.gz")) == 4
+    assert scripted == [] and (files / name).read_bytes() == before
+    assert "destroy the input" in capsys.readouterr().err
 
 
 def test_an_unwritable_json_is_4_before_any_work(files: Path, scripted) -> None:

@@ -195,7 +195,7 @@ def test_the_target_is_not_overwritten_even_by_force(volume: sitk.Image, make_se
     before = (tmp_path / "target.nrrd").read_bytes()
 
     for name in ("target.nrrd", "link.nrrd"):
-        with pytest.raises(OutputError, match="image to be segmented"):
+        with pytest.raises(OutputError, match="destroy the input"):
             write_segmentation(make_segmentation(volume), tmp_path / name, volume, volume_path=tmp_path / "target.nrrd", force=True)
     assert (tmp_path / "target.nrrd").read_bytes() == before
 

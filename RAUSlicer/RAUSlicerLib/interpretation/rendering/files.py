@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from ...anatomy.terms import load_graph
 from ...errors import OutputError
 from ...imaging.checks import distinct_names
 from ...imaging.segmentation import Segmentation, Structure
+from ...outputs import require_free, require_writable, writing
 from ...results import Status, StructureResult
 from ..evidence import Report
 
@@ -74,12 +73,8 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path], force: bool = F
             )
         if path.absolute() in [other.absolute() for other in paths[:number]]:
             raise OutputError(f"The report {str(path)!r} is asked for twice.", "One would replace the other.", "Give another name.")
-        _require_free(path, inputs, force)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent):
-                pass
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        require_free(path, "report", force=force, inputs=inputs)
+        require_writable(path, "report")
         if path.suffix.lower() == ".dcm":
             from .dicom_sr import require_source
 
@@ -93,13 +88,8 @@ def save_reports(report: Report, paths: Sequence[Path], case: ReportedCase) -> N
         OutputError: a file can't be written, or the target's DICOM headers don't allow a DICOM SR.
     """
     for path in paths:
-        try:
-            with tempfile.TemporaryDirectory(prefix=".rauslicer-", dir=path.parent) as folder:
-                part = Path(folder) / ("report" + path.suffix.lower())
-                _write(report, part, path, case)
-                os.replace(part, path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        with writing(path, "report") as part:
+            _write(report, part, path, case)
 
 
 def _write(report: Report, part: Path, path: Path, case: ReportedCase) -> None:
@@ -134,34 +124,3 @@ def _pictures(report: Report, case: ReportedCase) -> dict[str, bytes]:
     shown = {name: structure for name, structure in case.structures.items() if name in there}
     uncertain = frozenset(name for name, status in there.items() if status is Status.LOW_CONFIDENCE)
     return structure_pictures(case.volume, case.segmentation, shown, uncertain)
-
-
-def _require_free(path: Path, inputs: Sequence[Path], force: bool) -> None:
-    if path.is_dir():
-        raise OutputError(f"The report {str(path)!r} is a folder.", "A report is one file.", "Give the name of a file.")
-    if not path.exists():
-        return
-    if any(_is_part_of(path, source) for source in inputs):
-        raise OutputError(
-            f"The report {str(path)!r} is one of the files that it is made from.",
-            "Writing it would destroy the input.",
-            "Choose another name.",
-        )
-    if not force:
-        raise OutputError(
-            f"The report {str(path)!r} exists already.",
-            "Existing files are not overwritten unless asked for.",
-            "Choose another name, or allow overwriting (--force).",
-        )
-
-
-def _is_part_of(path: Path, source: Path) -> bool:
-    return source.exists() and (path.samefile(source) or (source.is_dir() and source.resolve() in path.resolve().parents))
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"The report {str(path)!r} can't be written.",
-        f"The operating system says: {error.strerror or error}.",
-        "Choose an existing folder you may write to, with enough free space.",
-    )
