@@ -1,5 +1,6 @@
 """Downloads, from a server on this machine that speaks the hub's language."""
 
+import functools
 import os
 import shutil
 import signal
@@ -174,7 +175,9 @@ def test_ctrl_c_keeps_what_is_here_and_installs_nothing(home: Path, hub) -> None
     hub.stalls.set()
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "PYTHONPATH": str(Path(fetching.__file__).parents[2])}
     command = [sys.executable, "-u", "-m", "RAUSlicerLib.cli", "models", "download", "Qwen/tiny"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore Ctrl-C, and so would all that they start.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     until = time.monotonic() + 90
     while hub.sent < 4_000_000 and time.monotonic() < until and running.poll() is None:
         time.sleep(0.1)
