@@ -22,7 +22,7 @@ from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_la
 from .network import MatchingNet
 from .posteriors import LabelEvidence, LabelHead, label_evidence
 from .recognition import recognize
-from .refinement import LEVELS, refine
+from .refinement import LEVELS, NEARER_LEVELS, refine
 from .warp import field_transform
 
 STAGE = "matching"
@@ -198,7 +198,7 @@ class Matcher:
         )
         estimate = given.permute(1, 2, 3, 0) - _between(reference_view.grid, grid)
         with torch.no_grad():
-            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate)
+            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, NEARER_LEVELS)
 
     @staticmethod
     def _nearer_spacing(reference: Reference, frame: sitk.Image, spacing: float) -> float | None:
