@@ -14,7 +14,7 @@ import torch
 from .imaging.frame import canonical, from_array, resample
 from .imaging.labelmap import label_counts
 from .imaging.segmentation import Reference, Segmentation, Structure
-from .localization.matching.matcher import Match, Matcher, carry_labels
+from .localization.matching.matcher import Match, carry_labels
 from .localization.matching.warp import field_transform
 from .progress import CancelToken
 from .results import Localization, SoftMask, Status, StructureResult
@@ -111,11 +111,6 @@ def carried_back(match: Match, back: sitk.Transform, inside: np.ndarray, structu
     there = sitk.GetArrayFromImage(sitk.Resample(from_array(inside.astype(np.float32), frame), grid, back, sitk.sitkLinear, 0.0)) > 0.5
     own = resample(canonical(match.reference.segmentation.layers[structure.layer]), grid, nearest=True)
     return overlap(there, sitk.GetArrayFromImage(own) == structure.label)
-
-
-def reversed_field(match: Match, cancel: CancelToken) -> torch.Tensor | None:
-    """Places of the reference's voxels in the target, matched anew; None after a cancel."""
-    return unless_cancelled(lambda: Matcher.reversed_field(match), cancel)
 
 
 def unless_cancelled(work: Callable[[], Answer], cancel: CancelToken) -> Answer | None:

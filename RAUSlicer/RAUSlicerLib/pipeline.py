@@ -16,7 +16,7 @@ from .correction import Correction, check_correction
 from .errors import InputError
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
-from .judging import Judge, reverse_agreement, reversed_field, unless_cancelled, way_back
+from .judging import Judge, reverse_agreement, unless_cancelled, way_back
 from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
 from .localization.matching.matcher import MOST_VOXELS, Matcher
 from .localization.registration import RegistrationLocalizer
@@ -94,7 +94,8 @@ class Pipeline:
                 # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
                 match = self.vision.matches[0] if self.vision.matches else None
                 stopped = cancel.cancelled
-                field = None if match is None or stopped else reversed_field(match, cancel)
+                # On this thread: another would have its own pool beside this one, and each small operation would wait for the system.
+                field = None if match is None or stopped else self.matcher.reversed_field(match, cancel)
                 progress(ProgressEvent("confidence", 0.92))
                 back = None
                 if match is not None and field is not None:

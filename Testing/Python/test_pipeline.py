@@ -10,6 +10,8 @@ import SimpleITK as sitk
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
+from RAUSlicerLib.localization.matching import refinement
+from RAUSlicerLib.localization.matching.matcher import Matcher
 from RAUSlicerLib.pipeline import Pipeline, transfer
 from RAUSlicerLib.progress import CancelToken, ProgressEvent
 from RAUSlicerLib.results import Status, Transfer
@@ -157,17 +159,42 @@ def test_a_cancel_keeps_the_structures_that_are_finished(tiny_pipeline: Pipeline
     assert set(result.statuses.values()) == {Status.LOW_CONFIDENCE}
 
 
-def test_a_cancel_during_the_way_back_is_answered_at_once_and_keeps_everything(
+def test_a_cancel_while_the_reference_is_matched_back_stops_it_and_keeps_everything(
+    tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, iterations = CancelToken(), []
+    match_back, step = Matcher.reversed_field, refinement._steps
+
+    def cancelled_first(match, token):
+        token.cancel()
+        iterations.clear()
+        return match_back(match, token)
+
+    def counted(*given):
+        iterations.append(1)
+        return step(*given)
+
+    monkeypatch.setattr(Matcher, "reversed_field", staticmethod(cancelled_first))
+    monkeypatch.setattr(refinement, "_steps", counted)
+
+    result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
+
+    assert iterations == []
+    assert result.cancelled and set(result.statuses.values()) == {Status.LOW_CONFIDENCE}
+    assert all(result.segmentation.array(structure).any() for structure in case.segmentation.structures)
+
+
+def test_a_cancel_while_structures_are_carried_back_is_answered_at_once_and_keeps_everything(
     tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancel, started, release = CancelToken(), threading.Event(), threading.Event()
 
-    def endless(match):
+    def endless(*there):
         started.set()
         cancel.cancel()
         release.wait(600)
 
-    monkeypatch.setattr("RAUSlicerLib.judging.Matcher.reversed_field", endless)
+    monkeypatch.setattr("RAUSlicerLib.pipeline.reverse_agreement", endless)
 
     result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
 
@@ -194,10 +221,10 @@ def test_an_economical_run_matches_on_fewer_voxels_and_finds_the_same(
 
 
 def test_an_error_on_the_way_back_is_not_swallowed(tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(match):
+    def fails(*there):
         raise MemoryError("no more")
 
-    monkeypatch.setattr("RAUSlicerLib.judging.Matcher.reversed_field", fails)
+    monkeypatch.setattr("RAUSlicerLib.pipeline.reverse_agreement", fails)
     with pytest.raises(MemoryError):
         tiny_pipeline.transfer(case, case.volume)
 

@@ -208,18 +208,24 @@ class Matcher:
         return nearer if nearer <= _NEARER * spacing else None
 
     @staticmethod
-    def reversed_field(match: Match) -> torch.Tensor:
-        """Places in the target's grid of the reference's voxels, found anew from the embeddings and not by inverting the field."""
+    def reversed_field(match: Match, cancel: CancelToken) -> torch.Tensor | None:
+        """Places in the target's grid of the reference's voxels, found anew from the embeddings and not by inverting the field.
+
+        None after a cancel.
+        """
         # To judge a match it need not be sharp, and the last level takes most of the time.
-        return correspond(match.reference_view, match.target_view, LEVELS[:-1])[1]
+        field = correspond(match.reference_view, match.target_view, LEVELS[:-1], cancel)[1]
+        return None if cancel.cancelled else field
 
 
-def correspond(target: View, reference: View, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> tuple[Affine, torch.Tensor]:
-    """The affine map and the dense field from one view to another; ``levels`` as for `refine`."""
+def correspond(
+    target: View, reference: View, levels: tuple[tuple[int, int, float], ...] = LEVELS, cancel: CancelToken | None = None
+) -> tuple[Affine, torch.Tensor]:
+    """The affine map and the dense field from one view to another; ``levels`` and ``cancel`` as for `refine`."""
     with torch.no_grad():
         affine = global_affine(target.embedded, reference.embedded)
         coarse = coarse_field(target.embedded, reference.embedded, affine)
-        return affine, refine(target.embedded, reference.embedded, coarse, levels)
+        return affine, refine(target.embedded, reference.embedded, coarse, levels, cancel)
 
 
 def _sides(box: tuple[slice, slice, slice], frame: sitk.Image) -> list[float]:

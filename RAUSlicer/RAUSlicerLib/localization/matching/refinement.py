@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...progress import CancelToken
 from .correspondence import COARSE_STEP, Embedded, axis_centres, interpolate, pool, positions
 
 # (cells of so many voxels, iterations, smoothing of the displacement in cells)
@@ -26,10 +27,16 @@ _LONGEST, _FLUID = 1.0, 0.5
 _SLAB = 3
 
 
-def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tuple[tuple[int, int, float], ...] = LEVELS) -> Tensor:
+def refine(
+    target: Embedded,
+    reference: Embedded,
+    estimate: Tensor,
+    levels: tuple[tuple[int, int, float], ...] = LEVELS,
+    cancel: CancelToken | None = None,
+) -> Tensor:
     """Reference positions in mm (D, H, W, 3) of every target voxel; ``estimate`` is that of the coarse cells, from `coarse_field`.
 
-    Without ``levels`` the estimate is only brought to every voxel.
+    Without ``levels`` the estimate is only brought to every voxel. After a cancel the field is as far as it came.
     """
     field, step = estimate.permute(3, 0, 1, 2), COARSE_STEP
     volumes = _anatomy(target, reference) if levels else ()
@@ -37,7 +44,7 @@ def refine(target: Embedded, reference: Embedded, estimate: Tensor, levels: tupl
         field = _resize(field, step, finer, target.size)
         step = finer
         fixed, moving = (_channels(anatomy, embedded, step) for anatomy, embedded in zip(volumes, (target, reference), strict=True))
-        field = _demons(target, reference, fixed, moving, field, step, iterations, smoothing)
+        field = _demons(target, reference, fixed, moving, field, step, iterations, smoothing, cancel)
     return _resize(field, step, 1, target.size).permute(1, 2, 3, 0).contiguous()
 
 
@@ -57,7 +64,15 @@ def _channels(anatomy: Tensor, embedded: Embedded, step: int) -> Tensor:
 
 
 def _demons(
-    target: Embedded, reference: Embedded, fixed: Tensor, moving: Tensor, field: Tensor, step: int, iterations: int, smoothing: float
+    target: Embedded,
+    reference: Embedded,
+    fixed: Tensor,
+    moving: Tensor,
+    field: Tensor,
+    step: int,
+    iterations: int,
+    smoothing: float,
+    cancel: CancelToken | None = None,
 ) -> Tensor:
     """The field (3, d, h, w) in mm after some iterations at cells of ``step`` voxels."""
     fixed = fixed.permute(3, 0, 1, 2).contiguous()
@@ -76,6 +91,8 @@ def _demons(
     fluid, stiff = ([_smoother(n, sigma) for n in size] for sigma in (_FLUID, smoothing))
     moved = field - cells
     for _ in range(iterations):
+        if cancel is not None and cancel.cancelled:
+            break
         update = _along(_steps(fixed, moving, (moved + cells - first) / pitch, (cell / pitch).flatten()) * inside, fluid)
         update *= _LONGEST / _length(update).clamp(min=_LONGEST)
         rows = moved.flatten(1).t().contiguous()
