@@ -63,12 +63,9 @@ def lean(slices: MatchedSlices) -> None:
 
 def megabytes(slices: MatchedSlices, warm: Warm) -> float:
     """What the state of a run takes in memory."""
-    sizes = [slices.images.nbytes]
-    for features in (slices.features, *(reference.features for reference in slices.references)):
-        if features is not None:
-            sizes += [tensor.nbytes for tensor in (features.low, features.mid, features.high)]
+    sizes = [slices.images.nbytes, slices.features.nbytes]
     for reference in slices.references:
-        sizes += [reference.images.nbytes, *(labels.nbytes for labels in reference.labels)]
+        sizes += [reference.images.nbytes, reference.features.nbytes, *(labels.nbytes for labels in reference.labels)]
     sizes += [mask.values.nbytes for mask in warm.masks.values()]
     sizes += [localization.prior.values.nbytes for localization in warm.found.values() if localization.prior is not None]
     images = [warm.inputs.target]
@@ -210,8 +207,7 @@ def frames_of(edits: Painted, target: sitk.Image, slices: MatchedSlices, vision:
         mask = sitk.GetArrayFromImage(sitk.Resample(truth, plane, sitk.Transform(), sitk.sitkNearestNeighbor, 0))[0] > 0
         nearest = round(level)
         if abs(level - nearest) < _SAME_LEVEL and 0 <= nearest < len(slices):
-            assert slices.features is not None
-            out.append(Frame(level, slices.features.take(torch.tensor([nearest], device=vision.device)), mask))
+            out.append(Frame(level, slices.features.take([nearest]), mask))
             continue
         picture = picture or normalized(frame)
         image = sitk.GetArrayFromImage(sitk.Resample(picture, plane, sitk.Transform(), sitk.sitkLinear, 0.0))

@@ -1,4 +1,4 @@
-"""The vision tower that the language model and SAM2 share, run once over a target's slices and the reference's slices that match them."""
+"""The vision tower that the language model and SAM2 share, run over those slices of a target and its references that are asked for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,44 @@ from .imaging.segmentation import Reference, Structure
 from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
 from .models.device import autocast, keep_memory, release_memory
-from .progress import CancelToken, ProgressCallback, ProgressEvent, part
+from .progress import CancelToken, ProgressCallback, part
 from .results import SoftMask
 from .segmentation.refiner import Refiner
 from .segmentation.sam2 import MemorySegmenter, SliceFeatures
 
-STAGE = "reading slices"
 # Larger batches leave the processor's cache and take longer a slice.
 BATCH = 4
+
+
+class TowerFeatures:
+    """What the vision tower says of a stack of slices (N, S, S): each is read when it is first asked for, and kept."""
+
+    def __init__(self, images: np.ndarray, segmenter: MemorySegmenter, device: torch.device) -> None:
+        self._images, self._segmenter, self._device = images, segmenter, device
+        self._read: dict[int, SliceFeatures] = {}
+
+    def read(self, levels: Sequence[int]) -> None:
+        """Read slices that will be asked for: several at once take less time each."""
+        missing = sorted(set(levels) - self._read.keys())
+        for first in range(0, len(missing), BATCH):
+            some = missing[first : first + BATCH]
+            batch = torch.from_numpy(self._images[some])[:, None].to(self._device)
+            with torch.inference_mode(), autocast(self._device):
+                features = self._segmenter.encode(batch)
+            for row, level in enumerate(some):
+                self._read[level] = features.take(torch.tensor([row], device=self._device))
+
+    def take(self, levels: Sequence[int]) -> SliceFeatures:
+        """Features of these slices, one a row; a slice may be named more than once."""
+        self.read(levels)
+        parts = [self._read[level] for level in levels]
+        low, mid, high = (torch.cat([getattr(one, name) for one in parts]) for name in ("low", "mid", "high"))
+        return SliceFeatures(low, mid, high, parts[0].position)
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept, in bytes."""
+        return sum(tensor.nbytes for one in self._read.values() for tensor in (one.low, one.mid, one.high))
 
 
 class MatchedReference:
@@ -30,7 +60,7 @@ class MatchedReference:
     Structures may come from another reference; they are found here by their names.
     """
 
-    def __init__(self, match: Match, grid: sitk.Image) -> None:
+    def __init__(self, match: Match, grid: sitk.Image, segmenter: MemorySegmenter, device: torch.device) -> None:
         self.match = match
         segmentation = match.reference.segmentation
         self.images = bring(normalized(canonical(match.reference.volume)), grid, match.affine)
@@ -38,7 +68,7 @@ class MatchedReference:
         # Once for all structures: a hundred times over, comparing and counting takes seconds.
         self._areas = [_areas(labels) for labels in self.labels]
         self._found: dict[Structure, Structure | None] = {}
-        self.features: SliceFeatures | None = None
+        self.features = TowerFeatures(self.images, segmenter, device)
 
     def _own(self, structure: Structure) -> Structure | None:
         """This reference's structure of that name: asked for on every slice, sought once."""
@@ -98,46 +128,19 @@ class Heat:
 class MatchedSlices:
     """A target's slices with all references matched to them; made once a run and shared by the localizer and the propagator."""
 
-    def __init__(self, target: sitk.Image, matches: Sequence[Match], size: int) -> None:
+    def __init__(self, target: sitk.Image, matches: Sequence[Match], segmenter: MemorySegmenter, device: torch.device) -> None:
         frame = normalized(canonical(target))
-        self.grid = slice_grid(frame, sitk.GetArrayViewFromImage(frame), size)
+        self.grid = slice_grid(frame, sitk.GetArrayViewFromImage(frame), segmenter.config.image_size)
         self.images = sitk.GetArrayFromImage(sitk.Resample(frame, self.grid, sitk.Transform(), sitk.sitkLinear, 0.0))
-        self.references = [MatchedReference(match, self.grid) for match in matches]
-        self.features: SliceFeatures | None = None
+        self.references = [MatchedReference(match, self.grid, segmenter, device) for match in matches]
+        self.features = TowerFeatures(self.images, segmenter, device)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
-    def encode(self, segmenter: MemorySegmenter, device: torch.device, progress: ProgressCallback, cancel: CancelToken) -> bool:
-        """Run the vision tower over all slices; False after a cancel."""
-        stacks = [self.images, *(reference.images for reference in self.references)]
-        done: list[SliceFeatures] = []
-        total = len(self) * len(stacks)
-        for number, stack in enumerate(stacks):
-            parts: list[SliceFeatures] = []
-            for first in range(0, len(self), BATCH):
-                if cancel.cancelled:
-                    return False
-                batch = torch.from_numpy(stack[first : first + BATCH])[:, None].to(device)
-                with torch.inference_mode(), autocast(device):
-                    parts.append(segmenter.encode(batch))
-                progress(ProgressEvent(STAGE, (number * len(self) + first + len(batch)) / total))
-            done.append(
-                SliceFeatures(
-                    torch.cat([p.low for p in parts]),
-                    torch.cat([p.mid for p in parts]),
-                    torch.cat([p.high for p in parts]),
-                    parts[0].position,
-                )
-            )
-        self.features = done[0]
-        for reference, features in zip(self.references, done[1:], strict=True):
-            reference.features = features
-        return True
-
 
 class Vision:
-    """Matches and encodes once a run, for whoever asks first; localizer and propagator hold the same one.
+    """Matches once a run, for whoever asks first; localizer and propagator hold the same one.
 
     With a ``refiner`` carried structures are redrawn; without, they stay as matched.
     """
@@ -156,23 +159,19 @@ class Vision:
     ) -> MatchedSlices | None:
         """The target's slices with every reference matched to them; None after a cancel."""
         if self._slices is not None and self._for is not None and self._for[0] is references and self._for[1] is target:
-            progress(ProgressEvent(STAGE, 1.0))
             return self._slices
         self.forget()
         if cancel.cancelled:
             return None
         matches = []
         for number, reference in enumerate(references):
-            share = (0.7 * number / len(references), 0.7 * (number + 1) / len(references))
+            share = (number / len(references), (number + 1) / len(references))
             match = self._matcher.match(reference, target, part(progress, *share), cancel)
             if match is None:
                 return None
             matches.append(match)
-        slices = MatchedSlices(target, matches, self.segmenter.config.image_size)
-        if not slices.encode(self.segmenter, self.device, part(progress, 0.7, 1.0), cancel):
-            return None
-        self._for, self._slices = (references, target), slices
-        return slices
+        self._for, self._slices = (references, target), MatchedSlices(target, matches, self.segmenter, self.device)
+        return self._slices
 
     def carry(self, match: Match, target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken) -> dict[Structure, SoftMask]:
         """The structures' probabilities in the target; those that the reference lacks are left out. Partly empty after a cancel."""

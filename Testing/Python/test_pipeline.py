@@ -137,7 +137,7 @@ def cancelled_at(pipeline: Pipeline, case: Reference, stage: str) -> tuple[Trans
     return pipeline.transfer(case, case.volume, progress=watch, cancel=cancel), events
 
 
-@pytest.mark.parametrize("stage", ["matching", "reading slices", "localization"])
+@pytest.mark.parametrize("stage", ["matching", "localization"])
 def test_a_cancel_before_anything_is_finished_gives_an_empty_result_on_the_grid(
     tiny_pipeline: Pipeline, case: Reference, stage: str
 ) -> None:

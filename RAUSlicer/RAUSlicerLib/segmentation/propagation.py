@@ -139,16 +139,15 @@ class Sam2Propagator:
     def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
         segmenter, device = self._vision.segmenter, self._vision.device
         size = segmenter.config.image_size
-        assert slices.features is not None
         with torch.inference_mode(), autocast(device):
             slots = [self._memory(slices, track, level) for track in tracks]
             memory = torch.stack([torch.stack([slot.memory for slot in mine]) for mine in slots])
-            mine = slices.features.take(torch.full((len(tracks),), level, device=device))
+            mine = slices.features.take([level] * len(tracks))
             attended = segmenter.attend(mine, memory, *_pointed(slots), farthest=min(len(slices), 16) - 1)
             prior = None
             if self._use_prior:
                 full = torch.from_numpy(np.stack([track.prior_logits(level) for track in tracks])).to(device)
-                share = F.avg_pool2d(full.sigmoid()[:, None], size // (4 * slices.features.low.shape[-1]))
+                share = F.avg_pool2d(full.sigmoid()[:, None], size // (4 * mine.low.shape[-1]))
                 prior = torch.logit(share.clamp(0.02, 0.98))
             boxes, query = self._prompts(tracks, level) if self._use_prompts else (None, None)
             low, score = segmenter.decode(attended, mine, prior, boxes, query, memory)
@@ -170,26 +169,21 @@ class Sam2Propagator:
         nearest = track.nearest_frame(level)
         if nearest is not None:
             if nearest not in track.remembered:
-                track.remembered[nearest] = self._memorize(track.frames[nearest].features, 0, track.frames[nearest].mask)
+                track.remembered[nearest] = self._memorize(track.frames[nearest].features, track.frames[nearest].mask)
             slots.append(replace(track.remembered[nearest], distance=max(1, abs(track.frames[nearest].level - level))))
         return slots
 
     def _frames(self, slices: MatchedSlices, edits: Mapping[int, np.ndarray]) -> list[Frame]:
-        assert slices.features is not None
-        device = self._vision.device
-        return [Frame(level, slices.features.take(torch.tensor([level], device=device)), mask) for level, mask in edits.items()]
+        return [Frame(level, slices.features.take([level]), mask) for level, mask in edits.items()]
 
     def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> _Slot:
         key = (number, level)
         if key not in track.cache:
-            assert reference.features is not None
-            track.cache[key] = self._memorize(reference.features, level, reference.mask(track.structure, level))
+            track.cache[key] = self._memorize(reference.features.take([level]), reference.mask(track.structure, level))
         return track.cache[key]
 
-    def _memorize(self, features: SliceFeatures, level: int, mask: np.ndarray) -> _Slot:
-        device = self._vision.device
-        here = features.take(torch.tensor([level], device=device))
-        drawn = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
+    def _memorize(self, here: SliceFeatures, mask: np.ndarray) -> _Slot:
+        drawn = torch.from_numpy(mask.astype(np.float32))[None, None].to(self._vision.device)
         pointers = self._vision.segmenter.point(here, drawn)
         return _Slot(self._vision.segmenter.memorize(here, drawn)[0], None if pointers is None else pointers[0])
 

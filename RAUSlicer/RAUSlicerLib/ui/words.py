@@ -18,7 +18,6 @@ _STAGES = {
     "loading": _("Loading the model"),
     "matching": _("Matching the two volumes"),
     "registration": _("Matching the two volumes"),
-    "reading slices": _("Reading the slices"),
     "localization": _("Finding the structures"),
     "segmentation": _("Drawing"),
     "correction": _("Updating"),

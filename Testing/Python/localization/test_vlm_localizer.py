@@ -9,7 +9,9 @@ import torch
 
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.localization.vlm.localizer import VlmLocalizer, _Asked, _jointly
+from RAUSlicerLib.localization.vlm import asking
+from RAUSlicerLib.localization.vlm.asking import Asked, levels_to_ask
+from RAUSlicerLib.localization.vlm.localizer import VlmLocalizer, _jointly
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Localization, SoftMask
@@ -126,8 +128,8 @@ def test_a_structure_with_a_box_of_its_own_is_not_given_the_larger_one_around_it
     outer[:, 8:12, 8:12] = 0
     query = np.zeros(3, np.float32)
 
-    def asked(box: tuple[float, float, float, float]) -> _Asked:
-        return _Asked(dict.fromkeys(range(4), 0.6), {level: np.array(box) for level in range(4)}, dict.fromkeys(range(4), query))
+    def asked(box: tuple[float, float, float, float]) -> Asked:
+        return Asked(dict.fromkeys(range(4), 0.6), {level: np.array(box) for level in range(4)}, dict.fromkeys(range(4), query))
 
     found = _jointly(
         (small, large),
@@ -138,3 +140,37 @@ def test_a_structure_with_a_box_of_its_own_is_not_given_the_larger_one_around_it
     )
 
     assert [localization.prompts[0].box for localization in found] == [(8, 8, 12, 12), (2, 2, 18, 18)]
+
+
+def test_close_slices_are_asked_about_every_other_time_unless_a_structure_would_be_missed() -> None:
+    wide, thin = (Structure(number, str(number)) for number in (1, 2))
+    sought = [[], [wide], [wide], [wide], [wide, thin], [wide], [], [thin], [], [wide], []]
+    assert levels_to_ask(sought, apart=2.0) == [2, 4, 7, 9]
+    assert levels_to_ask(sought, apart=8.0) == [1, 2, 3, 4, 5, 7, 9]
+
+
+@pytest.mark.parametrize("close", [0.0, 1000.0])
+def test_boxes_of_slices_that_are_not_asked_about_follow_the_structure(
+    localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch, close: float
+) -> None:
+    monkeypatch.setattr(asking, "_CLOSE", close)
+    asked = []
+    read = localizer._vlm.read
+    monkeypatch.setattr(localizer._vlm, "read", lambda pair: (asked.append(pair.pictures.level), read(pair))[1])
+    found = locate(localizer, [case], case.volume)
+    assert len(set(np.diff(asked))) == 1 and asked[1] - asked[0] == (2 if close else 1)
+    for structure in case.segmentation.structures:
+        box = found[structure.name].box_mm
+        assert box is not None
+        np.testing.assert_allclose(box, true_box(case.volume, case.segmentation.array(structure)), atol=5.0, err_msg=structure.name)
+        levels = sorted(found[structure.name].prompts)
+        assert levels == list(range(levels[0], levels[-1] + 1))
+
+
+def test_only_slices_that_are_asked_about_are_read(localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, encode = [], localizer._vision.segmenter.encode
+    monkeypatch.setattr(localizer._vision.segmenter, "encode", lambda images: (read.append(len(images)), encode(images))[1])
+    references = [case]
+    locate(localizer, references, case.volume, case.segmentation.structures[1:2])
+    slices = localizer._vision.look(references, case.volume, ignore, CancelToken())
+    assert slices is not None and 0 < sum(read) < 2 * len(slices)

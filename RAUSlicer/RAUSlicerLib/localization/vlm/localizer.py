@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from torch.nn import functional as F
 
 from ...imaging.frame import canonical
 from ...imaging.segmentation import Reference, Structure
-from ...progress import CancelToken, ProgressCallback, ProgressEvent, part
+from ...progress import CancelToken, ProgressCallback, part
 from ...results import Localization, SlicePrompt, SoftMask
-from ...vision import Heat, MatchedReference, MatchedSlices, Vision
+from ...vision import Heat, Vision
 from ..assignment import assign
 from ..merging import merge_priors
-from .network import Answers, Evidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
+from .asking import Asked, ask
+from .network import SliceReader
 
-STAGE = "localization"
-# A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
-_PIXELS = 8
-_HEAT = 0.15
 # Slices whose presence answer is below this hold no box.
 _PRESENT = 0.35
-
-
-@dataclass
-class _Asked:
-    """What was answered of one structure: presence (slice -> probability), box in pixels and ``<Seg>`` state a slice."""
-
-    presence: dict[int, float] = field(default_factory=dict)
-    boxes: dict[int, np.ndarray] = field(default_factory=dict)
-    queries: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class VlmLocalizer:
@@ -59,14 +44,14 @@ class VlmLocalizer:
             return []
         frame = canonical(target)
         carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
-        asked: dict[Structure, list[_Asked]] = {structure: [] for structure in structures}
+        asked: dict[Structure, list[Asked]] = {structure: [] for structure in structures}
         for number, reference in enumerate(slices.references):
             masks = self._vision.carry(reference.match, target, structures, cancel)
             for structure, mask in masks.items():
                 carried[structure].append(mask)
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
             heats = {structure: Heat(mask, slices.grid) for structure, mask in masks.items()}
-            answered = self._ask(slices, reference, heats, part(progress, *share), cancel)
+            answered = ask(self._vlm, slices, reference, heats, self._vision.device, part(progress, *share), cancel)
             if cancel.cancelled:
                 return []
             for structure, answer in answered.items():
@@ -75,71 +60,12 @@ class VlmLocalizer:
         priors = {structure: merge_priors(given, frame) for structure, given in carried.items()}
         return _jointly(structures, merged, priors, slices.grid, frame)
 
-    def _ask(
-        self,
-        slices: MatchedSlices,
-        reference: MatchedReference,
-        heats: dict[Structure, Heat],
-        progress: ProgressCallback,
-        cancel: CancelToken,
-    ) -> dict[Structure, _Asked]:
-        answers = {structure: _Asked() for structure in heats}
-        assert slices.features is not None and reference.features is not None
-        size, cells = slices.images.shape[-1], slices.features.low.shape[-1]
-        drawn = {structure: reference.areas(structure) >= _PIXELS for structure in heats}
-        hot = {structure: heat.peaks >= _HEAT for structure, heat in heats.items()}
-        for level in range(len(slices)):
-            if cancel.cancelled:
-                break
-            here = [structure for structure in heats if drawn[structure][level] or hot[structure][level]]
-            if here:
-                region = torch.from_numpy(np.stack([reference.mask(structure, level) for structure in here]))
-                heat = torch.from_numpy(np.stack([heats[structure][level] for structure in here])).float()
-                answer = self._answer(slices, reference, level, here, region, heat, cells)
-                # Geometric mean with the matching's own word, so that either can deny: the language model alone doubted a whole gyrus that
-                # matching saw clearly, and calibration gave its answer no weight beside the rest.
-                presence = np.sqrt(answer.presence.sigmoid().cpu().numpy() * heat.flatten(1).amax(1).numpy())
-                boxes, queries = (answer.boxes.clamp(0, 1) * size).cpu().numpy(), answer.queries.cpu().numpy()
-                for index, structure in enumerate(here):
-                    answers[structure].presence[level] = float(presence[index])
-                    answers[structure].boxes[level] = boxes[index]
-                    answers[structure].queries[level] = queries[index]
-            progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
-        self._vlm.forget()
-        return answers
 
-    def _answer(
-        self,
-        slices: MatchedSlices,
-        reference: MatchedReference,
-        level: int,
-        asked: Sequence[Structure],
-        region: torch.Tensor,
-        heat: torch.Tensor,
-        cells: int,
-    ) -> Answers:
-        assert slices.features is not None and reference.features is not None
-        drawn = boxes_of(region)
-        matched = matched_boxes(F.avg_pool2d(heat[:, None], 2)[:, 0], drawn)
-        device = self._vision.device
-        evidence = Evidence(
-            F.adaptive_avg_pool2d(region.float(), cells).to(device),
-            F.adaptive_avg_pool2d(heat, cells).to(device),
-            drawn.to(device),
-            matched.to(device),
-        )
-        at = slice(level, level + 1)
-        pictures = Pictures(reference.images, slices.images, level, lambda number, where: reference.mask(asked[number], where))
-        names = tuple(structure.name for structure in asked)
-        with torch.inference_mode():
-            return self._vlm.read(SlicePair(reference.features.low[at], slices.features.low[at], evidence, names, pictures))
-
-
-def _merge(asked: Sequence[_Asked]) -> _Asked:
+def _merge(asked: Sequence[Asked]) -> Asked:
     """The mean of several references' answers; a reference that was not asked on a slice says "not there"."""
     if len(asked) == 1:
         return asked[0]
-    out = _Asked()
+    out = Asked()
     for level in sorted({level for one in asked for level in one.presence}):
         says = [one for one in asked if level in one.presence]
         weight = np.array([one.presence[level] + 1e-3 for one in says], np.float32)
@@ -151,7 +77,7 @@ def _merge(asked: Sequence[_Asked]) -> _Asked:
 
 def _jointly(
     structures: Sequence[Structure],
-    asked: dict[Structure, _Asked],
+    asked: dict[Structure, Asked],
     priors: dict[Structure, SoftMask],
     grid: sitk.Image,
     frame: sitk.Image,
@@ -217,13 +143,13 @@ def _on_frame(
     return out
 
 
-def _present(asked: _Asked) -> float:
+def _present(asked: Asked) -> float:
     """Presence in the volume: the mean of the three surest slices, so that one slice's error doesn't decide."""
     best = sorted(asked.presence.values(), reverse=True)[:3]
     return float(np.mean(best)) if best else 0.0
 
 
-def _contiguous(asked: _Asked, prior: Heat) -> list[int]:
+def _contiguous(asked: Asked, prior: Heat) -> list[int]:
     """The run of present slices that holds most of the prior; gaps of one slice are bridged."""
     levels = sorted(level for level, probability in asked.presence.items() if probability >= _PRESENT)
     runs: list[list[int]] = []
@@ -238,7 +164,7 @@ def _contiguous(asked: _Asked, prior: Heat) -> list[int]:
     return [level for level in best if level in asked.boxes]
 
 
-def _stack(asked: _Asked, levels: Sequence[int], count: int) -> np.ndarray:
+def _stack(asked: Asked, levels: Sequence[int], count: int) -> np.ndarray:
     """Boxes of every slice (N, 4), empty where the structure isn't."""
     out = np.zeros((count, 4))
     for level in levels:
@@ -258,7 +184,7 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 
 
-def _held(prior: Heat, asked: _Asked, levels: Sequence[int]) -> float:
+def _held(prior: Heat, asked: Asked, levels: Sequence[int]) -> float:
     """The prior's mass inside another structure's boxes."""
     depth, rows, columns = prior.where
     total = 0.0
