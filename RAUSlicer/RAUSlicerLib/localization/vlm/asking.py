@@ -20,7 +20,7 @@ STAGE = "localization"
 _PIXELS = 8
 _HEAT = 0.15
 # Where slices lie closer than this, in mm, the model is asked on every second one: two patients' organs change less from one to the next.
-_CLOSE = 5.0
+_CLOSE = 2.5
 # Sides of boxes, as shares of the image, that a box is compared by.
 _SMALLEST = 0.01
 
@@ -36,7 +36,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Said:
-    """One slice's answer on a structure: presence logit, its box and the matched one (4,) as shares of the image, ``<Seg>`` state (hidden,)."""
+    """One slice's answer on a structure.
+
+    ``presence`` is a logit, ``box`` and the ``matched`` one (4,) are shares of the image, ``query`` (hidden,) is the ``<Seg>`` state.
+    """
 
     presence: Tensor
     box: Tensor
