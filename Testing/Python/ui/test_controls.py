@@ -239,7 +239,7 @@ def test_a_long_run_is_told_in_minutes():
 
 def test_every_stage_of_a_run_has_words_that_can_be_translated():
     """Stages are named where they happen; the panel must know each of them."""
-    from RAUSlicerLib import second_pass, vision
+    from RAUSlicerLib import second_pass
     from RAUSlicerLib.baselines import registration
     from RAUSlicerLib.localization.matching import matcher
     from RAUSlicerLib.localization.vlm import localizer
@@ -247,7 +247,7 @@ def test_every_stage_of_a_run_has_words_that_can_be_translated():
     from RAUSlicerLib.service import interpreter, runs
     from RAUSlicerLib.ui import words
 
-    named = {module.STAGE for module in (second_pass, vision, registration, matcher, localizer, propagation)}
+    named = {module.STAGE for module in (second_pass, registration, matcher, localizer, propagation)}
     named |= {interpreter.READING_STAGE, interpreter.MEASURING_STAGE, interpreter.WRITING_STAGE}
     for stage in {*named, runs.RETRY_STAGE, "starting", "confidence", "done", "waiting"}:
         assert stage in words._STAGES, stage
