@@ -242,12 +242,12 @@ def test_every_stage_of_a_run_has_words_that_can_be_translated():
     from RAUSlicerLib import second_pass
     from RAUSlicerLib.baselines import registration
     from RAUSlicerLib.localization.matching import matcher
-    from RAUSlicerLib.localization.vlm import localizer
+    from RAUSlicerLib.localization.vlm import asking
     from RAUSlicerLib.segmentation import propagation
     from RAUSlicerLib.service import interpreter, runs
     from RAUSlicerLib.ui import words
 
-    named = {module.STAGE for module in (second_pass, registration, matcher, localizer, propagation)}
+    named = {module.STAGE for module in (second_pass, registration, matcher, asking, propagation)}
     named |= {interpreter.READING_STAGE, interpreter.MEASURING_STAGE, interpreter.WRITING_STAGE}
     for stage in {*named, runs.RETRY_STAGE, "starting", "confidence", "done", "waiting"}:
         assert stage in words._STAGES, stage
