@@ -35,6 +35,9 @@ _AROUND, _LEAST, _MOST = 0.25, 8, 20
 _SMALLEST = 24
 # Where the first pass gives a structure this probability the second one looks.
 _LOCATED = 0.3
+# What the labels of training say decides where to look from this worth of a label on, where it has this share of a voxel (of 255). Every
+# second voxel along each axis will do.
+_WORTH, _SHARE, _THINNED = 0.8, 128, 2
 # A structure that reaches the rim of what the first pass sees is looked at again with more around it, so often in all.
 _LOOKS = 3
 
@@ -98,9 +101,11 @@ class Overlay:
     working: Cells
 
     def box(self, structure: Structure) -> list[Window]:
-        """Where the structure was carried to, in one way or the other."""
+        """Where the structure was carried to, in one way or the other, and where the labels of training see it."""
         number = self.numbers[structure]
         windows = [self.attended[structure][1], self._warped_boxes[number - 1]]
+        if self.labels is not None:
+            windows += [self._label_box(label) for label in (self.labels.ratio[number - 1] > _WORTH).nonzero()[:, 0].tolist()]
         return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
 
     def planes(self, structure: Structure, window: Window) -> np.ndarray:
@@ -134,6 +139,38 @@ class Overlay:
     @cached_property
     def _warped_boxes(self) -> list[Window | None]:
         return ndimage.find_objects(self.warped, max_label=len(self.attended))
+
+    def _label_box(self, label: int) -> Window | None:
+        """Around the largest island of a label of training; None for background, or where there is nothing of it."""
+        if label not in self._label_boxes:
+            window = self._label_windows[label - 1] if 0 < label <= len(self._label_windows) else None
+            self._label_boxes[label] = None if window is None else self._island(label, window)
+        return self._label_boxes[label]
+
+    def _island(self, label: int, window: Window) -> Window:
+        islands, count = ndimage.label(self._likeliest[window] == label)
+        sizes = np.bincount(islands.ravel(), minlength=count + 1)[1:]
+        island = ndimage.find_objects(islands)[int(sizes.argmax())]
+        sides = []
+        for side, outer, first, step, extent in zip(island, window, self.working.first, self.working.step, self.warped.shape, strict=True):
+            low, high = (first + step * _THINNED * (outer.start + end) for end in (side.start, side.stop - 1))
+            sides.append(slice(min(max(math.floor(low), 0), extent - 1), max(min(math.ceil(high) + 1, extent), 1)))
+        return sides[0], sides[1], sides[2]
+
+    @cached_property
+    def _label_boxes(self) -> dict[int, Window | None]:
+        return {}
+
+    @cached_property
+    def _likeliest(self) -> np.ndarray:
+        """The likeliest label of training of every second voxel along each axis, 0 where that is not clear."""
+        assert self.labels is not None
+        index, share = (values[0, ::_THINNED, ::_THINNED, ::_THINNED].numpy() for values in (self.labels.index, self.labels.share))
+        return np.where(share >= _SHARE, index, 0)
+
+    @cached_property
+    def _label_windows(self) -> list[Window | None]:
+        return ndimage.find_objects(self._likeliest)
 
     @cached_property
     def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,6 +30,8 @@ class RefinerConfig:
     hidden: int = 8
     trust: float = 0.5
     """Share of the first pass in what the second one starts from; the rest is as carried."""
+    heed: float = 0.0
+    """How far what the labels of training say moves what a pass starts from, as a factor of its logit."""
 
     @classmethod
     def from_dict(cls, values: dict) -> RefinerConfig:
@@ -45,7 +47,7 @@ class RefinerNet(nn.Module):
     """Two passes over one structure's surroundings: at half of the resolution, where it sees far, then at all of it.
 
     It never learns what a structure is called: reference, mask and image are all it sees, so that any structure can be refined. Untrained,
-    it returns the carried mask.
+    it returns the carried mask, or with ``heed`` its product with what the labels of training say.
 
     Source: own design; the residual output as in RAU's mask decoder, the paired input as in atlas-guided segmentation.
     """
@@ -78,14 +80,14 @@ class RefinerNet(nn.Module):
 
 
 class Pass(nn.Module):
-    """A 3D U-Net with a residual output: untrained, it returns what it starts from."""
+    """A 3D U-Net with a residual output: untrained, it returns what it starts from, the carried mask moved by what the labels say."""
 
     CHANNELS = RefinerNet.CHANNELS + 1
 
     def __init__(self, config: RefinerConfig, *, trust: float) -> None:
         super().__init__()
         widths, hidden = config.widths, config.hidden
-        self._trust = trust
+        self._trust, self._heed = trust, config.heed
         self.stem = nn.Conv3d(self.CHANNELS + 1, widths[0], 4, stride=2, padding=1)
         self.encoder = nn.ModuleList(Block(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
         self.up = nn.ModuleList(Up(b, a) for a, b in pairwise(widths))
@@ -104,7 +106,9 @@ class Pass(nn.Module):
         """
         depth, height, width = x.shape[2:]
         carried = torch.lerp((x[:, 2] + x[:, 3]) / 2, x[:, -1], self._trust)
-        prior = torch.logit(carried.float().clamp(_SURE, 1 - _SURE))
+        known = x[:, RefinerNet.CHANNELS - 1]
+        prior, says = (torch.logit(share.float().clamp(_SURE, 1 - _SURE)) for share in (carried, known))
+        prior = prior + self._heed * says
         x = torch.cat([x, likeness(x[:, 0], x[:, 1], x[:, 2])[:, None]], dim=1)
         x = fast_layout(padded_to(x - 0.3, 2 ** len(self.encoder), -0.3, least=_LEAST))
         y = self.stem(x)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..localization.vlm.network import RauVlm, VlmConfig
 from ..models.checkpoint import save_checkpoint
 from ..segmentation.refiner_network import RefinerConfig, RefinerNet
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config
-from .matching import CLASSES, FINE_LABELS, SHARPEST
+from .matching import CLASSES
+from .refining import HEED
 
 LICENCE = "CC-BY-NC-SA-4.0"
 
@@ -64,7 +64,9 @@ A short training on two CPU cores. Few people, one scanner or few a set; healthy
 structures (vessels, adrenal glands) are often missed. Other body parts were not seen. Confidence is a rough guide.
 """
 
-_COMMAND = "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}` ({done} steps done)."
+_COMMAND = (
+    "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}{start}` ({done} steps done)."
+)
 _STAGES = {"matching": "matching", "vlm": "joint", "sam2": "joint", "refiner": "refining"}
 
 
@@ -75,32 +77,25 @@ def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str,
     return tensors
 
 
-def with_labels(state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
-    """Configuration and tensors of the matching network with the classifier that it was trained with."""
-    config = MatchingConfig(labels=tuple(CLASSES.values()))
-    kept = {key: value for key, value in state.items() if key.startswith("net.")}
-    kept["net.label_centres"] = F.normalize(torch.cat([state[f"fine_classes.{kind}"] for kind in CLASSES]), dim=1)
-    kept["net.label_sharpness"] = state["log_scale"][FINE_LABELS : FINE_LABELS + 1].exp().clamp(max=SHARPEST)
-    return config.to_dict(), take(kept, "net.", MatchingNet(config))
-
-
-def export(matching: Path, joint: Path, refiner: Path | None, output: Path, calibration: Path | None) -> None:
-    """Write the checkpoint folders of a model."""
-    first = torch.load(matching, weights_only=True)
-    second = torch.load(joint, weights_only=True)
-    config, matched = with_labels(first["ema"])
-    if calibration is not None:
-        config["calibration"] = json.loads(calibration.read_text())
-    parts = {
-        "matching": (config, matched, first),
-        "vlm": (VlmConfig().to_dict(), take(second["ema"], "vlm.", RauVlm()), second),
-        "sam2": (Sam2Config().to_dict(), take(second["ema"], "segmenter.", MemorySegmenter()), second),
-    }
+def export(matching: Path | None, joint: Path | None, refiner: Path | None, output: Path, calibration: Path | None) -> None:
+    """Write the checkpoint folders of the parts whose states are given; a model's other parts stay as they are."""
+    parts = {}
+    if matching is not None:
+        state = torch.load(matching, weights_only=True)
+        network = MatchingNet(MatchingConfig(labels=tuple(CLASSES.values())))
+        parts["matching"] = (network.config.to_dict(), take(state["ema"], "net.", network), state)
+    if joint is not None:
+        state = torch.load(joint, weights_only=True)
+        parts["vlm"] = (VlmConfig().to_dict(), take(state["ema"], "vlm.", RauVlm()), state)
+        parts["sam2"] = (Sam2Config().to_dict(), take(state["ema"], "segmenter.", MemorySegmenter()), state)
     if refiner is not None:
-        third = torch.load(refiner, weights_only=True)
-        parts["refiner"] = (RefinerConfig().to_dict(), take(third["ema"], "net.", RefinerNet()), third)
+        state = torch.load(refiner, weights_only=True)
+        parts["refiner"] = (RefinerConfig(heed=HEED).to_dict(), take(state["ema"], "net.", RefinerNet()), state)
+    if calibration is not None and "matching" in parts:
+        parts["matching"][0]["calibration"] = json.loads(calibration.read_text())
     for part, (config, tensors, state) in parts.items():
-        training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), done=state["step"])
+        start = f" --start {state['start']}" if state.get("start") else ""
+        training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), start=start, done=state["step"])
         card = _CARD.format(part=part, what=_WHAT[part], training=training)
         save_checkpoint(output / part, config, tensors, card, name="embedded", kind=config["model_type"], licence=LICENCE)
 
@@ -108,11 +103,13 @@ def export(matching: Path, joint: Path, refiner: Path | None, output: Path, cali
 def main() -> None:
     """Export as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--matching", type=Path, default=Path("work/matching/state.pt"))
-    parser.add_argument("--joint", type=Path, default=Path("work/joint/state.pt"))
+    parser.add_argument("--matching", type=Path, help="state of the matching network")
+    parser.add_argument("--joint", type=Path, help="state of SAM 2 and the vision-language model")
     parser.add_argument("--refiner", type=Path, help="state of the mask refiner; a model can do without")
     parser.add_argument("--output", type=Path, default=Path("Resources/Models/embedded"))
-    parser.add_argument("--calibration", type=Path, help="JSON of the confidence model, from `RAUSlicerLib.training.calibration`")
+    parser.add_argument(
+        "--calibration", type=Path, help="JSON of the confidence model, from `RAUSlicerLib.training.calibration`; with --matching"
+    )
     options = parser.parse_args()
     export(options.matching, options.joint, options.refiner, options.output, options.calibration)
 

@@ -86,8 +86,11 @@ def train(
     board = _board(output) if getattr(args, "tensorboard", False) and accelerator.is_main_process else None
     recent: dict[str, list[float]] = {}
     start = time.time()
-    ahead = ThreadPoolExecutor(1)
+    # Drawing takes a fraction of a step: with as many threads as training it would only be in its way.
+    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
     coming = ahead.submit(drawn, first)
+    coming.result()
+    torch.set_num_threads(args.threads)
     for step in range(first, args.steps):
         name, arguments = coming.result()
         if step + 1 < args.steps:
@@ -120,7 +123,7 @@ def train(
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             temporary = state_file.with_suffix(".tmp")
             made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
-            torch.save(made, temporary)
+            torch.save({**made, "start": getattr(args, "start", None)}, temporary)
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()

@@ -3,8 +3,8 @@
     python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps 8000
 
 Other subjects teach which labels correspond; the same subject under two random transforms teaches exact positions, also inside large
-structures and for anatomy that nobody labelled. A cosine classifier over the training labels steadies the embedding and is dropped at
-the end.
+structures and for anatomy that nobody labelled. A classifier over the training labels reads what the fine embedding is made of; matching
+asks it what a place looks like.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..models.device import autocast
+from ..models.rau import load_model
 from .augment import Patch, cut, drop_field_of_view, patch_transform, random_affine, recolor, synthesize
 from .cases import IGNORE, Case, load_cases
 from .loop import add_without, options, train
@@ -28,15 +29,21 @@ from .loop import add_without, options, train
 # Multiples of the deepest stride, and no axis that comes down to two voxels there: torch's bf16 convolution on CPUs (2.14) has a wrong
 # weight gradient for those.
 PATCH = {"brain_t1": (64, 80, 64), "abdomen_ct": (48, 64, 96), "heart_mr": (48, 80, 80), "head_labelmaps": (64, 80, 64)}
-SHARE = {"brain_t1": 0.36, "abdomen_ct": 0.37, "heart_mr": 0.14, "head_labelmaps": 0.13}
+SHARE = {"brain_t1": 0.44, "abdomen_ct": 0.37, "heart_mr": 0.12, "head_labelmaps": 0.07}
 # Two numbering schemes of the brain share a classifier: below 100 they mean the same, from 100 on the cortex of one, from 208 on the
 # cortex and the outside of the other.
 CLASSIFIER = {"brain_t1": "brain", "abdomen_ct": "abdomen", "heart_mr": "heart", "head_labelmaps": "brain"}
 CLASSES = {"brain": 228, "abdomen": 14, "heart": 4}
 FOREIGN = {"brain_t1": slice(208, 228), "head_labelmaps": slice(100, 208)}
 CORTEX = slice(100, 208)
-# Which of the temperatures is that of the fine classifier, and the most that they may be.
-FINE_LABELS, SHARPEST = 4, 80.0
+# The most that temperatures may be.
+SHARPEST = 80.0
+# Voxels of a patch whose labels are asked for: so many anywhere, and so many where labels meet, since that is what decides a mask.
+ANYWHERE, BORDERS = 5_000, 9_000
+# A label of the cortex counts so much in the masks: there are a hundred of them, and of all others 38.
+_PARCEL = 0.3
+# Where a label has so few voxels in a patch, its Dice is counted as if so many more were right.
+_SLACK = 20.0
 # Kept from training, to look at contrasts nobody trained on.
 HELD_OUT = ("head10", "head11")
 
@@ -47,9 +54,8 @@ class Trainee(nn.Module):
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()
         self.net = MatchingNet(config)
-        self.fine_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.fine_dim)) for d, n in CLASSES.items()})
         self.coarse_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.coarse_dim)) for d, n in CLASSES.items()})
-        self.log_scale = nn.Parameter(torch.tensor([math.log(20.0)] * 6))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(20.0)] * 5))
 
     def scale(self, which: int) -> Tensor:
         return self.log_scale[which].exp().clamp(max=SHARPEST)
@@ -141,14 +147,46 @@ def position_loss(queries: Tensor, keys: Tensor, distance: Tensor, scale: Tensor
     return F.cross_entropy(logits.masked_fill(near, -1e4), torch.arange(len(queries), device=logits.device))
 
 
-def class_loss(embeddings: Tensor, labels: Tensor, centres: Tensor, scale: Tensor, domain: str) -> Tensor:
-    """Cross-entropy of a cosine classifier over the classes that the domain knows."""
-    logits = embeddings @ F.normalize(centres, dim=1).t() * scale
-    if domain in FOREIGN:
-        blocked = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        blocked[FOREIGN[domain]] = True
-        logits = logits.masked_fill(blocked, -1e4)
-    return F.cross_entropy(logits, labels)
+def known_classes(logits: Tensor, domain: str) -> Tensor:
+    """Logits (N, L) with the classes that a domain doesn't know out of the question."""
+    if domain not in FOREIGN:
+        return logits
+    blocked = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    blocked[FOREIGN[domain]] = True
+    return logits.masked_fill(blocked, -1e4)
+
+
+def asked_for(labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Voxels of a label patch (D, H, W) for the classifier: flat indices (N,), and how many of the known voxels each stands for (N,)."""
+    known = labels != IGNORE
+    border = torch.zeros_like(known)
+    for axis in range(3):
+        low, high = labels.narrow(axis, 0, labels.shape[axis] - 1), labels.narrow(axis, 1, labels.shape[axis] - 1)
+        differ = low != high
+        border.narrow(axis, 0, labels.shape[axis] - 1).logical_or_(differ)
+        border.narrow(axis, 1, labels.shape[axis] - 1).logical_or_(differ)
+    flat, border = known.flatten(), (border & known).flatten()
+    pools = [(flat.nonzero()[:, 0], ANYWHERE), (border.nonzero()[:, 0], BORDERS)]
+    index = torch.cat([pool[torch.from_numpy(rng.integers(0, len(pool), count))] for pool, count in pools if len(pool)])
+    anywhere, at_borders = (count / max(len(pool), 1) for pool, count in pools)
+    return index, 1 / (anywhere + at_borders * border[index].float())
+
+
+def label_mask_loss(logits: Tensor, labels: Tensor, stands_for: Tensor, counts: Tensor) -> Tensor:
+    """One minus the mean Dice of the labels that are there, estimated from voxels that each stand for so many.
+
+    ``counts`` (L,) is how much each label counts in the mean.
+    """
+    share = logits.softmax(1)
+    sizes = torch.zeros(share.shape[1], device=share.device).index_add_(0, labels, stands_for)
+    own = share.gather(1, labels[:, None])[:, 0] * stands_for
+    both = torch.zeros_like(sizes).index_add(0, labels, own)
+    drawn = stands_for @ share
+    weight = counts * (sizes > 0)
+    weight[0] = 0
+    if not weight.any():
+        return logits.sum() * 0
+    return 1 - ((2 * both + _SLACK) / (sizes + drawn + _SLACK)) @ weight / weight.sum()
 
 
 def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: bool, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -158,34 +196,44 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
     images = torch.stack([target.image, reference.image])[:, None].to(device)
     with autocast(device):
         features = model.net.features(images)
-    fine, coarse, labels, cell_labels = [], [], [], []
+    out: dict[str, Tensor] = {}
+    kind = CLASSIFIER[domain]
+    domains = target.domain, reference.domain
+    first = sum(list(CLASSES.values())[: list(CLASSES).index(kind)])
+    own = slice(first, first + CLASSES[kind])
+    counts = torch.ones(CLASSES[kind], device=device)
+    counts[CORTEX] = _PARCEL
+    fine, coarse, labels, cell_labels, read, drawn = [], [], [], [], [], []
     for batch, patch in enumerate((target, reference)):
         known = patch.labels.to(device)
-        index = stratified(known, 10_000, rng)
-        fine.append(model.net.embed_at(features, images, unravel(index, size, batch)))
+        asked, stands_for = asked_for(known, rng)
+        index = stratified(known, 3300, rng)
+        hidden = model.net.read_at(features, images, unravel(torch.cat([asked, index]), size, batch))
+        logits = known_classes(F.linear(hidden[: len(asked)], model.net.labels.weight[own], model.net.labels.bias[own]), patch.domain)
+        truth = known.flatten()[asked]
+        read.append(F.cross_entropy(logits, truth))
+        drawn.append(label_mask_loss(logits, truth, stands_for, counts))
+        fine.append(model.net.embedded(hidden[len(asked) :]))
         labels.append(known.flatten()[index])
         cells = known[2::4, 2::4, 2::4]
         index = stratified(cells, 1200, rng)
         coarse.append(model.net.coarse_at(features, unravel(index, tuple(cells.shape), batch)))
         cell_labels.append(cells.flatten()[index])
-    out: dict[str, Tensor] = {}
-    kind = CLASSIFIER[domain]
-    domains = target.domain, reference.domain
-    centres, scale = model.fine_classes[kind], model.scale(FINE_LABELS)
-    parts = [class_loss(e, known, centres, scale, d) for e, known, d in zip(fine, labels, domains, strict=True)]
-    out["aux"] = torch.stack(parts).mean()
-    centres, scale = model.coarse_classes[kind], model.scale(5)
-    parts = [class_loss(e, known, centres, scale, d) for e, known, d in zip(coarse, cell_labels, domains, strict=True)]
-    out["aux4"] = torch.stack(parts).mean()
-    out["match"] = label_loss(fine[0][::8], labels[0][::8], fine[1][::3], labels[1][::3], model.scale(0))
+    out["labels"], out["masks"] = torch.stack(read).mean(), torch.stack(drawn).mean()
+    centres, scale = F.normalize(model.coarse_classes[kind], dim=1), model.scale(4)
+    parts = [
+        F.cross_entropy(known_classes(e @ centres.t() * scale, d), known) for e, known, d in zip(coarse, cell_labels, domains, strict=True)
+    ]
+    out["labels4"] = torch.stack(parts).mean()
+    out["match"] = label_loss(fine[0][::3], labels[0][::3], fine[1], labels[1], model.scale(0))
     out["match4"] = label_loss(coarse[0], cell_labels[0], coarse[1], cell_labels[1], model.scale(1))
     if same:
         a, b = (part.to(device) for part in corresponding(target, reference, size, rng, 1200))
         if len(a) > 50:
             zeros, ones = torch.zeros_like(a[:, :1]), torch.ones_like(a[:, :1])
             distance = torch.cdist(a.float(), a.float())
-            q = model.net.embed_at(features, images, torch.cat([zeros, a], 1))
-            k = model.net.embed_at(features, images, torch.cat([ones, b], 1))
+            q = model.net.embedded(model.net.read_at(features, images, torch.cat([zeros, a], 1)))
+            k = model.net.embedded(model.net.read_at(features, images, torch.cat([ones, b], 1)))
             out["pos"] = position_loss(q, k, distance, model.scale(2), 3.0)
             q = model.net.coarse_at(features, torch.cat([zeros, a // 4], 1))
             k = model.net.coarse_at(features, torch.cat([ones, b // 4], 1))
@@ -205,7 +253,7 @@ def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: n
     return a[seen][:count], b[seen][:count]
 
 
-WEIGHTS = {"aux": 1.2, "aux4": 0.8, "match": 1.0, "match4": 0.6, "pos": 0.5, "pos4": 0.4}
+WEIGHTS = {"labels": 1.0, "masks": 1.0, "labels4": 0.4, "match": 0.5, "match4": 0.4, "pos": 0.3, "pos4": 0.3}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -217,13 +265,17 @@ def run(args: argparse.Namespace) -> None:
         target, reference, domain, same = sample_pair(cases, rng)
         return domain[:5], (target, reference, domain, same, rng)
 
-    train(Trainee(MatchingConfig()).to(memory_format=torch.channels_last_3d), draw, WEIGHTS, args)
+    trainee = Trainee(MatchingConfig(labels=tuple(CLASSES.values())))
+    if args.start:
+        trainee.net.load_state_dict(load_model(args.start).matching.state_dict())
+    train(trainee.to(memory_format=torch.channels_last_3d), draw, WEIGHTS, args)
 
 
 def main() -> None:
     """Train as the command line says."""
     parser = options(__doc__, "work/matching", 8000, 1.5e-3)
     add_without(parser)
+    parser.add_argument("--start", metavar="MODEL", help="begin from this model's matching network and not from random weights")
     run(parser.parse_args())
 
 

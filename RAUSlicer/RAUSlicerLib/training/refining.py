@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.device import autocast
+from ..models.rau import load_model
 from ..segmentation.refiner import Cells, Window, inner
 from ..segmentation.refiner_network import UNKNOWN, RefinerConfig, RefinerNet, doubled
 from .augment import random_affine, recolor
@@ -31,6 +32,8 @@ FAR = 80
 # Side in voxels of what the second pass draws in their middle, and how many there are in a step: small structures are seen alone, large
 # ones in part.
 SIZES = ((40, 3), (48, 2), (64, 1))
+# Both passes start from the carried mask moved by so much of what the labels of training say.
+HEED = 0.7
 WEIGHTS = {"first_cross_entropy": 1.0, "first_dice": 1.0, "cross_entropy": 1.0, "dice": 1.0}
 _UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
 # How far the carried structure may be moved beside the target, in voxels: what was matched in training lies better than what will be.
@@ -254,13 +257,19 @@ def run(args: argparse.Namespace) -> None:
     """Train as asked for."""
     torch.manual_seed(args.seed)
     sampler = Sampler([Prior.load(path) for path in sorted(args.priors.glob("*.npz"))])
-    train(Trainee(RefinerConfig()).to(memory_format=torch.channels_last_3d), sampler, WEIGHTS, args)
+    trainee = Trainee(RefinerConfig(heed=HEED))
+    if args.start:
+        refiner = load_model(args.start).refiner
+        assert refiner is not None
+        trainee.net.load_state_dict(refiner.state_dict())
+    train(trainee.to(memory_format=torch.channels_last_3d), sampler, WEIGHTS, args)
 
 
 def main() -> None:
     """Train as the command line says."""
     parser = options(__doc__, "work/refining", 6000, 2e-3)
     parser.add_argument("--priors", type=Path, default=Path("work/priors"), help="folder of `RAUSlicerLib.training.priors`")
+    parser.add_argument("--start", metavar="MODEL", help="begin from this model's refiner and not from random weights")
     run(parser.parse_args())
 
 

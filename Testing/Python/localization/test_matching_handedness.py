@@ -19,20 +19,20 @@ BODY, ORGAN = 100.0, 200.0
 class LeftLivers(nn.Module):
     """Embeds bright voxels as an organ: clearly on the left, between organ and background on the right."""
 
-    label_head: LabelHead | None = LabelHead((torch.eye(3)[:1].repeat(2, 1), torch.eye(3)[:2]), 20.0)
+    label_head: LabelHead | None = LabelHead((20 * torch.eye(3)[:1].repeat(2, 1), 20 * torch.eye(3)[:2]), (torch.zeros(2),) * 2)
 
     def __init__(self) -> None:
         super().__init__()
         self.looks = 0
 
-    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.looks += 1
         left = torch.arange(volume.shape[-1]) >= volume.shape[-1] / 2
         organ, sure = volume[:, 0] > 0.8, torch.where(left, 1.0, 0.5)
         fine = torch.zeros(1, 3, *volume.shape[2:])
         fine[:, 1] = organ * sure
         fine[:, 0] = (1 - fine[:, 1] ** 2).sqrt()
-        return fine, fine[..., ::4, ::4, ::4]
+        return fine, fine[..., ::4, ::4, ::4], fine
 
 
 def body(centre: int) -> Reference:

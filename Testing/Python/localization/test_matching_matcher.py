@@ -29,7 +29,7 @@ def matcher(net: MatchingNet) -> Matcher:
 
 def test_embeddings_are_unit_vectors_of_the_volumes_size(net: MatchingNet) -> None:
     with torch.no_grad():
-        fine, coarse = net(torch.rand(2, 1, 9, 13, 6))
+        fine, coarse, _ = net(torch.rand(2, 1, 9, 13, 6))
     assert fine.shape == (2, 16, 9, 13, 6) and coarse.shape == (2, 16, 3, 4, 2)
     torch.testing.assert_close(fine.norm(dim=1), torch.ones(2, 9, 13, 6))
     torch.testing.assert_close(coarse.norm(dim=1), torch.ones(2, 3, 4, 2))
@@ -39,10 +39,10 @@ def test_embeddings_at_voxels_are_those_of_the_dense_map(net: MatchingNet) -> No
     with torch.no_grad():
         image = torch.rand(2, 1, 9, 13, 6)
         features = net.features(image)
-        fine, coarse = net(image)
+        fine, coarse, _ = net(image)
         voxels, cells = torch.tensor([[0, 8, 12, 5], [1, 3, 0, 2], [1, 4, 7, 3]]), torch.tensor([[0, 2, 3, 1], [1, 0, 1, 0]])
         expected = torch.stack([fine[b, :, z, y, x] for b, z, y, x in voxels.tolist()])
-        torch.testing.assert_close(net.embed_at(features, image, voxels), expected)
+        torch.testing.assert_close(net.embedded(net.read_at(features, image, voxels)), expected)
         torch.testing.assert_close(net.coarse_at(features, cells), torch.stack([coarse[b, :, z, y, x] for b, z, y, x in cells.tolist()]))
 
 

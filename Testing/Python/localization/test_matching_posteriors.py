@@ -11,7 +11,7 @@ SIZE = (24, 28, 32)
 WHOLE = tuple(slice(0, n) for n in SIZE)
 # What training knew: tissue 0 to 3 of one kind of body, and two of another that nothing here looks like.
 CENTRES = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(0)), dim=1)
-HEAD = LabelHead((CENTRES[4:], CENTRES[:4]), 40.0)
+HEAD = LabelHead((40 * CENTRES[4:], 40 * CENTRES[:4]), (torch.zeros(2), torch.zeros(4)))
 
 
 def painted(tissue: torch.Tensor, inside: torch.Tensor | None = None) -> Embedded:
@@ -19,7 +19,7 @@ def painted(tissue: torch.Tensor, inside: torch.Tensor | None = None) -> Embedde
     noise = 0.05 * torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(1))
     fine = F.normalize(CENTRES[tissue].permute(3, 0, 1, 2) + noise, dim=0)
     seen = torch.ones(SIZE, dtype=torch.bool) if inside is None else inside
-    return Embedded(fine, torch.zeros(1, 6, 7, 8), torch.zeros(6, *SIZE), seen, (2.0, 2.0, 2.0))
+    return Embedded(fine, torch.zeros(1, 6, 7, 8), torch.zeros(6, *SIZE), seen, (2.0, 2.0, 2.0), fine)
 
 
 def organs(shift: int = 0, extent: int = 8) -> torch.Tensor:

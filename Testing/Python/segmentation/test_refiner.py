@@ -54,6 +54,45 @@ def test_untrained_it_returns_the_carried_mask() -> None:
     torch.testing.assert_close(trusting.draw(planes, located).sigmoid(), located.clamp(0.02, 0.98))
 
 
+def test_untrained_it_heeds_what_the_labels_say_as_far_as_configured() -> None:
+    net = RefinerNet(RefinerConfig(widths=(8, 8, 16), trust=0.0, heed=0.5))
+    planes = torch.rand(1, 6, 12, 24, 8)
+    planes[:, 5] = 0.5
+    carried = torch.logit(((planes[:, 2] + planes[:, 3]) / 2).clamp(0.02, 0.98))
+    located = torch.zeros(1, 12, 24, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net.draw(planes, located), carried)
+        planes[:, 5] = 0.9
+        torch.testing.assert_close(net.draw(planes, located), carried + 0.5 * float(np.log(9)))
+
+
+def test_a_structure_is_sought_where_the_labels_see_it_too(match: Match, case: Reference) -> None:
+    """An organ that lies elsewhere was carried to the wrong place: the largest island of its label says where else to look."""
+    over = overlay(match, case.volume)
+    known = over.labels
+    assert known is not None
+    structure = case.segmentation.structures[1]
+    number = over.numbers[structure]
+    index, share = torch.zeros_like(known.index), torch.full_like(known.share, 255)
+    depth, height, width = index.shape[1:]
+    index[0, depth - 8 :, height - 10 : height - 2, 4:12] = 2
+    index[0, 2:4, 2:4, width - 4 : width - 2] = 2
+    ratio = torch.full_like(known.ratio, 0.5)
+    elsewhere = replace(over, labels=replace(known, index=index, share=share, ratio=ratio))
+    # A label that says nothing of the structure doesn't count, nor does one that is nowhere clear.
+    assert elsewhere.box(structure) == over.box(structure)[:2]
+    ratio[number - 1, 2] = 0.9
+    unclear = replace(elsewhere, labels=replace(known, index=index, share=share // 4, ratio=ratio))
+    assert unclear.box(structure) == over.box(structure)[:2]
+    (box,) = replace(over, labels=replace(known, index=index, share=share, ratio=ratio)).box(structure)[2:]
+    for side, first, step, low, high in zip(
+        box, over.working.first, over.working.step, (depth - 8, height - 10, 4), (depth, height - 2, 12), strict=True
+    ):
+        assert side.start == pytest.approx(first + step * low, abs=2 * step) and side.stop - 1 == pytest.approx(
+            first + step * (high - 1), abs=2 * step
+        )
+
+
 def test_the_last_of_an_odd_number_of_slices_is_wholly_there() -> None:
     planes = torch.full((1, 6, 1, 3, 5), 0.7)
     with torch.no_grad():
@@ -108,7 +147,7 @@ def test_recognized_cells_lie_on_their_structure(match: Match, case: Reference) 
 
 
 def test_configuration_survives_its_json_form() -> None:
-    config = RefinerConfig(widths=(4, 8), hidden=6)
+    config = RefinerConfig(widths=(4, 8), hidden=6, heed=0.3)
     values = config.to_dict()
     values["widths"] = list(values["widths"])
     assert RefinerConfig.from_dict(values) == config

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from RAUSlicerLib.models.rau import RauModel, load_model
 from RAUSlicerLib.segmentation.confidence import Evidence as Proof
@@ -21,7 +20,7 @@ STAGES = ("matching", "joint", "refiner")
 def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """States of all stages after one step and a resumed second one."""
     output = tmp_path_factory.mktemp("trained")
-    options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu", "without": ()}
+    options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu", "without": (), "start": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
         patch.setattr(matching, "PATCH", {"heart_mr": (48, 48, 48)})
@@ -59,7 +58,16 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypa
     monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
     before = (trained / "matching" / "state.pt").read_bytes()
     options = Namespace(
-        data=str(hearts), output=str(trained / "matching"), steps=2, threads=1, seed=0, save_every=1, rate=1e-3, device="cpu", without=()
+        data=str(hearts),
+        output=str(trained / "matching"),
+        steps=2,
+        threads=1,
+        seed=0,
+        save_every=1,
+        rate=1e-3,
+        device="cpu",
+        without=(),
+        start=None,
     )
     matching.run(options)
     assert (trained / "matching" / "state.pt").read_bytes() == before
@@ -76,7 +84,7 @@ def exported(trained: Path) -> RauModel:
 def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, exported: RauModel) -> None:
     torch.manual_seed(0)
     first, second = (torch.load(trained / stage / "state.pt", weights_only=True)["ema"] for stage in ("matching", "joint"))
-    original = matching.Trainee(matching.MatchingConfig())
+    original = matching.Trainee(matching.MatchingConfig(labels=tuple(matching.CLASSES.values())))
     original.load_state_dict(first)
     whole = joint.Trainee()
     whole.load_state_dict(second)
@@ -86,10 +94,9 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
             torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
         head = exported.matching.label_head
         assert head is not None
-        rows = original.net(image)[0][0].permute(1, 2, 3, 0).reshape(-1, 32)
-        for which, (kind, labels) in enumerate(matching.CLASSES.items()):
-            logits = rows @ F.normalize(original.fine_classes[kind], dim=1).t() * original.scale(matching.FINE_LABELS)
-            assert logits.shape[1] == labels
+        rows = original.net(image)[2][0].permute(1, 2, 3, 0).reshape(-1, 32)
+        every = original.net.labels(rows).split(tuple(matching.CLASSES.values()), dim=1)
+        for which, logits in enumerate(every):
             torch.testing.assert_close(head.posterior(rows, which), logits.softmax(1), atol=5e-3, rtol=0)
         ours, theirs = exported.segmenter.encode(plane).low, whole.segmenter.eval().encode(plane).low
         assert (ours - theirs).abs().mean() < 0.01 * theirs.abs().mean() + 1e-3
@@ -157,12 +164,36 @@ def test_box_and_mask_figures() -> None:
 
 
 def test_labels_that_another_numbering_uses_do_not_compete() -> None:
-    embeddings, centres = torch.eye(4)[:1].expand(1, 4), torch.zeros(228, 4)
-    centres[60, 0] = centres[209, 0] = 1.0
-    centres[:, 1] += 0.5
-    labels, scale = torch.tensor([60]), torch.tensor(50.0)
-    plain, own = (float(matching.class_loss(embeddings, labels, centres, scale, domain)) for domain in ("none", "brain_t1"))
-    assert own < 1e-3 and plain == pytest.approx(np.log(2), abs=1e-2)
+    logits = torch.zeros(1, 228)
+    logits[0, 60] = logits[0, 209] = 50.0
+    plain, own = (matching.known_classes(logits, domain).softmax(1)[0, 60] for domain in ("none", "brain_t1"))
+    assert own > 0.999 and float(plain) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_voxels_asked_for_are_known_crowd_at_borders_and_stand_for_all(rng: np.random.Generator) -> None:
+    labels = torch.zeros(60, 60, 60, dtype=torch.long)
+    labels[10:30, 10:30, 10:30] = 2
+    labels[40:] = matching.IGNORE
+    index, stands_for = matching.asked_for(labels, rng)
+    drawn = labels.flatten()[index]
+    assert (drawn != matching.IGNORE).all()
+    assert (drawn == 2).float().mean() > 3 * 8000 / 144_000
+    for label, size in ((0, 136_000), (2, 8000)):
+        assert float(stands_for[drawn == label].sum()) == pytest.approx(size, rel=0.15)
+
+
+def test_mask_loss_is_one_less_the_mean_dice_of_the_labels_that_are_there() -> None:
+    labels, stands_for = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([100.0, 100.0, 1000.0, 1000.0, 500.0])
+    right = torch.eye(4)[labels] * 50
+    assert float(matching.label_mask_loss(right, labels, stands_for, torch.ones(4))) == pytest.approx(0, abs=1e-4)
+    # Label 2 is drawn as label 1, whose Dice is then 2 * 2000 / 4500.
+    wrong = torch.eye(4)[torch.tensor([0, 0, 1, 1, 1])] * 50
+    assert float(matching.label_mask_loss(wrong, labels, stands_for, torch.tensor([1.0, 1, 0, 1]))) == pytest.approx(
+        1 - 4020 / 4520, abs=1e-3
+    )
+    expected = 1 - ((4000 + 20) / (4500 + 20) + 20 / (500 + 20)) / 2
+    assert float(matching.label_mask_loss(wrong, labels, stands_for, torch.ones(4))) == pytest.approx(expected, abs=1e-3)
+    assert float(matching.label_mask_loss(right[:2], labels[:2], stands_for[:2], torch.ones(4))) == 0
 
 
 def test_a_lost_structure_is_carried_smaller_and_near_where_it_was(rng: np.random.Generator) -> None:

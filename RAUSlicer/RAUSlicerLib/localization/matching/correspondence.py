@@ -25,7 +25,8 @@ class Embedded:
     """A volume as the matching network sees it.
 
     ``fine`` (C, D, H, W) and ``coarse`` (C', D/4, H/4, W/4) are unit embeddings, ``texture`` (6, D, H, W) describes local intensities,
-    ``inside`` (D, H, W) is the foreground, ``spacing`` is (z, y, x) in mm.
+    ``inside`` (D, H, W) is the foreground, ``spacing`` is (z, y, x) in mm. ``read`` (C'', D, H, W; any float type) is what the classifier
+    over the labels of training reads, None where there is none.
     """
 
     fine: Tensor
@@ -33,6 +34,7 @@ class Embedded:
     texture: Tensor
     inside: Tensor
     spacing: tuple[float, float, float]
+    read: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -42,6 +44,12 @@ class Embedded:
     def fine_rows(self) -> Tensor:
         """The fine embedding a voxel (D * H * W, C); no copy if it lies in memory so, as the network gives it."""
         return self.fine.permute(1, 2, 3, 0).reshape(-1, len(self.fine))
+
+    @property
+    def label_rows(self) -> Tensor:
+        """What the classifier over the labels of training reads, a voxel (D * H * W, C'')."""
+        assert self.read is not None
+        return self.read.permute(1, 2, 3, 0).reshape(-1, len(self.read))
 
     @cached_property
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:

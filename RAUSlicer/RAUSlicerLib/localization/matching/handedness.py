@@ -56,7 +56,7 @@ def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.
 
 def _sureness(view: View, head: LabelHead, which: int) -> float:
     """Mean over the labels, less background, of the probability that voxels have a label where it is likely."""
-    rows = view.embedded.fine_rows[view.embedded.inside.flatten()]
+    rows = view.embedded.label_rows[view.embedded.inside.flatten()]
     whole, squared = head.masses(rows, which)
     return float((squared[1:] / whole[1:].clamp(min=1)).mean())
 

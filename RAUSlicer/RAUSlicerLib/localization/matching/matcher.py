@@ -127,10 +127,10 @@ class Matcher:
         values = sitk.GetArrayFromImage(resample(frame, grid))
         # Not in inference mode: what it makes can't be used where gradients are taken later.
         with torch.no_grad(), autocast(self._device):
-            fine, coarse = self._net(torch.from_numpy(values)[None, None].to(self._device))
+            fine, coarse, read = self._net(torch.from_numpy(values)[None, None].to(self._device))
         inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
         spacing = tuple(grid.GetSpacing()[::-1])
-        return View(grid, Embedded(fine[0].float().cpu(), coarse[0].float().cpu(), texture, inside, spacing))
+        return View(grid, Embedded(fine[0].float().cpu(), coarse[0].float().cpu(), texture, inside, spacing, read[0].cpu()))
 
     def match(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> Match | None:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""

@@ -73,16 +73,15 @@ class MatchingNet(nn.Module):
         self.fine = nn.Linear(hidden, self.config.fine_dim)
         self.coarse = nn.Linear(widths[1], self.config.coarse_dim)
         if self.config.labels:
-            self.label_centres = nn.Parameter(torch.randn(sum(self.config.labels), self.config.fine_dim))
-            self.label_sharpness = nn.Parameter(torch.ones(1))
+            self.labels = nn.Linear(hidden, sum(self.config.labels))
 
     @property
     def label_head(self) -> LabelHead | None:
-        """The classifier over the labels that it was trained with, on the CPU as embeddings are; None if it has none."""
+        """The classifier over the labels that it was trained with, on the CPU as what it reads is; None if it has none."""
         if not self.config.labels:
             return None
-        centres = F.normalize(self.label_centres.detach().float().cpu(), dim=1)
-        return LabelHead(centres.split(self.config.labels), float(self.label_sharpness.detach()))
+        weight, bias = (tensor.detach().float().cpu().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))
+        return LabelHead(weight, bias)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Decoder features at strides 2, 4, 8, ... for an image of shape (B, 1, D, H, W) in 0 to 1."""
@@ -98,34 +97,44 @@ class MatchingNet(nn.Module):
             outputs.append(x)
         return outputs[::-1]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit embeddings: fine (B, fine_dim, D, H, W) and coarse (B, coarse_dim, D/4, H/4, W/4), extents rounded up."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit embeddings, fine (B, fine_dim, D, H, W) and coarse (B, coarse_dim, D/4, H/4, W/4), extents rounded up, and what the
+        classifier over labels reads, (B, hidden, D, H, W) in the type that was computed in.
+        """
         features = self.features(image)
         depth, height, width = image.shape[2:]
         # Padded beforehand: torch's bf16 convolution on CPUs (2.14) gives garbage for a volume of one slice that it has to pad itself.
         padded = F.pad(image - 0.3, (_DETAIL,) * 6)
         # Channels last: attention and interpolation read whole voxels.
         fine = image.new_empty(len(image), depth, height, width, self.config.fine_dim, dtype=torch.float32)
+        read = image.new_empty(len(image), depth, height, width, self.config.hidden, dtype=features[0].dtype)
         for first in range(0, depth, _SLAB):
             last = min(first + _SLAB, depth)
             up = self.fine_up(features[0][:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
-            hidden = F.gelu(up + self.detail(padded[:, :, first : last + 2 * _DETAIL]))
-            fine[:, first:last] = F.normalize(self.fine(hidden.permute(0, 2, 3, 4, 1)).float(), dim=4)
+            hidden = F.gelu(up + self.detail(padded[:, :, first : last + 2 * _DETAIL])).permute(0, 2, 3, 4, 1)
+            read[:, first:last] = hidden
+            fine[:, first:last] = F.normalize(self.fine(hidden).float(), dim=4)
         coarse = self.coarse(features[1].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         coarse = coarse[:, :, : -(-depth // 4), : -(-height // 4), : -(-width // 4)]
-        return fine.permute(0, 4, 1, 2, 3), F.normalize(coarse.float(), dim=1)
+        return fine.permute(0, 4, 1, 2, 3), F.normalize(coarse.float(), dim=1), read.permute(0, 4, 1, 2, 3)
 
-    def embed_at(self, features: Sequence[Tensor], image: Tensor, voxels: Tensor) -> Tensor:
-        """Fine unit embeddings (N, fine_dim) at voxels (N, 4) of (batch, z, y, x): what training needs, without the dense map."""
+    def read_at(self, features: Sequence[Tensor], image: Tensor, voxels: Tensor) -> Tensor:
+        """What the fine embedding is made of (N, hidden) at voxels (N, 4) of (batch, z, y, x): without the dense map, for training."""
         where = torch.cat([voxels[:, :1], voxels[:, 1:] >> 1], dim=1)
         hidden = self.fine_up.at(_gather(features[0], where).float(), voxels[:, 1:])
         padded = F.pad(image[:, 0] - 0.3, (_DETAIL,) * 6)
         strides = torch.tensor(padded.stride(), device=image.device)
         reach = torch.arange(2 * _DETAIL + 1, device=image.device)
-        offsets = (reach[:, None, None] * strides[1] + reach[:, None] * strides[2] + reach * strides[3]).flatten()
-        patches = padded.flatten()[(voxels @ strides)[:, None] + offsets]
+        offsets = (reach[:, None] * strides[1] + reach * strides[2]).flatten()
+        # Whole lines of the neighbourhood: single voxels take five times as long.
+        lines = padded.flatten().unfold(0, len(reach), 1)
+        patches = lines.index_select(0, ((voxels @ strides)[:, None] + offsets).flatten()).view(len(voxels), -1)
         hidden = hidden + F.linear(patches, self.detail.weight.flatten(1), self.detail.bias)
-        return F.normalize(self.fine(F.gelu(hidden)), dim=1)
+        return F.gelu(hidden)
+
+    def embedded(self, hidden: Tensor) -> Tensor:
+        """Fine unit embeddings (N, fine_dim) of what `read_at` gives."""
+        return F.normalize(self.fine(hidden), dim=1)
 
     def coarse_at(self, features: Sequence[Tensor], cells: Tensor) -> Tensor:
         """Coarse unit embeddings (N, coarse_dim) at cells (N, 4) of (batch, z, y, x) of the coarse level."""

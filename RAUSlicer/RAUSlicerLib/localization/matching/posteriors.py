@@ -30,21 +30,21 @@ _DOUBT = 1e-5
 
 @dataclass(frozen=True)
 class LabelHead:
-    """A cosine classifier over the labels of training: several sets of them, of which a voxel has one label each.
+    """A linear classifier over the labels of training: several sets of them, of which a voxel has one label each.
 
-    ``centres`` holds unit vectors (L, C) a set, ``sharpness`` multiplies the cosine.
+    ``weights`` (L, C) and ``biases`` (L,) are those of each set.
     """
 
-    centres: tuple[Tensor, ...]
-    sharpness: float
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
 
     def posterior(self, rows: Tensor, which: int) -> Tensor:
-        """Probabilities (N, L) of one set's labels for unit embeddings (N, C)."""
-        return (rows @ self.centres[which].t()).mul_(self.sharpness).softmax(1)
+        """Probabilities (N, L) of one set's labels for what the network says of voxels (N, C)."""
+        return torch.addmm(self.biases[which], rows.float(), self.weights[which].t()).softmax(1)
 
     def masses(self, rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
-        """Sums (L,) over unit embeddings (N, C) of the probabilities of one set's labels, and of their squares."""
-        whole, squared = torch.zeros(2, len(self.centres[which]))
+        """Sums (L,) over voxels (N, C) of the probabilities of one set's labels, and of their squares."""
+        whole, squared = torch.zeros(2, len(self.weights[which]))
         for some in rows.split(_AT_ONCE):
             probability = self.posterior(some, which)
             whole += probability.sum(0)
@@ -102,7 +102,7 @@ def _worths(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int]
     """What `_worth` says of each set and layer."""
     return [
         [_worth(reference, layer, count, head, which) for layer, count in zip(layers, counts, strict=True)]
-        for which in range(len(head.centres))
+        for which in range(len(head.weights))
     ]
 
 
@@ -112,15 +112,16 @@ def _clearest(every: list[list[_Worth]]) -> int:
 
 def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, which: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
-    size = len(head.centres[which])
+    size = len(head.weights[which])
     inner = torch.zeros(count, size)
     outer = torch.zeros(count, size)
-    flat, rows = labels.flatten(), reference.fine_rows
+    flat, rows = labels.flatten(), reference.label_rows
     order = torch.argsort(flat, stable=True)
     ends = torch.bincount(flat, minlength=count + 1).cumsum(0).tolist()
     thin = (slice(None, None, _THINNED),) * 3
     sparse = labels[thin]
-    everywhere = _in_parts(reference.fine.permute(1, 2, 3, 0)[thin].reshape(-1, len(reference.fine)), head, which).view(*sparse.shape, size)
+    every = rows.view(*labels.shape, -1)[thin]
+    everywhere = _in_parts(every.reshape(-1, every.shape[-1]), head, which).view(*sparse.shape, size)
     boxes = ndimage.find_objects(labels.numpy(), max_label=count)
     for number, box in enumerate(boxes, start=1):
         if box is None:
@@ -143,11 +144,11 @@ def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
 
 def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
     """Labels and probabilities (K, D, H, W), uint8; zero where the target is air."""
-    kept = min(KEPT, len(head.centres[which]))
+    kept = min(KEPT, len(head.weights[which]))
     inside = target.inside.flatten().nonzero()[:, 0]
     index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8)
     share = torch.zeros_like(index)
-    rows = target.fine_rows
+    rows = target.label_rows
     for some in inside.split(_AT_ONCE):
         probability, label = head.posterior(rows[some], which).topk(kept, dim=1)
         index[:, some] = label.t().to(torch.uint8)
