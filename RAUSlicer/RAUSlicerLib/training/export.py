@@ -46,7 +46,7 @@ Trained on the train split of three sets, from random weights:
 - Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
 - Label maps of heads (SynthSeg repository; Apache-2.0), for made-up scans of any contrast; the matching network only. 10 people.
 
-The mask refiner saw 35 matched pairs of the first three sets (12 brains, 12 abdomens, 11 hearts) in its last 2000 steps, made by
+The mask refiner saw 35 matched pairs of the first three sets (12 brains, 12 abdomens, 11 hearts) in its last 1700 steps, made by
 `python -m RAUSlicerLib.training.priors --references 2` (stopped there), and 47 to 67 others before.
 
 No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
