@@ -95,9 +95,9 @@ def ask(
                 torch.stack(parts).mean(0)
                 for parts in zip(*((answer.presence, answer.on(matched), answer.query) for answer in answers), strict=True)
             )
-            # Geometric mean with the matching's own word, so that either can deny: the language model alone doubted a whole gyrus that
-            # matching saw clearly, and calibration gave its answer no weight beside the rest.
-            out[structure].presence[level] = float(np.sqrt(float(present.sigmoid()) * float(heats[structure].peaks[level])))
+            # Geometric mean with the matching's own word, so that either can deny. That counts twice: the language model alone doubted a
+            # whole gyrus that matching saw clearly, and with an even vote a vessel that matching had drawn well was lost.
+            out[structure].presence[level] = float(np.cbrt(float(present.sigmoid()) * float(heats[structure].peaks[level]) ** 2))
             out[structure].boxes[level] = (box.clamp(0, 1) * size).numpy()
             out[structure].queries[level] = query.numpy()
     return out

@@ -17,9 +17,8 @@ from ..merging import merge_priors
 from .asking import Asked, ask
 from .network import SliceReader
 
-# Slices whose presence answer is below this hold no box. With 0.35 a vessel that matching had drawn well was lost, because the language
-# model doubted it; what is drawn wrongly is still taken back by its confidence.
-_PRESENT = 0.25
+# Slices whose presence answer is below this hold no box.
+_PRESENT = 0.35
 
 
 class VlmLocalizer:
