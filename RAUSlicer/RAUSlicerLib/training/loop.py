@@ -123,7 +123,8 @@ def train(
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             temporary = state_file.with_suffix(".tmp")
             made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
-            torch.save({**made, "start": getattr(args, "start", None)}, temporary)
+            # As text: of a path nothing could be read again without unpickling code.
+            torch.save({**made, "start": str(getattr(args, "start", None) or "")}, temporary)
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()
