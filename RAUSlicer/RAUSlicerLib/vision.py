@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,6 +15,7 @@ from .imaging.segmentation import Reference, Structure
 from .imaging.slicing import bring, slice_grid
 from .localization.matching.matcher import Match, Matcher
 from .models.device import autocast, keep_memory, release_memory
+from .parallel import side_by_side
 from .progress import CancelToken, ProgressCallback, part
 from .results import SoftMask
 from .segmentation.refiner import Refiner
@@ -27,7 +29,7 @@ class TowerFeatures:
     """What the vision tower says of a stack of slices (N, S, S): each is read when it is first asked for, and kept."""
 
     def __init__(self, images: np.ndarray, segmenter: MemorySegmenter, device: torch.device) -> None:
-        self._images, self._segmenter, self._device = images, segmenter, device
+        self._images, self._segmenter, self.device = images, segmenter, device
         self._read: dict[int, SliceFeatures] = {}
 
     def read(self, levels: Sequence[int]) -> None:
@@ -35,11 +37,11 @@ class TowerFeatures:
         missing = sorted(set(levels) - self._read.keys())
         for first in range(0, len(missing), BATCH):
             some = missing[first : first + BATCH]
-            batch = torch.from_numpy(self._images[some])[:, None].to(self._device)
-            with torch.inference_mode(), autocast(self._device):
+            batch = torch.from_numpy(self._images[some])[:, None].to(self.device)
+            with torch.inference_mode(), autocast(self.device):
                 features = self._segmenter.encode(batch)
             for row, level in enumerate(some):
-                self._read[level] = features.take(torch.tensor([row], device=self._device))
+                self._read[level] = features.take(torch.tensor([row], device=self.device))
 
     def take(self, levels: Sequence[int]) -> SliceFeatures:
         """Features of these slices, one a row; a slice may be named more than once."""
@@ -137,6 +139,15 @@ class MatchedSlices:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def read(self, reference: MatchedReference, levels: Sequence[int]) -> None:
+        """Read slices of the target and of a reference that will be asked for; on a processor both at a time."""
+        tasks = [partial(features.read, levels) for features in (self.features, reference.features)]
+        if self.features.device.type == "cpu":
+            side_by_side(tasks)
+        else:
+            for task in tasks:
+                task()
 
 
 class Vision:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,6 +21,7 @@ from ..imaging.segmentation import Structure
 from ..localization.matching.matcher import NEGLIGIBLE, Match, numbered
 from ..localization.matching.posteriors import LabelEvidence
 from ..models.device import autocast
+from ..parallel import side_by_side
 from ..progress import CancelToken
 from ..results import SoftMask
 from .refiner_network import UNKNOWN, RefinerNet, doubled
@@ -107,6 +109,11 @@ class Overlay:
         if self.labels is not None:
             windows += [self._label_box(label) for label in (self.labels.ratio[number - 1] > _WORTH).nonzero()[:, 0].tolist()]
         return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
+
+    def extent(self, structure: Structure) -> int:
+        """The voxels of all of that together."""
+        boxes = self.box(structure)
+        return math.prod(side.stop - side.start for side in surroundings(boxes, self.warped.shape)) if boxes else 0
 
     def planes(self, structure: Structure, window: Window) -> np.ndarray:
         """What the network sees of a window, (6, d, h, w) as in `RefinerNet`."""
@@ -218,20 +225,32 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
     fine = max(match.reference_view.grid.GetSpacing()[0] / FINER, min(frame.GetSpacing()))
     grid = grid_over(frame, fine, _seen(match.target_view.grid, frame))
     nothing = np.zeros((0, 0, 0), np.float32), (slice(0, 0), slice(0, 0), slice(0, 0))
-    attended = {structure: mask.on(grid, least=NEGLIGIBLE) or nothing for structure, mask in match.attend(segmentation.structures).items()}
-    warped = np.zeros(grid.GetSize()[::-1], np.uint16)
-    for layer, labels in enumerate(segmentation.layers):
-        values = sitk.GetArrayFromImage(sitk.Resample(canonical(labels), grid, match.transform, sitk.sitkNearestNeighbor, 0))
-        own = {number: structure.label for number, structure in enumerate(attended, start=1) if structure.layer == layer}
-        if own:
-            numbers = np.array([0, *own], np.uint16)[numbered(values, list(own.values()))]
-            warped = np.where(numbers > 0, numbers, warped)
-    moved = sitk.GetArrayFromImage(sitk.Resample(other, grid, match.transform, sitk.sitkLinear, 0.0))
-    looks = match.recognize(segmentation.structures)
+    structures = segmentation.structures
+
+    def attend() -> dict[Structure, tuple[np.ndarray, Window]]:
+        return {structure: mask.on(grid, least=NEGLIGIBLE) or nothing for structure, mask in match.attend(structures).items()}
+
+    def warp() -> tuple[np.ndarray, np.ndarray]:
+        moved = sitk.Resample(other, grid, match.transform, sitk.sitkLinear, 0.0)
+        layers = [sitk.Resample(canonical(labels), grid, match.transform, sitk.sitkNearestNeighbor, 0) for labels in segmentation.layers]
+        return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
+
+    tasks: list[Callable[[], Any]] = [attend, lambda: match.recognize(structures), lambda: match.classify(structures), warp]
+    attended, looks, labels, (moved, warped) = side_by_side(tasks)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
-    cells = Cells.over(grid, next(iter(looks.values())).grid)
-    labels, working = match.classify(segmentation.structures), Cells.over(grid, match.target_view.grid)
+    cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells, labels, working)
+
+
+def _numbered(layers: Sequence[sitk.Image], structures: Sequence[Structure]) -> np.ndarray:
+    """The number of each voxel's structure (z, y, x), counted from 1, 0 for none; of several layers the last one's."""
+    out = np.zeros(layers[0].GetSize()[::-1], np.uint16)
+    for layer, labels in enumerate(layers):
+        own = {number: structure.label for number, structure in enumerate(structures, start=1) if structure.layer == layer}
+        if own:
+            numbers = np.array([0, *own], np.uint16)[numbered(sitk.GetArrayViewFromImage(labels), list(own.values()))]
+            out = np.where(numbers > 0, numbers, out)
+    return out
 
 
 def _seen(grid: sitk.Image, frame: sitk.Image) -> Window:
@@ -261,11 +280,17 @@ class Refiner:
         over = overlay(match, target)
         asked = {structure: own for structure in structures if (own := same_structure(match.reference.segmentation, structure)) is not None}
         nothing = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), over.grid)
-        drawn = {own: nothing for own in asked.values()}
-        for own in drawn:
-            if cancel.cancelled:
-                break
-            drawn[own] = self.redraw(over, own) or nothing
+
+        def redrawn(own: Structure) -> SoftMask:
+            return nothing if cancel.cancelled else self.redraw(over, own) or nothing
+
+        # The largest first: begun last, one of them would keep everybody waiting.
+        every = sorted(dict.fromkeys(asked.values()), key=over.extent, reverse=True)
+        _ = over.rivals  # Made once, before two threads ask for it.
+        tasks = [partial(redrawn, own) for own in every]
+        # A GPU has one queue, whoever fills it.
+        masks = side_by_side(tasks) if self._device.type == "cpu" else [task() for task in tasks]
+        drawn = dict(zip(every, masks, strict=True))
         return {structure: drawn[own] for structure, own in asked.items()}
 
     def redraw(self, over: Overlay, structure: Structure) -> SoftMask | None:

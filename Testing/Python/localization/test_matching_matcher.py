@@ -145,6 +145,42 @@ def test_the_body_holds_what_it_encloses() -> None:
     np.testing.assert_array_equal(body(values), expected)
 
 
+@pytest.fixture(scope="module")
+def labelling() -> Matcher:
+    torch.manual_seed(0)
+    return Matcher(MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16, labels=(3,))), torch.device("cpu"))
+
+
+def test_labels_are_read_at_two_scales_and_nothing_else_is(labelling: Matcher, case: Reference) -> None:
+    frame = normalized(canonical(case.volume))
+    once, twice = (labelling.view(frame, 6.0, surely=surely).embedded for surely in (False, True))
+    for name in ("fine", "coarse", "texture", "inside"):
+        assert torch.equal(getattr(once, name), getattr(twice, name))
+    assert once.read is not None and twice.read is not None and once.read.shape == twice.read.shape
+    # Half of it is what was read at the voxels themselves: the rest is smoother than that.
+    rest = 2 * twice.read.float() - once.read.float()
+    rough, smooth = ((torch.diff(read.float(), dim=3) ** 2).mean() for read in (once.read, rest))
+    assert 0 < smooth < rough
+
+
+def test_a_match_reads_labels_at_two_scales(labelling: Matcher, case: Reference) -> None:
+    match = labelling.match(case, case.volume, ignore, CancelToken())
+    assert match is not None
+    frame = normalized(canonical(case.volume))
+    expected = labelling.view(frame, match.target_view.grid.GetSpacing()[0], surely=True).embedded.read
+    assert expected is not None
+    for view in (match.reference_view, match.target_view):
+        assert view.embedded.read is not None
+        torch.testing.assert_close(view.embedded.read, expected)
+
+
+def test_labels_of_a_single_slice_are_read_at_two_scales(labelling: Matcher, case: Reference) -> None:
+    frame = normalized(canonical(case.volume))
+    plane = frame[:, :, 8:9]
+    read = labelling.view(plane, 6.0, surely=True).embedded.read
+    assert read is not None and read.shape[1] == 1 and bool(read.isfinite().all())
+
+
 def test_a_small_reference_does_not_make_a_large_target_unaffordable(
     matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

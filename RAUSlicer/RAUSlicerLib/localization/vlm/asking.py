@@ -78,8 +78,7 @@ def ask(
         for level in some:
             if cancel.cancelled:
                 return {structure: Asked() for structure in heats}
-            slices.features.read(some)
-            reference.features.read(some)
+            slices.read(reference, some)
             said[level] = shown[level].put_to(vlm, device)
             progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
     vlm.forget()
