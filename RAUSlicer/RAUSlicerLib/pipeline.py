@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 
 from .anatomy.terms import lateralized
 from .correction import Correction, check_correction
@@ -20,12 +18,11 @@ from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
 from .judging import Judge, reverse_agreement, unless_cancelled, way_back
 from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
-from .localization.matching.matcher import MOST_VOXELS, Match, Matcher
+from .localization.matching.matcher import MOST_VOXELS, Matcher
 from .localization.registration import RegistrationLocalizer
 from .localization.vlm.localizer import VlmLocalizer
 from .models.device import choose_device
 from .models.rau import RauModel, load_model
-from .parallel import side_by_side
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .protocols import Localizer
 from .results import Status, StructureResult, Transfer
@@ -97,14 +94,15 @@ class Pipeline:
                 # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
                 match = self.vision.matches[0] if self.vision.matches else None
                 stopped = cancel.cancelled
-                field, exchanged = (None, ()) if match is None or stopped else self._doubts(match, inputs, finished, cancel)
+                # On this thread: another would have its own pool beside this one, and each small operation would wait for the system.
+                field = None if match is None or stopped else self.matcher.reversed_field(match, cancel)
                 progress(ProgressEvent("confidence", 0.92))
                 back = None
                 if match is not None and field is not None:
                     there = (match, field, segmentation, inputs.target)
                     back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
                 progress(ProgressEvent("confidence", 0.96))
-                exchanged = exchanged if back is not None else ()
+                exchanged = self._exchanged(inputs, finished, cancel) if back is not None else ()
                 support = match.support if match is not None else 0.0
                 judge = Judge(self.calibration, inputs.references[0], inputs.target, support, drawn, exchanged)
                 results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
@@ -121,17 +119,6 @@ class Pipeline:
         progress(ProgressEvent("done", 1.0))
         warnings = (*inputs.warnings, *self.model.warnings, *((MIRRORED_WARNING,) if exchanged else ()))
         return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
-
-    def _doubts(
-        self, match: Match, inputs: Inputs, structures: Sequence[Structure], cancel: CancelToken
-    ) -> tuple[torch.Tensor | None, tuple[Structure, ...]]:
-        """The way back to the reference, None after a cancel; and the structures whose sides look exchanged."""
-        tasks: list[Callable[[], Any]] = [
-            lambda: self.matcher.reversed_field(match, cancel),
-            lambda: self._exchanged(inputs, structures, cancel),
-        ]
-        field, exchanged = side_by_side(tasks)
-        return field, exchanged
 
     def _exchanged(self, inputs: Inputs, structures: Sequence[Structure], cancel: CancelToken) -> tuple[Structure, ...]:
         """Those structures that have a side, if the target looks like a mirror image of the reference; else none."""
