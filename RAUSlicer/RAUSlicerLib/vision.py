@@ -143,11 +143,7 @@ class MatchedSlices:
     def read(self, reference: MatchedReference, levels: Sequence[int]) -> None:
         """Read slices of the target and of a reference that will be asked for; on a processor both at a time."""
         tasks = [partial(features.read, levels) for features in (self.features, reference.features)]
-        if self.features.device.type == "cpu":
-            side_by_side(tasks)
-        else:
-            for task in tasks:
-                task()
+        side_by_side(tasks, when=self.features.device.type == "cpu")
 
 
 class Vision:

@@ -43,6 +43,11 @@ def test_a_single_thread_does_one_after_the_other() -> None:
     assert side_by_side([threading.get_ident] * 3) == [here] * 3
 
 
+def test_where_it_does_not_pay_one_is_done_after_the_other() -> None:
+    here = threading.get_ident()
+    assert side_by_side([threading.get_ident] * 3, when=False) == [here] * 3
+
+
 def test_a_task_with_one_thread_divides_nothing_further() -> None:
     def nested() -> bool:
         return side_by_side([threading.get_ident] * 2) == [threading.get_ident()] * 2

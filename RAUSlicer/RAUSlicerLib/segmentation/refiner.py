@@ -40,9 +40,7 @@ _LOCATED = 0.3
 # What the labels of training say decides where to look from this worth of a label on, where it has this share of a voxel (of 255). Every
 # second voxel along each axis will do.
 _WORTH, _SHARE, _THINNED = 0.8, 128, 2
-# Structures with more voxels around them are drawn one after the other: they keep all cores busy, and two of them would take gigabytes.
-_ALONE = 700_000
-# On larger working grids what the networks are given is made one after the other too: together it took a gigabyte more on an abdomen.
+# On larger working grids what the networks are given is made one after the other: side by side it took half a gigabyte more on an abdomen.
 _SMALL = 2_500_000
 # A structure that reaches the rim of what the first pass sees is looked at again with more around it, so often in all.
 _LOOKS = 3
@@ -240,8 +238,7 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
         return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
 
     tasks: list[Callable[[], Any]] = [attend, lambda: match.recognize(structures), lambda: match.classify(structures), warp]
-    small = math.prod(match.target_view.grid.GetSize()) <= _SMALL
-    attended, looks, labels, (moved, warped) = side_by_side(tasks) if small else [task() for task in tasks]
+    attended, looks, labels, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells, labels, working)
@@ -293,10 +290,8 @@ class Refiner:
         every = sorted(dict.fromkeys(asked.values()), key=over.extent, reverse=True)
         _ = over.rivals  # Made once, before two threads ask for it.
         # A GPU has one queue, whoever fills it.
-        large = [own for own in every if self._device.type != "cpu" or over.extent(own) > _ALONE]
-        drawn = {own: redrawn(own) for own in large}
-        small = every[len(large) :]
-        drawn |= zip(small, side_by_side([partial(redrawn, own) for own in small]), strict=True)
+        masks = side_by_side([partial(redrawn, own) for own in every], when=self._device.type == "cpu")
+        drawn = dict(zip(every, masks, strict=True))
         return {structure: drawn[own] for structure, own in asked.items()}
 
     def redraw(self, over: Overlay, structure: Structure) -> SoftMask | None:

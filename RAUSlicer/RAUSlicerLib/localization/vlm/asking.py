@@ -75,10 +75,11 @@ def ask(
     said: dict[int, dict[Structure, _Said]] = {}
     for first in range(0, len(levels), BATCH):
         some = levels[first : first + BATCH]
+        if not cancel.cancelled:
+            slices.read(reference, some)
         for level in some:
             if cancel.cancelled:
                 return {structure: Asked() for structure in heats}
-            slices.read(reference, some)
             said[level] = shown[level].put_to(vlm, device)
             progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
     vlm.forget()
