@@ -113,7 +113,7 @@ class Overlay:
         return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
 
     def extent(self, structure: Structure) -> int:
-        """The voxels of all of that together."""
+        """How many voxels lie in and around all of these boxes."""
         boxes = self.box(structure)
         return math.prod(side.stop - side.start for side in surroundings(boxes, self.warped.shape)) if boxes else 0
 

@@ -45,10 +45,7 @@ Trained on the train split of three sets, from random weights:
   17 people.
 - Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
 - Label maps of heads (SynthSeg repository; Apache-2.0), for made-up scans of any contrast; the matching network only. 10 people.
-
-The mask refiner saw 38 matched pairs of the first three sets (13 brains, 13 abdomens, 12 hearts) in its last 1500 steps, made by
-`python -m RAUSlicerLib.training.priors --references 2` (stopped there), and 35 to 67 before.
-
+{seen}
 No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
 
 ## Training
@@ -63,6 +60,14 @@ them.
 A short training on two CPU cores. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
 structures (vessels, adrenal glands) are often missed. Other body parts were not seen. Confidence is a rough guide.
 """
+
+# What a part was shown beside these cases, with an empty line before it.
+_SEEN = {
+    "refiner": """
+38 matched pairs of the first three sets (13 brains, 13 abdomens, 12 hearts) in the last 1500 steps, made by
+`python -m RAUSlicerLib.training.priors --references 2` (stopped there), and 35 to 67 before.
+"""
+}
 
 _COMMAND = (
     "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}{start}` ({done} steps done)."
@@ -119,7 +124,7 @@ def export(
         if bits is not None:
             tensors = rounded(tensors, bits)
             training += f"\nRounded to {bits} bits a row."
-        card = _CARD.format(part=part, what=_WHAT[part], training=training)
+        card = _CARD.format(part=part, what=_WHAT[part], seen=_SEEN.get(part, ""), training=training)
         save_checkpoint(output / part, config, tensors, card, name="embedded", kind=config["model_type"], licence=LICENCE)
 
 
