@@ -19,7 +19,7 @@ from .posteriors import LabelHead, telling_set
 
 # Fewer voxels than for matching: sides are told by whole organs, and all 17 abdomens and 17 hearts of training were told by so many.
 _MOST_VOXELS = 1_000_000
-# Less says nothing. Of ten of these abdomens and eight hearts the smallest margin was 0.079, of four brains the largest 0.003. At a third
+# Less says nothing. Of ten of these abdomens and eight hearts the smallest margin was 0.079, of four brains the largest 0.002. At a third
 # of the voxels some abdomens had none.
 LEAST_MARGIN = 0.012
 
