@@ -93,6 +93,7 @@ class Pipeline:
             with _timed(timings, "confidence"):
                 # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
                 match = self.vision.matches[0] if self.vision.matches else None
+                support = match.support if match is not None else 0.0
                 stopped = cancel.cancelled
                 # On this thread: another would have its own pool beside this one, and each small operation would wait for the system.
                 field = None if match is None or stopped else self.matcher.reversed_field(match, cancel)
@@ -102,8 +103,7 @@ class Pipeline:
                     there = (match, field, segmentation, inputs.target)
                     back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
                 progress(ProgressEvent("confidence", 0.96))
-                exchanged = self._exchanged(inputs, finished, cancel) if back is not None else ()
-                support = match.support if match is not None else 0.0
+                exchanged = self._exchanged(inputs, finished, support, cancel) if back is not None else ()
                 judge = Judge(self.calibration, inputs.references[0], inputs.target, support, drawn, exchanged)
                 results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
             if keep_mb > 0 and match is not None:
@@ -120,13 +120,16 @@ class Pipeline:
         warnings = (*inputs.warnings, *self.model.warnings, *((MIRRORED_WARNING,) if exchanged else ()))
         return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
 
-    def _exchanged(self, inputs: Inputs, structures: Sequence[Structure], cancel: CancelToken) -> tuple[Structure, ...]:
-        """Those structures that have a side, if the target looks like a mirror image of the reference; else none."""
+    def _exchanged(self, inputs: Inputs, structures: Sequence[Structure], support: float, cancel: CancelToken) -> tuple[Structure, ...]:
+        """Those structures that have a side, if the target looks like a mirror image of the reference; else none.
+
+        ``support`` is that of the match.
+        """
         # Only they can be on the wrong side; without them the comparison would be time lost.
         sided = lateralized(structures)
         if not sided or cancel.cancelled:
             return ()
-        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel)
+        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel, support=support)
         return sided if verdict is Laterality.MIRRORED else ()
 
     def _localizer(self, name: str) -> Localizer:

@@ -18,8 +18,8 @@ class Block(nn.Module):
         self.shortcut = nn.Conv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.norm(self.first(x)))
-        return F.gelu(self.second(y) + self.shortcut(x))
+        y = gelu(self.norm(self.first(x)))
+        return gelu(self.second(y) + self.shortcut(x))
 
 
 class Up(nn.Module):
@@ -40,6 +40,27 @@ class Up(nn.Module):
         corner = (voxels & 1) @ torch.tensor([4, 2, 1], device=voxels.device)
         values = self.linear(rows).view(len(rows), 8, -1)
         return values.gather(1, corner[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU of a volume (B, C, D, H, W) whose channels are last in memory: torch takes half the time where it is told so."""
+    return F.gelu(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+def one_channel(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """What a 3D convolution makes of a volume of one channel (B, 1, D, H, W); channels last.
+
+    As one in 2D that takes the kernel's depth for channels: on CPUs, in bfloat16, torch's own (2.14) takes four to ten times as long.
+    """
+    depth = convolution.kernel_size[0]
+    step, *steps = convolution.stride
+    assert not isinstance(convolution.padding, str)
+    rim, *rims = convolution.padding
+    slices = F.pad(x[:, 0], (0, 0, 0, 0, rim, rim)).unfold(1, depth, step).permute(0, 1, 4, 2, 3)
+    flat = slices.reshape(-1, depth, *x.shape[3:]).contiguous(memory_format=torch.channels_last)
+    weight = convolution.weight[:, 0].contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(flat, weight, convolution.bias, stride=steps, padding=rims)
+    return y.permute(0, 2, 3, 1).unflatten(0, (len(x), -1)).permute(0, 4, 1, 2, 3)
 
 
 def padded_to(x: Tensor, step: int, value: float = 0.0, *, least: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.blocks import Block, Up, fast_layout, padded_to
+from ..models.blocks import Block, Up, fast_layout, gelu, padded_to
 
 # Fewest voxels along an axis inside of the network: torch's bf16 convolutions on CPUs (2.14) fail where one or two cells are left.
 _LEAST = 24
@@ -118,7 +118,7 @@ class Pass(nn.Module):
             skips.append(y)
         for level in reversed(range(len(self.decoder))):
             y = self.decoder[level](skips[level] + self.up[level](y))
-        change = self.change(F.gelu(self.last_up(y) + self.detail(x)))[:, 0, :depth, :height, :width]
+        change = self.change(gelu(self.last_up(y) + self.detail(x)))[:, 0, :depth, :height, :width]
         return prior + change.float()
 
 

@@ -14,6 +14,7 @@ from RAUSlicerLib.localization.matching.correspondence import (
     MOST_CELLS,
     Affine,
     Embedded,
+    _mean_around,
     coarse_field,
     fuse_labels,
     global_affine,
@@ -275,3 +276,10 @@ def test_self_similarity_does_not_change_with_contrast() -> None:
     image = signature(positions((12, 14, 16), SPACING), 2, 9.0, 3)[..., 0]
     torch.testing.assert_close(self_similarity(-3 * image + 1), self_similarity(image), atol=1e-3, rtol=0)
     assert self_similarity(image[:1]).shape == (6, 1, 14, 16)
+
+
+@pytest.mark.parametrize("size", [(7, 6, 5), (2, 5, 6), (1, 1, 8)])
+def test_means_around_voxels_are_those_of_pooling_with_the_rim_repeated(size: tuple[int, int, int]) -> None:
+    image = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    expected = F.avg_pool3d(F.pad(image[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
+    torch.testing.assert_close(_mean_around(image), expected, atol=1e-6, rtol=0)

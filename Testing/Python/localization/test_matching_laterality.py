@@ -74,6 +74,14 @@ def test_another_body_says_nothing_of_sides(matcher: Matcher) -> None:
     assert check(matcher, head(40), from_array(100 + 300 * strange, head(0))) is Laterality.UNKNOWN
 
 
+def test_after_a_poor_match_nothing_is_fitted(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(laterality._Pair, "fit", lambda *given: pytest.fail("its fits would be poor too"))
+    monkeypatch.setattr(laterality, "label_margins", lambda *given: asked.append(given))
+    said = check_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), support=SUPPORT - 0.01)
+    assert said is Laterality.UNKNOWN and len(asked) == 1
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_slices_say_nothing_of_sides(matcher: Matcher, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laterality._Pair, "fit", lambda *given: pytest.fail("there is nothing to fit"))

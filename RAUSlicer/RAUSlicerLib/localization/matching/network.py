@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...models.blocks import Block, Up, fast_layout, padded_to
+from ...models.blocks import Block, Up, fast_layout, gelu, one_channel, padded_to
 from .posteriors import LabelHead
 
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
@@ -86,7 +86,7 @@ class MatchingNet(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Decoder features at strides 2, 4, 8, ... for an image of shape (B, 1, D, H, W) in 0 to 1."""
         step = 2 ** len(self.encoder)
-        x = self.stem(fast_layout(padded_to(image - 0.3, step, -0.3)))
+        x = one_channel(self.stem, fast_layout(padded_to(image - 0.3, step, -0.3)))
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else F.max_pool3d(x, 2))
@@ -111,7 +111,7 @@ class MatchingNet(nn.Module):
         for first in range(0, depth, _SLAB):
             last = min(first + _SLAB, depth)
             up = self.fine_up(features[0][:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
-            hidden = F.gelu(up + self.detail(padded[:, :, first : last + 2 * _DETAIL])).permute(0, 2, 3, 4, 1)
+            hidden = gelu(up + one_channel(self.detail, padded[:, :, first : last + 2 * _DETAIL])).permute(0, 2, 3, 4, 1)
             read[:, first:last] = hidden
             fine[:, first:last] = F.normalize(self.fine(hidden).float(), dim=4)
         coarse = self.coarse(features[1].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)

@@ -125,28 +125,29 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
         low, high = max(start - 1, 0), min(end + 1, depth)
         known = low + min(2, warped.shape[1])
         warped = torch.cat([warped[:, -2:], sampled(where[:, known:high])], dim=1)
-        given = fixed[:, low:high]
+        given, own = fixed[:, low:high], slice(start - low, end - low)
+        both, difference = given + warped, given[:, own] - warped[:, own]
         slopes = []
         for axis in range(3):
             if fixed.shape[1 + axis] > 2:
                 # The gradients of both volumes together: steps are longer and surer than with those of one.
-                slopes.append(_central(given + warped, 1 + axis).mul_(0.25))
+                slopes.append(_central(both, 1, own) if axis == 0 else _central(both[:, own], 1 + axis))
             else:
                 # A slice has no slope across itself, but the reference has one where the slice lies.
                 shift = torch.zeros(3, 1, 1, 1).index_fill(0, torch.tensor(axis), float(aside[axis]))
-                ahead, behind = (sampled(where[:, low:high] + sign * shift) for sign in (1, -1))
-                slopes.append((ahead - behind) / 2)
-        out[:, start:end] = _update(given - warped, slopes)[:, start - low : end - low]
+                ahead, behind = (sampled(where[:, start:end] + sign * shift) for sign in (1, -1))
+                slopes.append((ahead - behind) * 2)
+        out[:, start:end] = _update(difference, slopes)
     return out
 
 
 def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
-    """The displacement in cells (3, d, h, w) that best explains a difference of channels by their slopes along each axis."""
-    b0, b1, b2 = ((slope * difference).sum(0) for slope in slopes)
+    """The displacement in cells (3, d, h, w) that best explains a difference of channels by four times their slopes along each axis."""
+    b0, b1, b2 = ((slope * difference).sum(0) / 4 for slope in slopes)
     # Thirion's normalization: where the difference is large beside the slopes, no step is longer than half a cell times `_LONGEST`.
-    damping = (difference**2).sum(0) / (2 * _LONGEST) ** 2 + 1e-4
-    a00, a11, a22 = ((slope**2).sum(0) + damping for slope in slopes)
-    a01, a02, a12 = ((slopes[i] * slopes[j]).sum(0) for i, j in ((0, 1), (0, 2), (1, 2)))
+    damping = difference.square().sum(0) / (2 * _LONGEST) ** 2 + 1e-4
+    a00, a11, a22 = (slope.square().sum(0) / 16 + damping for slope in slopes)
+    a01, a02, a12 = ((slopes[i] * slopes[j]).sum(0) / 16 for i, j in ((0, 1), (0, 2), (1, 2)))
     # The inverse of a symmetric 3x3 matrix by its cofactors: batched solvers are slow on a million of these.
     c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
     c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
@@ -155,12 +156,20 @@ def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
     return solved / determinant
 
 
-def _central(values: Tensor, axis: int) -> Tensor:
-    """Differences between the neighbours on either side along an axis, zero at its ends."""
-    out = torch.zeros_like(values)
-    count = values.shape[axis] - 2
-    if count > 0:
-        torch.sub(values.narrow(axis, 2, count), values.narrow(axis, 0, count), out=out.narrow(axis, 1, count))
+def _central(values: Tensor, axis: int, where: slice = slice(None)) -> Tensor:
+    """Differences between the neighbours on either side along an axis, zero at its ends; of those places that are asked for."""
+    extent = values.shape[axis]
+    first, last, _ = where.indices(extent)
+    low, high = max(first, 1), min(last, extent - 1)
+    shape = list(values.shape)
+    shape[axis] = last - first
+    out = torch.empty(shape)
+    if high > low:
+        count = high - low
+        torch.sub(values.narrow(axis, low + 1, count), values.narrow(axis, low - 1, count), out=out.narrow(axis, low - first, count))
+    for rim in {0, extent - 1}:
+        if first <= rim < last:
+            out.narrow(axis, rim - first, 1).zero_()
     return out
 
 

@@ -19,8 +19,9 @@ STAGE = "localization"
 # A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
 _PIXELS = 8
 _HEAT = 0.15
-# Where slices lie closer than this, in mm, the model is asked on every second one: two patients' organs change less from one to the next.
-_CLOSE = 2.5
+# The model is asked on slices that lie about so far apart, in mm, and on every fourth one at least: two patients' organs change less from
+# one slice to the next.
+_APART, _MOST_STEP = 6.0, 4
 # Sides of boxes, as shares of the image, that a box is compared by.
 _SMALLEST = 0.01
 
@@ -34,7 +35,7 @@ class Asked:
     queries: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Said:
     """One slice's answer on a structure.
 
@@ -70,7 +71,8 @@ def ask(
     drawn = {structure: reference.areas(structure) >= _PIXELS for structure in heats}
     hot = {structure: heat.peaks >= _HEAT for structure, heat in heats.items()}
     sought = [[structure for structure in heats if drawn[structure][level] or hot[structure][level]] for level in range(len(slices))]
-    levels = levels_to_ask(sought, slices.grid.GetSpacing()[2])
+    step = step_to_ask(slices.grid.GetSpacing()[2])
+    levels = levels_to_ask(sought, step)
     shown = [_Shown(slices, reference, level, here, heats) for level, here in enumerate(sought)]
     said: dict[int, dict[Structure, _Said]] = {}
     for first in range(0, len(levels), BATCH):
@@ -88,12 +90,11 @@ def ask(
     for level, here in enumerate(sought):
         if not here:
             continue
-        beside = [said[at] for at in ((level,) if level in said else (level - 1, level + 1)) if at in said]
         for structure, matched in zip(here, shown[level].matched, strict=True):
-            answers = [near[structure] for near in beside if structure in near]
+            answers = _nearest(said, structure, level, step)
             present, box, query = (
-                torch.stack(parts).mean(0)
-                for parts in zip(*((answer.presence, answer.on(matched), answer.query) for answer in answers), strict=True)
+                sum(share * value for share, value in zip(answers.values(), values, strict=True))
+                for values in zip(*((answer.presence, answer.on(matched), answer.query) for answer in answers), strict=True)
             )
             # Geometric mean with the matching's own word, so that either can deny. That counts twice: the language model alone doubted a
             # whole gyrus that matching saw clearly, and with an even vote a vessel that matching had drawn well was lost.
@@ -103,16 +104,32 @@ def ask(
     return out
 
 
-def levels_to_ask(sought: Sequence[Sequence[Structure]], apart: float) -> list[int]:
-    """The slices to ask about, when each may hold the structures ``sought`` and they lie ``apart`` mm.
+def step_to_ask(apart: float) -> int:
+    """From how many slices the model is asked on one, when they lie ``apart`` mm."""
+    return min(max(int(_APART / max(apart, 1e-3)), 1), _MOST_STEP)
 
-    Of slices that lie close every second one, and those with a structure that neither neighbour may hold.
+
+def levels_to_ask(sought: Sequence[Sequence[Structure]], step: int) -> list[int]:
+    """The slices to ask about, when each may hold the structures ``sought``.
+
+    Every ``step``-th one, and those with a structure that no slice asked about less than a step away may hold.
     """
-    if apart >= _CLOSE:
-        return [level for level, here in enumerate(sought) if here]
-    known = [set(here) if level % 2 == 0 else set() for level, here in enumerate(sought)]
-    known.append(set())
-    return [level for level, here in enumerate(sought) if here and (level % 2 == 0 or not set(here) <= known[level - 1] | known[level + 1])]
+    asked = [bool(here) and level % step == 0 for level, here in enumerate(sought)]
+    for level, here in enumerate(sought):
+        near = range(max(level - step + 1, 0), min(level + step, len(sought)))
+        known = {structure for other in near if asked[other] for structure in sought[other]}
+        asked[level] |= not set(here) <= known
+    return [level for level, chosen in enumerate(asked) if chosen]
+
+
+def _nearest(said: Mapping[int, Mapping[Structure, _Said]], structure: Structure, level: int, step: int) -> dict[_Said, float]:
+    """The answers on a structure that a slice lies between, less than ``step`` slices away, and their shares; its own if it has one."""
+    if level in said:
+        return {said[level][structure]: 1.0}
+    sides = ([level + sign * n for n in range(1, step)] for sign in (-1, 1))
+    found = [next((at for at in side if structure in said.get(at, {})), None) for side in sides]
+    weights = {said[at][structure]: 1 / abs(at - level) for at in found if at is not None}
+    return {answer: weight / sum(weights.values()) for answer, weight in weights.items()}
 
 
 class _Shown:
