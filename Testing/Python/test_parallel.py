@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -65,3 +68,13 @@ def test_an_error_is_raised_after_the_others_have_ended() -> None:
         side_by_side([fails, partial(ended.append, 1), partial(ended.append, 2)])
     assert ended == [1, 2]
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")], ids=str
+)
+def test_threads_do_not_wait_in_a_loop_for_long_unless_the_user_wants_it(given: dict[str, str], expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    script = "import os, sys, RAUSlicerLib; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], env=environment | given, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [expected, "False"]

@@ -23,7 +23,7 @@ from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_la
 from .network import MatchingNet
 from .posteriors import LabelEvidence, LabelHead, label_evidence
 from .recognition import recognize
-from .refinement import LEVELS, NEARER_LEVELS, refine
+from .refinement import BACK_LEVELS, LEVELS, NEARER_LEVELS, refine
 from .warp import field_transform
 
 STAGE = "matching"
@@ -227,8 +227,7 @@ class Matcher:
 
         None after a cancel.
         """
-        # To judge a match it need not be sharp, and the last level takes most of the time.
-        field = correspond(match.reference_view, match.target_view, LEVELS[:-1], cancel)[1]
+        field = correspond(match.reference_view, match.target_view, BACK_LEVELS, cancel)[1]
         return None if cancel.cancelled else field
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .correspondence import COARSE_STEP, Embedded, pool, positions
 
-# Cells of the reference that are compared with: attention costs their number times that of the target's.
-_MOST_KEYS = 12_000
+# Cells of the reference that are compared with: attention costs their number times that of the target's. Twice as many changed the Dice of
+# three hearts and two abdomens by .001 and less.
+_MOST_KEYS = 6000
 # What is compared at once should stay in the processor's cache.
 _AT_ONCE = 128
 
