@@ -239,8 +239,9 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
         layers = [sitk.Resample(canonical(labels), grid, match.transform, sitk.sitkNearestNeighbor, 0) for labels in segmentation.layers]
         return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
 
-    tasks: list[Callable[[], Any]] = [attend, lambda: match.recognize(structures), lambda: match.classify(structures), warp]
-    attended, looks, labels, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
+    # The longest first; the last one is the shortest.
+    tasks: list[Callable[[], Any]] = [lambda: match.recognize(structures), lambda: match.classify(structures), attend, warp]
+    looks, labels, attended, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells, labels, working)

@@ -15,6 +15,7 @@ from RAUSlicerLib.localization.matching.correspondence import (
     Affine,
     Embedded,
     _mean_around,
+    _window,
     coarse_field,
     fuse_labels,
     global_affine,
@@ -283,3 +284,11 @@ def test_means_around_voxels_are_those_of_pooling_with_the_rim_repeated(size: tu
     image = torch.randn(size, generator=torch.Generator().manual_seed(0))
     expected = F.avg_pool3d(F.pad(image[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0]
     torch.testing.assert_close(_mean_around(image), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(7, 6, 5), (2, 5, 6), (1, 1, 8)])
+@pytest.mark.parametrize("reach", [[2, 2, 2], [0, 1, 3]])
+def test_a_windows_maximum_is_that_of_pooling(size: tuple[int, int, int], reach: list[int]) -> None:
+    image = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    expected = F.max_pool3d(image[None, None], [2 * r + 1 for r in reach], stride=1, padding=reach)[0, 0]
+    assert torch.equal(_window(image, reach), expected)

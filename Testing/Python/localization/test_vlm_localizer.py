@@ -10,7 +10,7 @@ import torch
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.localization.vlm import asking
-from RAUSlicerLib.localization.vlm.asking import Asked, levels_to_ask, step_to_ask
+from RAUSlicerLib.localization.vlm.asking import Asked, levels_to_ask
 from RAUSlicerLib.localization.vlm.localizer import VlmLocalizer, _jointly
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
@@ -142,25 +142,23 @@ def test_a_structure_with_a_box_of_its_own_is_not_given_the_larger_one_around_it
     assert [localization.prompts[0].box for localization in found] == [(8, 8, 12, 12), (2, 2, 18, 18)]
 
 
-def test_close_slices_are_asked_about_now_and_then_unless_a_structure_would_be_missed() -> None:
+def test_close_slices_are_asked_about_every_other_time_unless_a_structure_would_be_missed() -> None:
     wide, thin = (Structure(number, str(number)) for number in (1, 2))
     sought = [[], [wide], [wide], [wide], [wide, thin], [wide], [], [thin], [], [wide], []]
-    assert [step_to_ask(apart) for apart in (0.5, 1.5, 2.0, 3.0, 3.1, 10.0)] == [4, 4, 3, 2, 1, 1]
-    assert levels_to_ask(sought, 2) == [2, 4, 7, 9]
-    assert levels_to_ask(sought, 4) == [4, 9]
-    assert levels_to_ask(sought, 1) == [1, 2, 3, 4, 5, 7, 9]
+    assert levels_to_ask(sought, apart=2.0) == [2, 4, 7, 9]
+    assert levels_to_ask(sought, apart=8.0) == [1, 2, 3, 4, 5, 7, 9]
 
 
-@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize("close", [0.0, 1000.0])
 def test_boxes_of_slices_that_are_not_asked_about_follow_the_structure(
-    localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch, step: int
+    localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch, close: float
 ) -> None:
-    monkeypatch.setattr(asking, "step_to_ask", lambda apart: step)
+    monkeypatch.setattr(asking, "_CLOSE", close)
     asked = []
     read = localizer._vlm.read
     monkeypatch.setattr(localizer._vlm, "read", lambda pair: (asked.append(pair.pictures.level), read(pair))[1])
     found = locate(localizer, [case], case.volume)
-    assert np.diff(asked).max() == step
+    assert len(set(np.diff(asked))) == 1 and asked[1] - asked[0] == (2 if close else 1)
     for structure in case.segmentation.structures:
         box = found[structure.name].box_mm
         assert box is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy import ndimage
@@ -24,6 +25,8 @@ _AROUND, _THINNED = 8, 2
 _ENOUGH = 2000
 # What is looked at together should stay in the processor's cache.
 _AT_ONCE = 1 << 12
+# Labels are kept as uint8.
+_NUMBERS = 256
 # Weight of not knowing, in shares of a voxel's probability.
 _DOUBT = 1e-5
 
@@ -41,6 +44,10 @@ class LabelHead:
     def posterior(self, rows: Tensor, which: int) -> Tensor:
         """Probabilities (N, L) of one set's labels for what the network says of voxels (N, C)."""
         return torch.addmm(self.biases[which], rows.float(), self.weights[which].t()).softmax(1)
+
+    def across(self, rows: Tensor, which: int) -> Tensor:
+        """The same as (L, N): the labels of many voxels are compared several times as fast along the first axis."""
+        return torch.addmm(self.biases[which][:, None], self.weights[which], rows.float().t()).softmax(0)
 
     def masses(self, rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
         """Sums (L,) over voxels (N, C) of the probabilities of one set's labels, and of their squares."""
@@ -98,37 +105,53 @@ def telling_set(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[
 _Worth = tuple[Tensor, Tensor]
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """A label map (D, H, W) of so many structures: where each is; sorted once for all sets."""
+
+    labels: Tensor
+    count: int
+
+    @cached_property
+    def boxes(self) -> list[tuple[slice, slice, slice] | None]:
+        return ndimage.find_objects(self.labels.numpy(), max_label=self.count)
+
+    def some_of(self, number: int) -> Tensor:
+        """Some of a structure's voxels (n,), evenly spread."""
+        own = self._order[self._ends[number - 1] : self._ends[number]]
+        return own[:: -(-len(own) // _ENOUGH)]
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return torch.argsort(self.labels.flatten(), stable=True)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return torch.bincount(self.labels.flatten(), minlength=self.count + 1).cumsum(0).tolist()
+
+
 def _worths(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> list[list[_Worth]]:
     """What `_worth` says of each set and layer."""
-    return [
-        [_worth(reference, layer, count, head, which) for layer, count in zip(layers, counts, strict=True)]
-        for which in range(len(head.weights))
-    ]
+    known = [_Layer(layer, count) for layer, count in zip(layers, counts, strict=True)]
+    return [[_worth(reference, layer, head, which) for layer in known] for which in range(len(head.weights))]
 
 
 def _clearest(every: list[list[_Worth]]) -> int:
     return max(range(len(every)), key=lambda which: sum(float(clear.sum()) for _, clear in every[which]))
 
 
-def _worth(reference: Embedded, labels: Tensor, count: int, head: LabelHead, which: int) -> _Worth:
+def _worth(reference: Embedded, layer: _Layer, head: LabelHead, which: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
     size = len(head.weights[which])
-    inner = torch.zeros(count, size)
-    outer = torch.zeros(count, size)
-    flat, rows = labels.flatten(), reference.label_rows
-    order = torch.argsort(flat, stable=True)
-    ends = torch.bincount(flat, minlength=count + 1).cumsum(0).tolist()
-    thin = (slice(None, None, _THINNED),) * 3
-    sparse = labels[thin]
-    every = rows.view(*labels.shape, -1)[thin]
+    inner, outer = torch.zeros(2, layer.count, size)
+    rows, thin = reference.label_rows, (slice(None, None, _THINNED),) * 3
+    sparse = layer.labels[thin]
+    every = rows.view(*layer.labels.shape, -1)[thin]
     everywhere = _in_parts(every.reshape(-1, every.shape[-1]), head, which).view(*sparse.shape, size)
-    boxes = ndimage.find_objects(labels.numpy(), max_label=count)
-    for number, box in enumerate(boxes, start=1):
+    for number, box in enumerate(layer.boxes, start=1):
         if box is None:
             continue
-        own = order[ends[number - 1] : ends[number]]
-        own = own[:: -(-len(own) // _ENOUGH)]
-        inner[number - 1] = head.posterior(rows[own], which).mean(0)
+        inner[number - 1] = head.posterior(rows[layer.some_of(number)], which).mean(0)
         near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
         others = sparse[near] != number
         if others.any():
@@ -149,8 +172,13 @@ def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tenso
     index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8)
     share = torch.zeros_like(index)
     rows = target.label_rows
+    # Share and label in one number, exact in single precision: the largest says both.
+    order = torch.arange(_NUMBERS - 1, _NUMBERS - 1 - len(head.weights[which]), -1.0)[:, None]
     for some in inside.split(_AT_ONCE):
-        probability, label = head.posterior(rows[some], which).topk(kept, dim=1)
-        index[:, some] = label.t().to(torch.uint8)
-        share[:, some] = (probability.t() * 255).round().to(torch.uint8)
+        packed = head.across(rows.index_select(0, some), which).mul_(255).round_().mul_(_NUMBERS).add_(order)
+        for number in range(kept):
+            best = packed.amax(0).int()
+            label = _NUMBERS - 1 - best % _NUMBERS
+            index[number, some], share[number, some] = label.to(torch.uint8), (best // _NUMBERS).to(torch.uint8)
+            packed.scatter_(0, label.long()[None], -1.0)
     return index.view(kept, *target.size), share.view(kept, *target.size)

@@ -19,9 +19,10 @@ STAGE = "localization"
 # A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
 _PIXELS = 8
 _HEAT = 0.15
-# The model is asked on slices that lie about so far apart, in mm, and on every fourth one at least: two patients' organs change less from
-# one slice to the next.
-_APART, _MOST_STEP = 6.0, 4
+# Where slices lie closer than this, in mm, the model is asked on every second one: two patients' organs change less from one to the next.
+# On three abdomens with slices of 3 mm own boxes were as good as with all slices (.667), in 4 s less; every third slice of a brain, 2 mm
+# apart, cost an inferior lateral ventricle half of its Dice.
+_CLOSE = 3.5
 # Sides of boxes, as shares of the image, that a box is compared by.
 _SMALLEST = 0.01
 
@@ -35,7 +36,7 @@ class Asked:
     queries: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Said:
     """One slice's answer on a structure.
 
@@ -71,8 +72,7 @@ def ask(
     drawn = {structure: reference.areas(structure) >= _PIXELS for structure in heats}
     hot = {structure: heat.peaks >= _HEAT for structure, heat in heats.items()}
     sought = [[structure for structure in heats if drawn[structure][level] or hot[structure][level]] for level in range(len(slices))]
-    step = step_to_ask(slices.grid.GetSpacing()[2])
-    levels = levels_to_ask(sought, step)
+    levels = levels_to_ask(sought, slices.grid.GetSpacing()[2])
     shown = [_Shown(slices, reference, level, here, heats) for level, here in enumerate(sought)]
     said: dict[int, dict[Structure, _Said]] = {}
     for first in range(0, len(levels), BATCH):
@@ -90,11 +90,12 @@ def ask(
     for level, here in enumerate(sought):
         if not here:
             continue
+        beside = [said[at] for at in ((level,) if level in said else (level - 1, level + 1)) if at in said]
         for structure, matched in zip(here, shown[level].matched, strict=True):
-            answers = _nearest(said, structure, level, step)
+            answers = [near[structure] for near in beside if structure in near]
             present, box, query = (
-                sum(share * value for share, value in zip(answers.values(), values, strict=True))
-                for values in zip(*((answer.presence, answer.on(matched), answer.query) for answer in answers), strict=True)
+                torch.stack(parts).mean(0)
+                for parts in zip(*((answer.presence, answer.on(matched), answer.query) for answer in answers), strict=True)
             )
             # Geometric mean with the matching's own word, so that either can deny. That counts twice: the language model alone doubted a
             # whole gyrus that matching saw clearly, and with an even vote a vessel that matching had drawn well was lost.
@@ -104,32 +105,16 @@ def ask(
     return out
 
 
-def step_to_ask(apart: float) -> int:
-    """From how many slices the model is asked on one, when they lie ``apart`` mm."""
-    return min(max(int(_APART / max(apart, 1e-3)), 1), _MOST_STEP)
+def levels_to_ask(sought: Sequence[Sequence[Structure]], apart: float) -> list[int]:
+    """The slices to ask about, when each may hold the structures ``sought`` and they lie ``apart`` mm.
 
-
-def levels_to_ask(sought: Sequence[Sequence[Structure]], step: int) -> list[int]:
-    """The slices to ask about, when each may hold the structures ``sought``.
-
-    Every ``step``-th one, and those with a structure that no slice asked about less than a step away may hold.
+    Of slices that lie close every second one, and those with a structure that neither neighbour may hold.
     """
-    asked = [bool(here) and level % step == 0 for level, here in enumerate(sought)]
-    for level, here in enumerate(sought):
-        near = range(max(level - step + 1, 0), min(level + step, len(sought)))
-        known = {structure for other in near if asked[other] for structure in sought[other]}
-        asked[level] |= not set(here) <= known
-    return [level for level, chosen in enumerate(asked) if chosen]
-
-
-def _nearest(said: Mapping[int, Mapping[Structure, _Said]], structure: Structure, level: int, step: int) -> dict[_Said, float]:
-    """The answers on a structure that a slice lies between, less than ``step`` slices away, and their shares; its own if it has one."""
-    if level in said:
-        return {said[level][structure]: 1.0}
-    sides = ([level + sign * n for n in range(1, step)] for sign in (-1, 1))
-    found = [next((at for at in side if structure in said.get(at, {})), None) for side in sides]
-    weights = {said[at][structure]: 1 / abs(at - level) for at in found if at is not None}
-    return {answer: weight / sum(weights.values()) for answer, weight in weights.items()}
+    if apart >= _CLOSE:
+        return [level for level, here in enumerate(sought) if here]
+    known = [set(here) if level % 2 == 0 else set() for level, here in enumerate(sought)]
+    known.append(set())
+    return [level for level, here in enumerate(sought) if here and (level % 2 == 0 or not set(here) <= known[level - 1] | known[level + 1])]
 
 
 class _Shown:
