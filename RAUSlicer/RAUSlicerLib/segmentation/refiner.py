@@ -31,8 +31,9 @@ Corner = tuple[int, int, int]
 
 # Voxels this much smaller than those of the match, but not smaller than the target's own.
 FINER = 1.4
-# Surroundings: this share of the structure's extent, within limits in voxels.
-_AROUND, _LEAST, _MOST = 0.25, 8, 20
+# Surroundings: this share of the structure's extent, within limits in voxels. The second pass needs to see less far: a brain, an abdomen and
+# a heart came out the same to .001 in Dice, in 0.7 to 2.5 s less.
+_FAR, _NEAR = (0.25, 8, 20), (0.15, 6, 12)
 # Convolutions see at least so many voxels along each axis.
 _SMALLEST = 24
 # Where the first pass gives a structure this probability the second one looks.
@@ -198,13 +199,14 @@ class Overlay:
         return first, second, owner
 
 
-def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1) -> Window:
+def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1, margins: tuple[float, int, int] = _FAR) -> Window:
     """The box around some boxes with a margin, within a volume, to be seen at every ``step``-th voxel."""
+    around, least, most = margins
     sides = []
     for axis in range(3):
         low, high = min(window[axis].start for window in windows), max(window[axis].stop for window in windows)
         extent = -(-(high - low) // step)
-        margin = step * max(int(np.clip(_AROUND * extent, _LEAST, _MOST)), (_SMALLEST - extent + 1) // 2)
+        margin = step * max(int(np.clip(around * extent, least, most)), (_SMALLEST - extent + 1) // 2)
         sides.append(slice(max(low - margin, 0), min(high + margin, shape[axis])))
     return sides[0], sides[1], sides[2]
 
@@ -317,7 +319,7 @@ class Refiner:
             # Where it goes on beyond the rim, the reference's own is far smaller.
             if not any(_reaches(box, far, shape) for box in found):
                 break
-        near = _shared(surroundings(boxes, shape), far)
+        near = _shared(surroundings(boxes, shape, margins=_NEAR), far)
         z, y, x = inner(near, far)
         with torch.inference_mode(), autocast(self._device):
             drawn = self._net.draw(planes[:, :, z, y, x], located[:, z, y, x])[0].float().sigmoid().cpu().numpy()

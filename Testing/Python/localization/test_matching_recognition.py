@@ -59,8 +59,19 @@ def test_a_thinned_out_reference_gives_the_same_answer(monkeypatch: pytest.Monke
     labels = boxes(0)
     volume = painted(labels)
     whole = recognize(volume, volume, positions(SIZE, SPACING), labels, 3)
-    monkeypatch.setattr(recognition, "_MOST_KEYS", 200)
+    monkeypatch.setattr(recognition, "_KEYS", 200)
     torch.testing.assert_close(recognize(volume, volume, positions(SIZE, SPACING), labels, 3), whole, atol=0.1, rtol=0)
+
+
+def test_cells_of_several_labels_are_kept_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = torch.eye(3)[torch.arange(60) % 3]
+    shares[:40] = 0.5
+    for keys, most, expected in ((10, 100, 40), (50, 100, 50), (10, 30, 30)):
+        monkeypatch.setattr(recognition, "_KEYS", keys)
+        monkeypatch.setattr(recognition, "_MOST_KEYS", most)
+        chosen, weight = recognition._thinned(shares)
+        assert len(chosen) == expected and int((chosen < 40).sum()) == min(40, most)
+        assert (weight[chosen < 40] == 1).all() and float(weight[chosen >= 40].sum()) == (20 if expected > 40 else 0)
 
 
 def test_shares_are_means_over_cells_also_at_the_rim() -> None:
