@@ -31,8 +31,8 @@ Corner = tuple[int, int, int]
 
 # Voxels this much smaller than those of the match, but not smaller than the target's own.
 FINER = 1.4
-# Surroundings: this share of the structure's extent, within limits in voxels. The second pass needs to see less far: a brain, an abdomen and
-# a heart came out the same to .001 in Dice, in 0.7 to 2.5 s less.
+# Surroundings: this share of the structure's extent, within limits in voxels. The second pass needs to see less far: a brain, an abdomen
+# and a heart came out the same to .001 in Dice, in 0.7 to 2.5 s less.
 _FAR, _NEAR = (0.25, 8, 20), (0.15, 6, 12)
 # Convolutions see at least so many voxels along each axis.
 _SMALLEST = 24
