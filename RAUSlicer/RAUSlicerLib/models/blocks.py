@@ -50,7 +50,7 @@ def gelu(x: Tensor) -> Tensor:
 def one_channel(convolution: nn.Conv3d, x: Tensor) -> Tensor:
     """What a 3D convolution makes of a volume of one channel (B, 1, D, H, W); channels last.
 
-    As one in 2D that takes the kernel's depth for channels: on CPUs, in bfloat16, torch's own (2.14) takes four to ten times as long.
+    As one in 2D that takes the kernel's depth for channels: on CPUs, in bfloat16, torch's own (2.14) takes four to twelve times as long.
     """
     depth = convolution.kernel_size[0]
     step, *steps = convolution.stride

@@ -83,7 +83,7 @@ class Sam2Config:
 
 
 class _OnePosition(PositionEmbeddingSine):
-    """Places are the same for every picture of a batch; written out for each they took a fifth of the encoder's time."""
+    """Places are the same for every picture of a batch; written out for each they took a sixth of the encoder's time."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:1])

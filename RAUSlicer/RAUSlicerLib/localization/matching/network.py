@@ -103,7 +103,7 @@ class MatchingNet(nn.Module):
         """
         features = self.features(image)
         depth, height, width = image.shape[2:]
-        # Padded beforehand: torch's bf16 convolution on CPUs (2.14) gives garbage for a volume of one slice that it has to pad itself.
+        # Padded once, so that slabs see beyond their ends.
         padded = F.pad(image - 0.3, (_DETAIL,) * 6)
         # Channels last: attention and interpolation read whole voxels.
         fine = image.new_empty(len(image), depth, height, width, self.config.fine_dim, dtype=torch.float32)

@@ -133,7 +133,7 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
         for axis in range(3):
             if fixed.shape[1 + axis] > 2:
                 # The gradients of both volumes together: steps are longer and surer than with those of one.
-                slopes.append(_central(both, 1, own) if axis == 0 else _central(both[:, own], 1 + axis))
+                slopes.append(_central(both, 1)[:, own] if axis == 0 else _central(both[:, own], 1 + axis))
             else:
                 # A slice has no slope across itself, but the reference has one where the slice lies.
                 shift = torch.zeros(3, 1, 1, 1).index_fill(0, torch.tensor(axis), float(aside[axis]))
@@ -158,20 +158,14 @@ def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
     return solved / determinant
 
 
-def _central(values: Tensor, axis: int, where: slice = slice(None)) -> Tensor:
-    """Differences between the neighbours on either side along an axis, zero at its ends; of those places that are asked for."""
-    extent = values.shape[axis]
-    first, last, _ = where.indices(extent)
-    low, high = max(first, 1), min(last, extent - 1)
-    shape = list(values.shape)
-    shape[axis] = last - first
-    out = torch.empty(shape)
-    if high > low:
-        count = high - low
-        torch.sub(values.narrow(axis, low + 1, count), values.narrow(axis, low - 1, count), out=out.narrow(axis, low - first, count))
-    for rim in {0, extent - 1}:
-        if first <= rim < last:
-            out.narrow(axis, rim - first, 1).zero_()
+def _central(values: Tensor, axis: int) -> Tensor:
+    """Differences between the neighbours on either side along an axis, zero at its ends."""
+    out = torch.empty_like(values)
+    last = values.shape[axis] - 1
+    if last > 1:
+        torch.sub(values.narrow(axis, 2, last - 1), values.narrow(axis, 0, last - 1), out=out.narrow(axis, 1, last - 1))
+    for rim in (0, last):
+        out.narrow(axis, rim, 1).zero_()
     return out
 
 
