@@ -22,19 +22,26 @@ from .segmentation.confidence import Calibration, Evidence, overlap, sharpness
 
 Answer = TypeVar("Answer")
 
+OTHER_PART_WARNING = (
+    "The target looks like another part of the body than the reference. What was found in it is hardly what the reference shows, so no "
+    "structure is called found. Check that reference and target are the volumes that you meant, choose others and transfer again."
+)
+
 
 @dataclass(frozen=True)
 class Judge:
     """What all structures of a run are judged by.
 
     ``kept`` are those that the user has painted: they are not taken back. ``doubted`` are those that something beyond their own evidence
-    speaks against, as where left and right look exchanged: they are called "low confidence" at best.
+    speaks against, as where left and right look exchanged or the target like another part of the body: they are called "low confidence"
+    at best.
     """
 
     calibration: Calibration
     reference: Reference
     target: sitk.Image
     support: float
+    likeness: float
     kept: Collection[Structure] = ()
     doubted: Collection[Structure] = ()
 
@@ -62,6 +69,7 @@ class Judge:
                 localization.presence,
                 sharpness(masks[structure]) if structure in masks else 0.0,
                 self.support,
+                self.likeness,
                 min(volume, known) / max(volume, known, 1e-9),
             )
             confidence = self.calibration.confidence(evidence) if voxels else 0.0

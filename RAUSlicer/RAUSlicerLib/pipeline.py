@@ -16,9 +16,9 @@ from .correction import Correction, check_correction
 from .errors import InputError
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
-from .judging import Judge, reverse_agreement, unless_cancelled, way_back
+from .judging import OTHER_PART_WARNING, Judge, reverse_agreement, unless_cancelled, way_back
 from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
-from .localization.matching.matcher import MOST_VOXELS, Matcher
+from .localization.matching.matcher import MOST_VOXELS, Match, Matcher
 from .localization.registration import RegistrationLocalizer
 from .localization.vlm.localizer import VlmLocalizer
 from .models.device import choose_device
@@ -93,7 +93,6 @@ class Pipeline:
             with _timed(timings, "confidence"):
                 # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
                 match = self.vision.matches[0] if self.vision.matches else None
-                support = match.support if match is not None else 0.0
                 stopped = cancel.cancelled
                 # On this thread: another would have its own pool beside this one, and each small operation would wait for the system.
                 field = None if match is None or stopped else self.matcher.reversed_field(match, cancel)
@@ -103,34 +102,41 @@ class Pipeline:
                     there = (match, field, segmentation, inputs.target)
                     back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
                 progress(ProgressEvent("confidence", 0.96))
-                exchanged = self._exchanged(inputs, finished, support, cancel) if back is not None else ()
-                judge = Judge(self.calibration, inputs.references[0], inputs.target, support, drawn, exchanged)
+                doubted, doubts = self._doubts(inputs, finished, match, cancel) if match is not None and back is not None else ((), ())
+                agreement = (match.support, match.likeness) if match is not None else (0.0, 0.0)
+                judge = Judge(self.calibration, inputs.references[0], inputs.target, *agreement, drawn, doubted)
                 results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
             if keep_mb > 0 and match is not None:
                 way = way_back(match, field) if field is not None else None
                 # What was taken back claims no voxels from others.
                 lost = {result.structure for result in results if result.status is Status.NOT_FOUND}
                 rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
-                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, exchanged), keep_mb)
+                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, doubted), keep_mb)
         finally:
             if self.warm is None:
                 self.forget()
         segmentation, results = _without_lost(segmentation, results)
         progress(ProgressEvent("done", 1.0))
-        warnings = (*inputs.warnings, *self.model.warnings, *((MIRRORED_WARNING,) if exchanged else ()))
+        warnings = (*inputs.warnings, *self.model.warnings, *doubts)
         return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
 
-    def _exchanged(self, inputs: Inputs, structures: Sequence[Structure], support: float, cancel: CancelToken) -> tuple[Structure, ...]:
-        """Those structures that have a side, if the target looks like a mirror image of the reference; else none.
+    def _doubts(
+        self, inputs: Inputs, structures: Sequence[Structure], match: Match, cancel: CancelToken
+    ) -> tuple[tuple[Structure, ...], tuple[str, ...]]:
+        """What speaks against structures beyond their own evidence: against which, and what the user is told.
 
-        ``support`` is that of the match.
+        All of them, if the target looks like another part of the body than every reference. Those that have a side, if it looks like its
+        mirror image.
         """
+        if self.calibration.is_foreign(max(one.likeness for one in self.vision.matches)):
+            # Left and right of what has nothing in common say nothing.
+            return tuple(structures), (OTHER_PART_WARNING,)
         # Only they can be on the wrong side; without them the comparison would be time lost.
         sided = lateralized(structures)
         if not sided or cancel.cancelled:
-            return ()
-        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel, support=support)
-        return sided if verdict is Laterality.MIRRORED else ()
+            return (), ()
+        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel, support=match.support)
+        return (sided, (MIRRORED_WARNING,)) if verdict is Laterality.MIRRORED else ((), ())
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":

@@ -165,7 +165,7 @@ class SecondPass:
         frame = canonical(warm.inputs.target)
         back = {} if warm.back is None else {alone: carried_back(match, warm.back, inside, structure, frame)}
         doubted = {alone} if structure in warm.doubted else ()
-        judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, {alone}, doubted)
+        judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, match.likeness, {alone}, doubted)
         # The reference keeps the structure in its own layer.
         known = replace(localization, structure=alone)
         (result,) = judge.judge(segmentation, {alone: mask}, [known], back, stopped=False)

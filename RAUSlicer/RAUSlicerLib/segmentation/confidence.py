@@ -16,20 +16,24 @@ class Evidence:
     """What speaks for a structure, each 0 to 1.
 
     ``back``: Dice of the result carried back onto the reference with the reference's annotation. ``presence``: the localizer's answer.
-    ``sharpness``: how decided its probabilities are. ``support``: share of coarse matches that agree between the volumes. ``size``: how
-    near its volume is to the reference's.
+    ``sharpness``: how decided its probabilities are. ``support``: share of coarse matches that agree between the volumes. ``likeness``:
+    how alike both volumes look, of whatever part of the body they are. ``size``: how near its volume is to the reference's.
     """
 
     back: float
     presence: float
     sharpness: float
     support: float
+    likeness: float
     size: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs."""
+    """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs.
+
+    Of volumes that look less alike than ``foreign`` the target shows another part of the body; 0 is never.
+    """
 
     intercept: float = -3.2
     weights: Mapping[str, float] = field(
@@ -37,10 +41,15 @@ class Calibration:
     )
     low: float = 0.5
     absent: float = 0.05
+    foreign: float = 0.0
 
     def confidence(self, evidence: Evidence) -> float:
         """Expected Dice, 0 to 1."""
         return 1 / (1 + math.exp(-(self.intercept + sum(weight * getattr(evidence, key) for key, weight in self.weights.items()))))
+
+    def is_foreign(self, likeness: float) -> bool:
+        """Whether a target that looks so alike shows another part of the body than the reference."""
+        return likeness < self.foreign
 
     def doubted(self, confidence: float) -> float:
         """A confidence that is not to be called found: at most halfway between what is called absent and what is called found."""

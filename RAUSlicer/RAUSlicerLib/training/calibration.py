@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import cycle, islice, permutations
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,7 @@ def pairs(data: Path, count: int, wrong: int, seed: int) -> Iterator[tuple[str, 
             while subject_of(domain, reference, splits) == subject_of(domain, target, splits):
                 reference, target = rng.choice(cases, 2, replace=False)
             yield domain, str(reference), domain, str(target)
-    for number in range(wrong):
-        first, second = domains[number % len(domains)], domains[(number + 1) % len(domains)]
+    for first, second in islice(cycle(permutations(domains, 2)), wrong):
         yield first, str(rng.choice(splits[first]["train"])), second, str(rng.choice(splits[second]["train"]))
 
 
@@ -71,7 +71,7 @@ def gather(pipeline: Pipeline, data: Path, count: int, wrong: int, seed: int) ->
 
 def fit(rows: list[dict]) -> dict:
     """Intercept and non-negative weights of the logistic model with the least squared error; evidence never speaks against."""
-    names = [name for name in ("back", "presence", "sharpness", "support", "size")]
+    names = [name for name in ("back", "presence", "sharpness", "support", "likeness", "size")]
     evidence = np.array([[row[name] for name in names] for row in rows])
     truth = np.array([row["dice"] for row in rows])
 

@@ -1,6 +1,7 @@
 """Correspondence on embeddings that are known functions of position, so that the true map is known too."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import cos, radians, sin
 
 import pytest
@@ -20,6 +21,7 @@ from RAUSlicerLib.localization.matching.correspondence import (
     fuse_labels,
     global_affine,
     interpolate,
+    likeness,
     pool,
     positions,
     self_similarity,
@@ -109,6 +111,32 @@ def test_support_tells_a_matching_volume_from_a_strange_one(reference: Embedded)
     strange = corrupted(reference, 1.0)
     assert global_affine(reference, reference).support > 0.95
     assert global_affine(strange, reference).support < 0.2
+
+
+def elsewhere(where: Tensor) -> Tensor:
+    return where + 5000
+
+
+def part(volume: Embedded, slices: int) -> Embedded:
+    """The first slices of a volume."""
+    given = (volume.fine[:, :slices], volume.coarse[:, : slices // COARSE_STEP], volume.texture[:, :slices], volume.inside[:slices])
+    return Embedded(*given, volume.spacing)
+
+
+def test_a_turned_volume_is_alike_and_one_of_something_else_is_not(reference: Embedded) -> None:
+    same, moved, strange = (likeness(anatomy(way), reference) for way in (identity, turned, elsewhere))
+    assert same == pytest.approx(1, abs=1e-5)
+    assert same > moved > 0.85 > 0.7 > strange
+
+
+def test_half_of_a_volume_is_as_alike_as_the_whole_whichever_is_the_reference(reference: Embedded) -> None:
+    half = part(reference, SIZE[0] // 2)
+    assert likeness(half, reference) == likeness(reference, half) == pytest.approx(1, abs=1e-5)
+
+
+def test_air_is_like_nothing(reference: Embedded) -> None:
+    air = replace(reference, inside=torch.zeros_like(reference.inside))
+    assert likeness(air, reference) == likeness(reference, air) == likeness(air, air) == 0
 
 
 def test_a_mirror_image_is_not_followed(reference: Embedded) -> None:

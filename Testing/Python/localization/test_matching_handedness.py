@@ -34,6 +34,9 @@ class LeftLivers(nn.Module):
         fine[:, 0] = (1 - fine[:, 1] ** 2).sqrt()
         return fine, fine[..., ::4, ::4, ::4], fine
 
+    def read(self, volume: torch.Tensor) -> torch.Tensor:
+        return self(volume)[2]
+
 
 def body(centre: int) -> Reference:
     """A body with an organ around a place along x, of which larger is further left."""

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.imaging.frame import canonical, normalized, working_spacing
+from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.localization.matching.matcher import Matcher, affordable_spacing, body, correspond
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
@@ -56,6 +57,13 @@ def test_a_thin_volume_is_embedded_alike_in_half_and_in_full_precision(net: Matc
             given = net(image)
     for ours, theirs in zip(given, expected, strict=True):
         torch.testing.assert_close(ours.float(), theirs, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 5, 37])
+def test_what_the_classifier_reads_is_the_same_without_the_embeddings(net: MatchingNet, depth: int) -> None:
+    image = torch.rand(1, 1, depth, 13, 10)
+    with torch.no_grad():
+        assert torch.equal(net.read(image), net(image)[2])
 
 
 def test_configuration_survives_its_json_form() -> None:
@@ -134,6 +142,13 @@ def test_a_cancel_between_the_steps_ends_the_matching(matcher: Matcher, case: Re
 
     assert matcher.match(case, case.volume, watch, cancel) is None
     assert len(seen) == events
+
+
+def test_a_reading_is_that_of_the_view(labelling: Matcher, case: Reference) -> None:
+    frame = normalized(canonical(case.volume))
+    view, reading = labelling.view(frame, 3.0), labelling.read(frame, 3.0)
+    assert same_grid(view.grid, reading.grid)
+    assert torch.equal(view.embedded.label_rows, reading.rows) and torch.equal(view.embedded.inside.flatten(), reading.inside)
 
 
 def test_the_body_holds_what_it_encloses() -> None:

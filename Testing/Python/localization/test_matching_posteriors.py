@@ -102,7 +102,7 @@ def test_worth_is_the_share_inside_beside_that_of_what_is_around() -> None:
     inside = HEAD.posterior(rows[labels == 1], 1).mean(0)
     # Eight voxels around a box from (8, 4, 4) to (16, 12, 12), every second one of each axis.
     around = HEAD.posterior(rows[:25:2, :21:2, :21:2][labels[:25:2, :21:2, :21:2] == 0], 1).mean(0)
-    worth, _ = _worth(volume, _Layer(labels, 1), HEAD, 1)
+    worth, _ = _worth(volume.label_rows, _Layer(labels, 1), HEAD, 1)
     torch.testing.assert_close(worth[0], (inside + 1e-5) / (inside + around + 2e-5), atol=1e-5, rtol=0)
 
 

@@ -5,10 +5,10 @@ import SimpleITK as sitk
 from RAUSlicerLib.results import SoftMask, Status
 from RAUSlicerLib.segmentation.confidence import Calibration, Evidence, overlap, sharpness
 
-GOOD = Evidence(back=0.9, presence=0.95, sharpness=0.9, support=0.9, size=0.9)
+GOOD = Evidence(back=0.9, presence=0.95, sharpness=0.9, support=0.9, likeness=0.9, size=0.9)
 
 
-@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "size"])
+@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "likeness", "size"])
 def test_less_of_any_evidence_means_less_confidence(name: str) -> None:
     worse = Evidence(**{**vars(GOOD), name: 0.1})
     calibration = Calibration()

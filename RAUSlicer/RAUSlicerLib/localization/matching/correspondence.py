@@ -197,6 +197,18 @@ def global_affine(target: Embedded, reference: Embedded, *, seed: int = 0) -> Af
     return Affine(a[0], b[0], float((error < tolerance).float().mean()) * float(mutual.float().mean()))
 
 
+def likeness(first: Embedded, second: Embedded) -> float:
+    """How alike two volumes look, 1 is the same, whatever lies where: mean cosine of one's coarse cells with the most alike of the other.
+
+    Of both ways the larger counts: half a body is alike to the whole, which has more to show. 0 where either volume is air.
+    """
+    ours, theirs = (volume.cells[1][:, : len(volume.coarse)] * 2**0.5 for volume in (first, second))
+    if len(ours) == 0 or len(theirs) == 0:
+        return 0.0
+    cosine = ours @ theirs.t()
+    return max(float(cosine.amax(axis).mean()) for axis in (0, 1))
+
+
 def _smooth(field: Tensor, weight: Tensor, sigma: float) -> Tensor:
     """Normalized Gaussian smoothing of a field (3, D, H, W) with confidences (D, H, W); ``sigma`` in cells."""
     radius = max(1, int(2.5 * sigma))

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from ...imaging.frame import from_array, working_spacing
 from ...imaging.segmentation import Reference
 from ...progress import CancelToken
-from .matcher import Matcher, View, affordable_spacing, numbered_layers
+from .matcher import Matcher, Reading, affordable_spacing, numbered_layers
 from .posteriors import LabelHead, telling_set
 
 # Fewer voxels than for matching: sides are told by whole organs, and all 17 abdomens and 17 hearts of training were told by so many.
@@ -46,19 +46,18 @@ def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.
         for volume in (frame, mirrored(frame)):
             if cancel.cancelled:
                 return None
-            view = matcher.view(volume, spacing)
+            reading = matcher.read(volume, spacing)
             if which is None:
-                layers, counts, _ = numbered_layers(reference, reference.segmentation.structures, view.grid)
-                which = telling_set(view.embedded, layers, counts, head)
-            sure.append(_sureness(view, head, which))
+                layers, counts, _ = numbered_layers(reference, reference.segmentation.structures, reading.grid)
+                which = telling_set(reading.rows, layers, counts, head)
+            sure.append(_sureness(reading, head, which))
         margins.append(sure[0] - sure[1])
     return margins[0], margins[1]
 
 
-def _sureness(view: View, head: LabelHead, which: int) -> float:
+def _sureness(reading: Reading, head: LabelHead, which: int) -> float:
     """Mean over the labels, less background, of the probability that voxels have a label where it is likely."""
-    rows = view.embedded.label_rows[view.embedded.inside.flatten()]
-    whole, squared = head.masses(rows, which)
+    whole, squared = head.masses(reading.rows[reading.inside], which)
     return float((squared[1:] / whole[1:].clamp(min=1)).mean())
 
 

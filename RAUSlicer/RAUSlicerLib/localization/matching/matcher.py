@@ -19,7 +19,7 @@ from ...imaging.slicing import grid_map
 from ...models.device import autocast
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from ...results import SoftMask, weighted
-from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, positions, sample, self_similarity
+from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, likeness, positions, sample, self_similarity
 from .network import MatchingNet
 from .posteriors import LabelEvidence, LabelHead, label_evidence
 from .recognition import recognize
@@ -47,12 +47,22 @@ class View:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What the classifier over labels reads of a volume on its working grid: ``rows`` (D * H * W, C), ``inside`` is the foreground."""
+
+    grid: sitk.Image
+    rows: torch.Tensor
+    inside: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Match:
     """How a reference lies over a target.
 
     ``affine`` and ``transform`` map target points to reference points in the world (LPS, mm), the second one voxel by voxel; ``field``
     (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``support`` is the share of coarse
-    matches that agree with the affine map. ``head`` is what the network knows of labels, where it does.
+    matches that agree with the affine map, ``likeness`` how alike the volumes look (see `likeness`). ``head`` is what the network knows of
+    labels, where it does.
     """
 
     reference: Reference
@@ -62,6 +72,7 @@ class Match:
     transform: sitk.Transform
     field: torch.Tensor
     support: float
+    likeness: float
     head: LabelHead | None = None
 
     def carry(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
@@ -128,7 +139,15 @@ class Matcher:
 
         ``surely`` reads labels at two scales, where they are what the view is for.
         """
-        return self._view_on(frame, grid_over(frame, spacing, foreground_box(sitk.GetArrayViewFromImage(frame))), surely=surely)
+        return self._view_on(frame, _foreground_grid(frame, spacing), surely=surely)
+
+    def read(self, frame: sitk.Image, spacing: float) -> Reading:
+        """What the classifier over labels reads of such a view; takes half the time of the view."""
+        grid = _foreground_grid(frame, spacing)
+        values = sitk.GetArrayFromImage(resample(frame, grid))
+        with torch.no_grad(), autocast(self._device):
+            read = self._net.read(torch.from_numpy(values)[None, None].to(self._device))
+        return Reading(grid, read[0].permute(1, 2, 3, 0).flatten(0, 2).cpu(), torch.from_numpy(body(values)).flatten())
 
     def _view_on(self, frame: sitk.Image, grid: sitk.Image, *, surely: bool) -> View:
         values = sitk.GetArrayFromImage(resample(frame, grid))
@@ -138,7 +157,7 @@ class Matcher:
             fine, coarse, read = self._net(image)
             if surely and self.head is not None:
                 smaller = [max(1, round(extent / _FARTHER)) for extent in values.shape]
-                farther = self._net(F.interpolate(image, smaller, mode="trilinear"))[2]
+                farther = self._net.read(F.interpolate(image, smaller, mode="trilinear"))
                 # The classifier is linear in what it reads: this is the mean of its logits.
                 read = torch.lerp(read, F.interpolate(farther, values.shape, mode="trilinear"), 0.5)
         inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
@@ -152,6 +171,8 @@ class Matcher:
         if first is None:
             return None
         reference_view, target_view, affine, field = first
+        # The whole volumes: of another part of the body some piece may look alike.
+        alike = likeness(target_view.embedded, reference_view.embedded)
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
         nearer = self._nearer(reference, frames, (reference_view, target_view), field) if self.refined else None
         if nearer is not None:
@@ -164,7 +185,7 @@ class Matcher:
             return None
         dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
-        return Match(reference, target_view, reference_view, world, dense, field, affine.support, self.head)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.support, alike, self.head)
 
     def _first_look(
         self, reference: Reference, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
@@ -229,6 +250,10 @@ class Matcher:
         """
         field = correspond(match.reference_view, match.target_view, BACK_LEVELS, cancel)[1]
         return None if cancel.cancelled else field
+
+
+def _foreground_grid(frame: sitk.Image, spacing: float) -> sitk.Image:
+    return grid_over(frame, spacing, foreground_box(sitk.GetArrayViewFromImage(frame)))
 
 
 def correspond(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -103,20 +103,34 @@ class MatchingNet(nn.Module):
         """
         features = self.features(image)
         depth, height, width = image.shape[2:]
-        # Padded once, so that slabs see beyond their ends.
-        padded = F.pad(image - 0.3, (_DETAIL,) * 6)
         # Channels last: attention and interpolation read whole voxels.
         fine = image.new_empty(len(image), depth, height, width, self.config.fine_dim, dtype=torch.float32)
         read = image.new_empty(len(image), depth, height, width, self.config.hidden, dtype=features[0].dtype)
-        for first in range(0, depth, _SLAB):
-            last = min(first + _SLAB, depth)
-            up = self.fine_up(features[0][:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
-            hidden = gelu(up + one_channel(self.detail, padded[:, :, first : last + 2 * _DETAIL])).permute(0, 2, 3, 4, 1)
-            read[:, first:last] = hidden
-            fine[:, first:last] = F.normalize(self.fine(hidden).float(), dim=4)
+        for slab, hidden in self._slabs(features[0], image):
+            read[:, slab] = hidden
+            fine[:, slab] = F.normalize(self.fine(hidden).float(), dim=4)
         coarse = self.coarse(features[1].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         coarse = coarse[:, :, : -(-depth // 4), : -(-height // 4), : -(-width // 4)]
         return fine.permute(0, 4, 1, 2, 3), F.normalize(coarse.float(), dim=1), read.permute(0, 4, 1, 2, 3)
+
+    def read(self, image: Tensor) -> Tensor:
+        """What the classifier over labels reads, as `forward` gives it; without the embeddings, which take half the time."""
+        features = self.features(image)
+        read = image.new_empty(len(image), *image.shape[2:], self.config.hidden, dtype=features[0].dtype)
+        for slab, hidden in self._slabs(features[0], image):
+            read[:, slab] = hidden
+        return read.permute(0, 4, 1, 2, 3)
+
+    def _slabs(self, finest: Tensor, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """What `read` gives (B, D', H, W, hidden), a few slices at a time; ``finest`` are the features of the finest stride."""
+        depth, height, width = image.shape[2:]
+        # Padded once, so that slabs see beyond their ends.
+        padded = F.pad(image - 0.3, (_DETAIL,) * 6)
+        for first in range(0, depth, _SLAB):
+            last = min(first + _SLAB, depth)
+            up = self.fine_up(finest[:, :, first // 2 : -(-last // 2)])[:, :, : last - first, :height, :width]
+            detail = one_channel(self.detail, padded[:, :, first : last + 2 * _DETAIL])
+            yield slice(first, last), gelu(up + detail).permute(0, 2, 3, 4, 1)
 
     def read_at(self, features: Sequence[Tensor], image: Tensor, voxels: Tensor) -> Tensor:
         """What the fine embedding is made of (N, hidden) at voxels (N, 4) of (batch, z, y, x): without the dense map, for training."""

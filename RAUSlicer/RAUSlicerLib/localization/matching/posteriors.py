@@ -91,14 +91,17 @@ def label_evidence(
 
     Source: own design; the ratio is the likelihood ratio of naive Bayes with even odds.
     """
-    every = _worths(reference, layers, counts, head)
+    every = _worths(reference.label_rows, layers, counts, head)
     best = _clearest(every)
     index, share = _most_probable(target, head, best)
     return LabelEvidence(index, share, torch.cat([worth for worth, _ in every[best]]))
 
 
-def telling_set(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> int:
-    """Which set of labels tells a reference's structures from what is around them best; the label maps are those of `label_evidence`."""
+def telling_set(reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> int:
+    """Which set of labels tells a reference's structures from what is around them best.
+
+    ``reference`` is what the classifier reads of its voxels (D * H * W, C); the label maps are those of `label_evidence`.
+    """
     return _clearest(_worths(reference, layers, counts, head))
 
 
@@ -130,7 +133,7 @@ class _Layer:
         return torch.bincount(self.labels.flatten(), minlength=self.count + 1).cumsum(0).tolist()
 
 
-def _worths(reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> list[list[_Worth]]:
+def _worths(reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> list[list[_Worth]]:
     """What `_worth` says of each set and layer."""
     known = [_Layer(layer, count) for layer, count in zip(layers, counts, strict=True)]
     return [[_worth(reference, layer, head, which) for layer in known] for which in range(len(head.weights))]
@@ -140,18 +143,18 @@ def _clearest(every: list[list[_Worth]]) -> int:
     return max(range(len(every)), key=lambda which: sum(float(clear.sum()) for _, clear in every[which]))
 
 
-def _worth(reference: Embedded, layer: _Layer, head: LabelHead, which: int) -> _Worth:
+def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
     size = len(head.weights[which])
     inner, outer = torch.zeros(2, layer.count, size)
-    rows, thin = reference.label_rows, (slice(None, None, _THINNED),) * 3
+    thin = (slice(None, None, _THINNED),) * 3
     sparse = layer.labels[thin]
-    every = rows.view(*layer.labels.shape, -1)[thin]
+    every = reference.view(*layer.labels.shape, -1)[thin]
     everywhere = _in_parts(every.reshape(-1, every.shape[-1]), head, which).view(*sparse.shape, size)
     for number, box in enumerate(layer.boxes, start=1):
         if box is None:
             continue
-        inner[number - 1] = head.posterior(rows[layer.some_of(number)], which).mean(0)
+        inner[number - 1] = head.posterior(reference[layer.some_of(number)], which).mean(0)
         near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
         others = sparse[near] != number
         if others.any():
