@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -32,7 +32,8 @@ class Evidence:
 class Calibration:
     """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs.
 
-    Of volumes that look less alike than ``foreign`` the target shows another part of the body; 0 is never.
+    ``alike`` are the likenesses of volumes that have nothing, and as much as two people's can, in common: between them it counts. Below
+    ``foreign`` the target shows another part of the body than the reference.
     """
 
     intercept: float = -3.2
@@ -41,11 +42,18 @@ class Calibration:
     )
     low: float = 0.5
     absent: float = 0.05
+    alike: tuple[float, float] = (0.0, 1.0)
     foreign: float = 0.0
 
     def confidence(self, evidence: Evidence) -> float:
         """Expected Dice, 0 to 1."""
-        return 1 / (1 + math.exp(-(self.intercept + sum(weight * getattr(evidence, key) for key, weight in self.weights.items()))))
+        values = asdict(evidence) | {"likeness": self.in_common(evidence.likeness)}
+        return 1 / (1 + math.exp(-(self.intercept + sum(weight * values[key] for key, weight in self.weights.items()))))
+
+    def in_common(self, likeness: float) -> float:
+        """What a likeness counts as evidence, 0 to 1."""
+        least, most = self.alike
+        return min(max((likeness - least) / (most - least), 0.0), 1.0)
 
     def is_foreign(self, likeness: float) -> bool:
         """Whether a target that looks so alike shows another part of the body than the reference."""

@@ -107,7 +107,7 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
 
 
 def test_an_exported_model_carries_calibration_card_and_licence(trained: Path, exported: RauModel) -> None:
-    assert exported.calibration.confidence(Proof(0.6, 0, 0, 0, 0)) == pytest.approx(0.5)
+    assert exported.calibration.confidence(Proof(0.6, 0, 0, 0, 0, 0)) == pytest.approx(0.5)
     for part in ("matching", "vlm", "sam2", "refiner"):
         card = (trained / "model" / part / "README.md").read_text()
         assert "Not a medical device" in card and "2 steps done" in card and "license: cc-by-nc-sa-4.0" in card
