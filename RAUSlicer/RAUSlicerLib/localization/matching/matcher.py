@@ -19,7 +19,18 @@ from ...imaging.slicing import grid_map
 from ...models.device import autocast
 from ...progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from ...results import SoftMask, weighted
-from .correspondence import COARSE_STEP, Affine, Embedded, coarse_field, fuse_labels, global_affine, likeness, positions, sample, self_similarity
+from .correspondence import (
+    COARSE_STEP,
+    Affine,
+    Embedded,
+    coarse_field,
+    fuse_labels,
+    global_affine,
+    likeness,
+    positions,
+    sample,
+    self_similarity,
+)
 from .network import MatchingNet
 from .posteriors import LabelEvidence, LabelHead, label_evidence
 from .recognition import recognize

@@ -1,0 +1,67 @@
+"""Which pairs the confidence is fitted on, what is done to their targets, and what the fit makes of evidence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.imaging.frame import from_array
+from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.segmentation.confidence import Calibration, Evidence
+from RAUSlicerLib.training.calibration import Pair, changed_target, fit, pairs
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two data sets, of which one has an organ that operations take out."""
+    splits = {domain: {"train": [f"{domain}{number}" for number in range(4)], "val": ["other"]} for domain in ("belly", "head")}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    for domain, names in (("belly", {"1": "liver", "2": "spleen"}), ("head", {"1": "thalamus"})):
+        (tmp_path / domain).mkdir()
+        (tmp_path / domain / "labels.json").write_text(json.dumps(names))
+    return tmp_path
+
+
+def test_right_wrong_and_changed_pairs_are_drawn_as_often_as_asked_and_never_from_val(data: Path) -> None:
+    drawn = list(pairs(data, 2, 4, 4, seed=3))
+    right = [pair for pair in drawn if not pair.wrong and pair.change == "natural"]
+    assert [(pair.source, pair.domain) for pair in right] == [("belly", "belly")] * 2 + [("head", "head")] * 2
+    assert [(pair.source, pair.domain) for pair in drawn if pair.wrong] == [("belly", "head"), ("head", "belly")] * 2
+    changes = {domain: [pair.change for pair in drawn if pair.change != "natural" and pair.domain == domain] for domain in ("belly", "head")}
+    assert changes == {"belly": ["half", "mirrored", "operated", "operated"], "head": ["half", "mirrored"] * 2}
+    assert all(pair.reference != pair.target and "other" not in (pair.reference, pair.target) for pair in drawn)
+    assert drawn == list(pairs(data, 2, 4, 4, seed=3))
+
+
+def test_an_operation_takes_out_organs_and_leaves_the_others() -> None:
+    labels = np.zeros((12, 16, 16), np.uint8)
+    labels[3:9, 3:9, 2:7], labels[3:9, 3:9, 9:13] = 1, 2
+    values = np.where(labels > 0, 100.0 * labels, 20.0).astype(np.float32)
+    volume = sitk.GetImageFromArray(values)
+    case = Reference(volume, Segmentation(from_array(labels, volume), (Structure(1, "liver"), Structure(2, "spleen"))))
+
+    operated = changed_target(Pair("belly", "a", "belly", "b", "operated"), case)
+
+    assert [structure.name for structure in operated.segmentation.structures] == ["liver"]
+    found, after = sitk.GetArrayFromImage(operated.segmentation.labelmap), sitk.GetArrayFromImage(operated.volume)
+    np.testing.assert_array_equal(found, np.where(labels == 2, 0, labels))
+    assert after[labels == 2].max() < 100 < 200 == values[labels == 2].min()
+    np.testing.assert_array_equal(after[labels == 1], values[labels == 1])
+    assert changed_target(Pair("belly", "a", "belly", "b"), case) is case
+
+
+def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> None:
+    rng = np.random.default_rng(0)
+    back, noise = rng.random(400), rng.random(400)
+    dice = np.clip(back + rng.normal(0, 0.2, 400), 0, 1)
+    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95}
+    rows = [{"dice": d, "back": b, "size": s, **same} for d, b, s in zip(dice, back, noise, strict=True)]
+
+    calibration = Calibration(**fit(rows))
+
+    assert calibration.weights["back"] > 5 * calibration.weights["size"]
+    said = np.array([calibration.confidence(Evidence(b, 0.9, 0.8, 0.5, 0.95, s)) for b, s in zip(back, noise, strict=True)])
+    assert np.corrcoef(said, dice)[0, 1] > 0.8
+    assert -0.1 < float((said - dice).mean()) < -0.01
