@@ -1,5 +1,7 @@
 """The whole way with the embedded weights, on the middle of the sample data."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,8 +9,9 @@ import SimpleITK as sitk
 from RAUSlicerLib.demo import load_sample
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
+from RAUSlicerLib.judging import OTHER_PART_WARNING
 from RAUSlicerLib.pipeline import Pipeline
-from RAUSlicerLib.results import Transfer
+from RAUSlicerLib.results import Status, Transfer
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -47,6 +50,14 @@ def test_embedded_model_keeps_left_on_the_left(plain: Transfer, sample: tuple[Re
         assert len(indices) > 50, structure.name
         x = sample[1].TransformContinuousIndexToPhysicalPoint(indices.mean(0).tolist())[0]
         assert (x > middle + 4) == structure.name.lower().startswith("left"), structure.name
+
+
+def test_embedded_model_tells_another_part_of_the_body(
+    embedded: Pipeline, plain: Transfer, sample: tuple[Reference, sitk.Image], make_ellipsoids: Callable[..., Reference]
+) -> None:
+    result = embedded.transfer(make_ellipsoids(), sample[1])
+    assert OTHER_PART_WARNING in result.warnings and Status.FOUND not in result.statuses.values()
+    assert OTHER_PART_WARNING not in plain.warnings and set(plain.statuses.values()) == {Status.FOUND}
 
 
 def test_embedded_model_lands_on_the_atlas(plain: Transfer, sample: tuple[Reference, sitk.Image]) -> None:

@@ -94,12 +94,14 @@ def changed_target(pair: Pair, target: Reference) -> Reference:
     """What is done to the target of a pair."""
     if pair.change == NATURAL:
         return target
-    volume, labels = target.volume, target.segmentation.labelmap
-    removed = [structure for structure in target.segmentation.structures if structure.name in _REMOVED and pair.change == _OPERATED]
-    for change in [f"{WITHOUT}{structure.label}" for structure in removed] or [pair.change]:
-        volume, labels = variants.change(change, volume, labels, str(pair))
-    kept = tuple(structure for structure in target.segmentation.structures if structure not in removed)
-    return Reference(volume, Segmentation(labels, kept))
+    volume, labels, structures = target.volume, target.segmentation.labelmap, target.segmentation.structures
+    if pair.change != _OPERATED:
+        volume, labels = variants.change(pair.change, volume, labels, str(pair))
+        return Reference(volume, Segmentation(labels, structures))
+    for structure in structures:
+        if structure.name in _REMOVED:
+            volume, labels = variants.change(f"{WITHOUT}{structure.label}", volume, labels, str(pair))
+    return Reference(volume, Segmentation(labels, tuple(structure for structure in structures if structure.name not in _REMOVED)))
 
 
 def gather(pipeline: Pipeline, data: Path, chosen: Iterable[Pair]) -> list[dict]:

@@ -51,6 +51,10 @@ def test_an_operation_takes_out_organs_and_leaves_the_others() -> None:
     assert after[labels == 2].max() < 100 < 200 == values[labels == 2].min()
     np.testing.assert_array_equal(after[labels == 1], values[labels == 1])
     assert changed_target(Pair("belly", "a", "belly", "b"), case) is case
+    # Some were operated on before.
+    again = changed_target(Pair("belly", "a", "belly", "b", "operated"), operated)
+    assert again.segmentation.structures == operated.segmentation.structures
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(again.volume), after)
 
 
 def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> None:

@@ -202,7 +202,7 @@ def likeness(first: Embedded, second: Embedded) -> float:
 
     Of both ways the larger counts: half a body is alike to the whole, which has more to show. 0 where either volume is air.
     """
-    ours, theirs = (volume.cells[1][:, : len(volume.coarse)] * 2**0.5 for volume in (first, second))
+    ours, theirs = (volume.coarse.permute(1, 2, 3, 0)[volume.cells[0]] for volume in (first, second))
     if len(ours) == 0 or len(theirs) == 0:
         return 0.0
     cosine = ours @ theirs.t()

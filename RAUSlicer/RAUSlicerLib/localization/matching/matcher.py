@@ -153,7 +153,7 @@ class Matcher:
         return self._view_on(frame, _foreground_grid(frame, spacing), surely=surely)
 
     def read(self, frame: sitk.Image, spacing: float) -> Reading:
-        """What the classifier over labels reads of such a view; takes half the time of the view."""
+        """What the classifier over labels reads of such a view, without what the view takes besides."""
         grid = _foreground_grid(frame, spacing)
         values = sitk.GetArrayFromImage(resample(frame, grid))
         with torch.no_grad(), autocast(self._device):

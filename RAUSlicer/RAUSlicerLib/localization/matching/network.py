@@ -114,7 +114,7 @@ class MatchingNet(nn.Module):
         return fine.permute(0, 4, 1, 2, 3), F.normalize(coarse.float(), dim=1), read.permute(0, 4, 1, 2, 3)
 
     def read(self, image: Tensor) -> Tensor:
-        """What the classifier over labels reads, as `forward` gives it; without the embeddings, which take half the time."""
+        """What the classifier over labels reads, as `forward` gives it, without the embeddings."""
         features = self.features(image)
         read = image.new_empty(len(image), *image.shape[2:], self.config.hidden, dtype=features[0].dtype)
         for slab, hidden in self._slabs(features[0], image):
