@@ -18,13 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import minimize
+from scipy.stats import spearmanr
 
 from ..anatomy.terms import lateralized
 from ..evaluation import variants
 from ..evaluation.variants import NATURAL, WITHOUT
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..pipeline import Pipeline
-from ..segmentation.confidence import Calibration, overlap
+from ..segmentation.confidence import Calibration, Evidence, overlap
 from .cases import subject_of
 
 # Cortical parcels and other small print would drown the rest.
@@ -142,6 +143,17 @@ def fit(rows: list[dict]) -> dict:
     return {"intercept": round(float(best.x[0]), 4), "weights": weights, "alike": list(_ALIKE), "foreign": _FOREIGN}
 
 
+def held_out(rows: list[dict]) -> np.ndarray:
+    """The confidence (N,) of every row by a fit on the other pairs."""
+    said = np.zeros(len(rows))
+    for pair in {tuple(row["pair"]) for row in rows}:
+        calibration = Calibration(**fit([row for row in rows if tuple(row["pair"]) != pair]))
+        for number, row in enumerate(rows):
+            if tuple(row["pair"]) == pair:
+                said[number] = calibration.confidence(Evidence(**{name: row[name] for name in _EVIDENCE}))
+    return said
+
+
 def main() -> None:
     """Fit as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +172,8 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.with_suffix(".rows.json").write_text(json.dumps(rows, indent=1))
     options.output.write_text(json.dumps(fit(rows), indent=2) + "\n")
+    said, dice = held_out(rows), np.array([row["dice"] for row in rows])
+    print(f"Each pair held out: squared error {((said - dice) ** 2).mean():.4f}, Spearman {spearmanr(said, dice).statistic:.2f}")
 
 
 if __name__ == "__main__":

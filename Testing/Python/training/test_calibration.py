@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.segmentation.confidence import Calibration, Evidence
-from RAUSlicerLib.training.calibration import Pair, changed_target, fit, pairs
+from RAUSlicerLib.training.calibration import Pair, changed_target, fit, held_out, pairs
 
 
 @pytest.fixture
@@ -70,3 +70,13 @@ def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> No
     said = np.array([calibration.confidence(Evidence(b, 0.9, 0.8, 0.5, 0.95, s)) for b, s in zip(back, noise, strict=True)])
     assert np.corrcoef(said, dice)[0, 1] > 0.8
     assert -0.1 < float((said - dice).mean()) < -0.01
+
+
+def test_a_pair_that_is_held_out_has_no_part_in_what_is_said_of_it() -> None:
+    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "size": 0.5}
+    rows = [{"pair": [str(number % 4)], "dice": number / 40, "back": number / 40, **same} for number in range(40)]
+    plain = held_out(rows)
+    spoilt = held_out([row | {"dice": 1.0 - row["dice"]} if row["pair"] == ["2"] else row for row in rows])
+    theirs = np.array([row["pair"] == ["2"] for row in rows])
+    np.testing.assert_array_equal(plain[theirs], spoilt[theirs])
+    assert (plain[~theirs] != spoilt[~theirs]).all()

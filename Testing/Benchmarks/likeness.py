@@ -1,0 +1,58 @@
+"""How alike the matching network finds volumes of the same and of different parts of the body: what the calibration's limits rest on.
+
+    python Testing/Benchmarks/likeness.py --data ../shared/data --split val --pairs 4
+
+Prints for each kind of pair how many there were, and the smallest and largest likeness. References come from the train split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from RAUSlicerLib.evaluation.variants import NATURAL, change
+from RAUSlicerLib.pipeline import Pipeline
+from RAUSlicerLib.progress import CancelToken, ignore
+from RAUSlicerLib.training.calibration import annotated
+from RAUSlicerLib.training.cases import subject_of
+
+CHANGES = (NATURAL, "half", "rotated20", "scaled", "mirrored")
+
+
+def main() -> None:
+    """As the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--split", default="val", help="of the targets")
+    parser.add_argument("--pairs", type=int, default=4, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    splits = json.loads((options.data / "splits.json").read_text())
+    domains = [domain for domain in splits if "val" in splits[domain]]
+    matcher = Pipeline("embedded").matcher
+    # Likeness is that of the first look, which is all that is taken so.
+    matcher.refined = False
+    rng = np.random.default_rng(options.seed)
+    for source, domain in product(domains, domains):
+        for variant in CHANGES if source == domain else (NATURAL,):
+            found = []
+            while len(found) < options.pairs:
+                reference, target = str(rng.choice(splits[source]["train"])), str(rng.choice(splits[domain][options.split]))
+                if source == domain and subject_of(domain, reference, splits) == subject_of(domain, target, splits):
+                    continue
+                goal = annotated(options.data, domain, target)
+                volume, _ = change(variant, goal.volume, goal.segmentation.labelmap, f"{domain} {target} {variant}")
+                match = matcher.match(annotated(options.data, source, reference), volume, ignore, CancelToken())
+                assert match is not None
+                found.append(match.likeness)
+            print(f"{source} to {domain}, {variant}: {len(found)} pairs, {min(found):.3f} to {max(found):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
