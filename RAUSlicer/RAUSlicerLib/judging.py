@@ -10,11 +10,13 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 
 from .imaging.frame import canonical, from_array, resample
 from .imaging.labelmap import label_counts
 from .imaging.segmentation import Reference, Segmentation, Structure
-from .localization.matching.matcher import Match, carry_labels
+from .localization.matching.matcher import Match, carry_labels, numbered
+from .localization.matching.posteriors import LabelEvidence
 from .localization.matching.warp import field_transform
 from .progress import CancelToken
 from .results import Localization, SoftMask, Status, StructureResult
@@ -51,10 +53,14 @@ class Judge:
         masks: Mapping[Structure, SoftMask],
         found: Sequence[Localization],
         back: Mapping[Structure, float],
+        labels: Mapping[Structure, float],
         *,
         stopped: bool,
     ) -> tuple[StructureResult, ...]:
-        """Confidence and status of every finished structure; ``back`` is what the way back to the reference says of each."""
+        """Confidence and status of every finished structure.
+
+        ``back`` is what the way back to the reference says of each, ``labels`` what `said_by_labels` does.
+        """
         by_structure = {localization.structure: localization for localization in found}
         results = []
         counts, annotated = ([label_counts(layer) for layer in given.layers] for given in (segmentation, self.reference.segmentation))
@@ -71,6 +77,7 @@ class Judge:
                 self.support,
                 self.likeness,
                 min(volume, known) / max(volume, known, 1e-9),
+                labels.get(structure, 0.5),
             )
             confidence = self.calibration.confidence(evidence) if voxels else 0.0
             if structure in self.doubted:
@@ -81,6 +88,33 @@ class Judge:
                 status = Status.LOW_CONFIDENCE
             results.append(StructureResult(structure, status, confidence, volume, known, localization, asdict(evidence)))
         return tuple(results)
+
+
+def said_by_labels(
+    evidence: LabelEvidence | None, grid: sitk.Image, segmentation: Segmentation, places: Mapping[Structure, int]
+) -> dict[Structure, float]:
+    """How far the labels of training speak for each structure where it was found, 0 to 1; none where there are no such labels.
+
+    Args:
+        evidence: What they say of a match's target.
+        grid: The working grid that this lies on.
+        segmentation: What was found, on the target's own grid.
+        places: The numbers of its structures in the evidence. One without a voxel on the working grid is left out.
+    """
+    if evidence is None:
+        return {}
+    out = {}
+    for number, layer in enumerate(segmentation.layers):
+        own = [structure for structure in places if structure.layer == number]
+        if not own:
+            continue
+        labels = sitk.GetArrayFromImage(resample(canonical(layer), grid, nearest=True))
+        labels = numbered(labels, [structure.label for structure in own])
+        for rank, (structure, box) in enumerate(zip(own, ndimage.find_objects(labels, max_label=len(own)), strict=True), start=1):
+            if box is not None:
+                inside = torch.from_numpy(labels[box] == rank)
+                out[structure] = float(evidence.of([places[structure]], box)[inside].mean())
+    return out
 
 
 def reverse_agreement(match: Match, field: torch.Tensor, segmentation: Segmentation, target: sitk.Image) -> dict[Structure, float]:

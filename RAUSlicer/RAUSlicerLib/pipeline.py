@@ -16,7 +16,7 @@ from .correction import Correction, check_correction
 from .errors import InputError
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
-from .judging import OTHER_PART_WARNING, Judge, reverse_agreement, unless_cancelled, way_back
+from .judging import OTHER_PART_WARNING, Judge, reverse_agreement, said_by_labels, unless_cancelled, way_back
 from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
 from .localization.matching.matcher import MOST_VOXELS, Match, Matcher
 from .localization.registration import RegistrationLocalizer
@@ -105,13 +105,15 @@ class Pipeline:
                 doubted, doubts = self._doubts(inputs, finished, match, cancel) if match is not None and back is not None else ((), ())
                 agreement = (match.support, match.likeness) if match is not None else (0.0, 0.0)
                 judge = Judge(self.calibration, inputs.references[0], inputs.target, *agreement, drawn, doubted)
-                results = judge.judge(segmentation, masks, found, back or {}, stopped=back is None)
+                said = {} if match is None or stopped else self._said(match, segmentation)
+                results = judge.judge(segmentation, masks, found, back or {}, said, stopped=back is None)
             if keep_mb > 0 and match is not None:
                 way = way_back(match, field) if field is not None else None
                 # What was taken back claims no voxels from others.
                 lost = {result.structure for result in results if result.status is Status.NOT_FOUND}
                 rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
-                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, doubted), keep_mb)
+                labels = match.labels if back is not None else None
+                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, labels, doubted), keep_mb)
         finally:
             if self.warm is None:
                 self.forget()
@@ -137,6 +139,13 @@ class Pipeline:
             return (), ()
         verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel, support=match.support)
         return (sided, (MIRRORED_WARNING,)) if verdict is Laterality.MIRRORED else ((), ())
+
+    @staticmethod
+    def _said(match: Match, segmentation: Segmentation) -> dict[Structure, float]:
+        """What the labels of training say of the structures that were found."""
+        places = {structure: number for number, structure in enumerate(match.reference.segmentation.structures)}
+        asked = {structure: places[structure] for structure in segmentation.structures}
+        return said_by_labels(match.labels, match.target_view.grid, segmentation, asked)
 
     def _localizer(self, name: str) -> Localizer:
         if name == "vlm":

@@ -15,9 +15,10 @@ from .errors import InputError
 from .imaging.frame import canonical, from_array, normalized
 from .imaging.segmentation import Segmentation, Structure
 from .inputs import Inputs
-from .judging import Judge, carried_back
+from .judging import Judge, carried_back, said_by_labels
 from .localization.matching.correspondence import Embedded
 from .localization.matching.matcher import View
+from .localization.matching.posteriors import LabelEvidence
 from .models.device import autocast
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .results import Localization, SoftMask, StructureResult
@@ -39,7 +40,7 @@ class Warm:
 
     ``found`` are the places of all structures that were asked for, ``masks`` the probabilities of those that were found, with which a
     corrected neighbour competes. ``back`` maps points of the reference to the target; None where a cancel came before it was known.
-    ``doubted`` as for `Judge`.
+    ``labels`` is what the labels of training say of the target, None where that is not known; ``doubted`` as for `Judge`.
     """
 
     inputs: Inputs
@@ -47,6 +48,7 @@ class Warm:
     found: dict[Structure, Localization]
     masks: dict[Structure, SoftMask]
     back: sitk.Transform | None
+    labels: LabelEvidence | None = None
     doubted: Collection[Structure] = ()
 
 
@@ -67,6 +69,8 @@ def megabytes(slices: MatchedSlices, warm: Warm) -> float:
     for reference in slices.references:
         sizes += [reference.images.nbytes, reference.features.nbytes, *(labels.nbytes for labels in reference.labels)]
     sizes += [mask.values.nbytes for mask in warm.masks.values()]
+    if warm.labels is not None:
+        sizes += [tensor.nbytes for tensor in (warm.labels.index, warm.labels.share, warm.labels.ratio)]
     sizes += [localization.prior.values.nbytes for localization in warm.found.values() if localization.prior is not None]
     images = [warm.inputs.target]
     for given in warm.inputs.references:
@@ -168,7 +172,9 @@ class SecondPass:
         judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, match.likeness, {alone}, doubted)
         # The reference keeps the structure in its own layer.
         known = replace(localization, structure=alone)
-        (result,) = judge.judge(segmentation, {alone: mask}, [known], back, stopped=False)
+        place = {alone: match.reference.segmentation.structures.index(structure)}
+        said = said_by_labels(warm.labels, match.target_view.grid, segmentation, place)
+        (result,) = judge.judge(segmentation, {alone: mask}, [known], back, said, stopped=False)
         # What the user has painted is certain.
         return replace(result, confidence=result.confidence + (1 - result.confidence) * certain)
 

@@ -17,7 +17,8 @@ class Evidence:
 
     ``back``: Dice of the result carried back onto the reference with the reference's annotation. ``presence``: the localizer's answer.
     ``sharpness``: how decided its probabilities are. ``support``: share of coarse matches that agree between the volumes. ``likeness``:
-    how alike both volumes look, of whatever part of the body they are. ``size``: how near its volume is to the reference's.
+    how alike both volumes look, of whatever part of the body they are. ``size``: how near its volume is to the reference's. ``labels``: how
+    far the labels of training speak for it where it was found, 0.5 where they say nothing.
     """
 
     back: float
@@ -26,6 +27,7 @@ class Evidence:
     support: float
     likeness: float
     size: float
+    labels: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
         return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
 
     # The longest first; the last one is the shortest.
-    tasks: list[Callable[[], Any]] = [lambda: match.recognize(structures), lambda: match.classify(structures), attend, warp]
+    tasks: list[Callable[[], Any]] = [lambda: match.recognize(structures), lambda: match.labels, attend, warp]
     looks, labels, attended, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)

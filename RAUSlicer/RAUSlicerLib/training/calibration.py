@@ -34,7 +34,7 @@ _HIGHEST = {"brain_t1": 99}
 _OVERCLAIMED = 2.0
 # Organs that operations take out.
 _OPERATED, _REMOVED = "operated", frozenset({"gallbladder", "spleen", "left kidney", "right kidney"})
-_EVIDENCE = ("back", "presence", "sharpness", "support", "likeness", "size")
+_EVIDENCE = ("back", "presence", "sharpness", "support", "likeness", "size", "labels")
 # Likenesses by the seventh weights: of train volumes of different parts of the body .82 to .90, at most .87 where one was a brain; of the
 # same part .94 to .97, of hearts .91 to .95; with half of the field missing, another modality or contrast .89 and more. Of 46 pairs with
 # hearts that were not trained on one had .87.

@@ -10,10 +10,10 @@ from RAUSlicerLib.segmentation.confidence import Calibration, Evidence, overlap,
 GOOD = Evidence(back=0.9, presence=0.95, sharpness=0.9, support=0.9, likeness=0.9, size=0.9)
 
 
-@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "likeness", "size"])
+@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "likeness", "size", "labels"])
 def test_less_of_any_evidence_means_less_confidence(name: str) -> None:
     worse = Evidence(**{**vars(GOOD), name: 0.1})
-    calibration = Calibration(weights=Calibration().weights | {"likeness": 1.0})
+    calibration = Calibration(weights=Calibration().weights | {"likeness": 1.0, "labels": 1.0})
     assert 0 < calibration.confidence(worse) < calibration.confidence(GOOD) < 1
 
 

@@ -61,7 +61,7 @@ def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> No
     rng = np.random.default_rng(0)
     back, noise = rng.random(400), rng.random(400)
     dice = np.clip(back + rng.normal(0, 0.2, 400), 0, 1)
-    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95}
+    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "labels": 0.5}
     rows = [{"dice": d, "back": b, "size": s, **same} for d, b, s in zip(dice, back, noise, strict=True)]
 
     calibration = Calibration(**fit(rows))
@@ -73,7 +73,7 @@ def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> No
 
 
 def test_a_pair_that_is_held_out_has_no_part_in_what_is_said_of_it() -> None:
-    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "size": 0.5}
+    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "size": 0.5, "labels": 0.5}
     rows = [{"pair": [str(number % 4)], "dice": number / 40, "back": number / 40, **same} for number in range(40)]
     plain = held_out(rows)
     spoilt = held_out([row | {"dice": 1.0 - row["dice"]} if row["pair"] == ["2"] else row for row in rows])
