@@ -2,8 +2,8 @@
 
     python Testing/Benchmarks/looks.py --domain heart_mr --pairs 12 --try "" "_NEARER_EXTENT=128 _AROUND=0.3" "_NEARER_EXTENT=112"
 
-Each quoted text is one way to run every pair, names and values of constants of `RAUSlicerLib.localization.matching.matcher`; an empty one is
-the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
+Each quoted text is one way to run every pair: names and values of constants of `RAUSlicerLib.localization.matching.matcher`. An empty one
+is the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
 """
 
 from __future__ import annotations
@@ -71,12 +71,8 @@ def main() -> None:
             start = time.perf_counter()
             result = pipeline.transfer(source, goal.volume)
             scores[text].append((mean_dice(result, goal), time.perf_counter() - start))
-        print(
-            reference,
-            target,
-            " ".join(f"{dice:.3f} ({seconds:.1f} s)" for dice, seconds in (some[-1] for some in scores.values())),
-            flush=True,
-        )
+        last = [some[-1] for some in scores.values()]
+        print(reference, target, *(f"{dice:.3f} ({seconds:.1f} s)" for dice, seconds in last), flush=True)
     for text, some in scores.items():
         dice, seconds = np.mean(some, axis=0)
         print(f"{text or 'as it is'}: Dice {dice:.4f}, {seconds:.1f} s")
