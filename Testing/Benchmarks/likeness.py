@@ -36,8 +36,6 @@ def main() -> None:
     splits = json.loads((options.data / "splits.json").read_text())
     domains = [domain for domain in splits if "val" in splits[domain]]
     matcher = Pipeline("embedded").matcher
-    # Likeness is that of the first look, which is all that is taken so.
-    matcher.refined = False
     rng = np.random.default_rng(options.seed)
     for source, domain in product(domains, domains):
         for variant in CHANGES if source == domain else (NATURAL,):
