@@ -19,7 +19,6 @@ from ...progress import CancelToken
 from .correspondence import COARSE_STEP, sample
 from .handedness import LEAST_MARGIN, label_margins, mirrored
 from .matcher import Matcher, View, affordable_spacing, correspond
-from .refinement import LEVELS
 
 # Asymmetries that all people share are large: at twice the working spacing they are seen as well, in an eighth of the voxels.
 _COARSER = 2.0
@@ -29,6 +28,8 @@ SUPPORT = 0.6
 # Differences in correlation. On training brains with that support the smallest mean of both margins that was right was 0.003, the largest
 # margin 0.050, and two that were right differed by 0.052 at most; where fits went wrong it was 0.067 and 0.125.
 UNSURE, ASYMMETRIC = 0.002, 0.06
+# As for `refine`. What was measured above rests on these.
+_LEVELS = ((4, 15, 1.0), (2, 8, 0.8))
 # A grid of fewer cells along an axis, as of a single slice, has no shape to judge.
 _FEWEST_CELLS = 2
 MIRRORED_WARNING = (
@@ -127,7 +128,7 @@ class _Pair:
     def fit(self, mirror_reference: bool, mirror_target: bool) -> Fit:
         """Align the reference to the target, either of them mirrored or not."""
         (reference, moving), (target, fixed) = self._view(0, mirror_reference), self._view(1, mirror_target)
-        affine, field = correspond(target, reference, LEVELS[:-1])
+        affine, field = correspond(target, reference, _LEVELS)
         body = torch.stack([moving, reference.embedded.inside.float()])
         moved, inside = sample(body, field, reference.embedded.spacing)
         both = target.embedded.inside & (inside > 0.5)
