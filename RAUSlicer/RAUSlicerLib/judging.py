@@ -113,7 +113,7 @@ def said_by_labels(
         for rank, (structure, box) in enumerate(zip(own, ndimage.find_objects(labels, max_label=len(own)), strict=True), start=1):
             if box is not None:
                 inside = torch.from_numpy(labels[box] == rank)
-                out[structure] = float(evidence.of([places[structure]], box)[inside].mean())
+                out[structure] = evidence.mean(places[structure], box, inside)
     return out
 
 

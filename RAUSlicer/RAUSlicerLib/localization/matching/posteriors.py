@@ -71,6 +71,12 @@ class LabelEvidence:
     share: Tensor
     ratio: Tensor
 
+    def mean(self, structure: int, box: Sequence[slice], inside: Tensor) -> float:
+        """The mean of `of` for one structure, over the voxels of a box that are ``inside`` (booleans)."""
+        z, y, x = box
+        share, index = (values[:, z, y, x][:, inside] for values in (self.share, self.index))
+        return float((share.float() / 255 * (self.ratio[structure].float()[index.int()] - 0.5)).sum(0).mean()) + 0.5
+
     def of(self, structures: Sequence[int], box: Sequence[slice]) -> Tensor:
         """How far they speak for structures taken as one, 0 to 1, in a box (z, y, x) of the target."""
         z, y, x = box
