@@ -51,7 +51,7 @@ _FARTHER = 1.2
 _SHARPER = 0.9
 # A second look is taken if it is nearer by this factor or more, at the annotated part and this share of its width around it.
 _NEARER, _AROUND = 0.8, 0.2
-# So many voxels wide is what the second look sees. On 22 pairs of training hearts 128 with more around it had .010 less Dice and took a
+# So many voxels wide is what the second look sees. On 23 pairs of training hearts voxels 1.15 times smaller had .012 less Dice and took a
 # quarter more time: slices of 10 mm have nothing to show between them.
 _NEARER_EXTENT = 96
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ...progress import CancelToken
 from .correspondence import COARSE_STEP, Embedded, axis_centres, interpolate, pool, positions
 
-# (cells of so many voxels, iterations, smoothing of the displacement in cells)
+# (cells of so many voxels, iterations, smoothing of the displacement in cells). Eight iterations at cells of two voxels and two at single
+# ones had .002 more Dice on training abdomens and brains at most, and took more than a tenth of a run.
 LEVELS = ((4, 15, 1.0), (2, 5, 0.8), (1, 1, 1.0))
 # Where a first look has found the way already. With a last level of single voxels a training heart had 0.001 less Dice, and took a second
 # more of ten.
