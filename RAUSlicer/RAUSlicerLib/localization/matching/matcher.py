@@ -217,7 +217,9 @@ class Matcher:
         # Where a second look from nearer follows, labels and single voxels are its matter.
         last = self.refined and self._nearer_spacing(reference, frames[0], spacing) is None
         if last:
-            spacing = max(_SHARPER * working, affordable)
+            # Smaller than those of both volumes there is nothing more to see.
+            finest = min(size for frame in frames for size in frame.GetSpacing())
+            spacing = max(_SHARPER * working, min(working, finest), affordable)
         views = []
         for frame in frames:
             views.append(self.view(frame, spacing, surely=last))
