@@ -16,7 +16,7 @@ from .imaging.frame import canonical, from_array, resample
 from .imaging.labelmap import label_counts
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .localization.matching.matcher import Match, carry_labels, numbered
-from .localization.matching.posteriors import LabelEvidence
+from .localization.matching.posteriors import UNKNOWN, LabelEvidence
 from .localization.matching.warp import field_transform
 from .progress import CancelToken
 from .results import Localization, SoftMask, Status, StructureResult
@@ -77,7 +77,7 @@ class Judge:
                 self.support,
                 self.likeness,
                 min(volume, known) / max(volume, known, 1e-9),
-                labels.get(structure, 0.5),
+                labels.get(structure, UNKNOWN),
             )
             confidence = self.calibration.confidence(evidence) if voxels else 0.0
             if structure in self.doubted:

@@ -9,7 +9,6 @@ is the code as it is. Nothing of val is touched. Seconds are only worth somethin
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -17,23 +16,20 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from RAUSlicerLib.evaluation.scoring import FEWEST_VOXELS
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.localization.matching import matcher
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Transfer
 from RAUSlicerLib.segmentation.confidence import overlap
-from RAUSlicerLib.training.calibration import annotated
-from RAUSlicerLib.training.cases import subject_of
-
-# As in the benchmark.
-LEAST_VOXELS = 50
+from RAUSlicerLib.training.calibration import annotated, pairs
 
 
 def mean_dice(result: Transfer, truth: Reference) -> float:
     """Mean Dice of the structures that the reference has and that have some voxels in the target."""
     found, known = (sitk.GetArrayFromImage(given.labelmap) for given in (result.segmentation, truth.segmentation))
     both = {one.label for one in result.segmentation.structures} & {one.label for one in truth.segmentation.structures}
-    return float(np.mean([overlap(found == label, known == label) for label in both if (known == label).sum() >= LEAST_VOXELS]))
+    return float(np.mean([overlap(found == label, known == label) for label in both if (known == label).sum() >= FEWEST_VOXELS]))
 
 
 def settings(text: str) -> dict[str, float]:
@@ -55,16 +51,14 @@ def main() -> None:
     parser.add_argument("--try", dest="ways", nargs="+", default=[""])
     options = parser.parse_args()
     torch.set_num_threads(2)
-    splits = json.loads((options.data / "splits.json").read_text())
-    pipeline, rng = Pipeline("embedded"), np.random.default_rng(options.seed)
+    pipeline = Pipeline("embedded")
     ways = {text: settings(text) for text in options.ways}
     usual = {name: getattr(matcher, name) for chosen in ways.values() for name in chosen}
     scores: dict[str, list[tuple[float, float]]] = {text: [] for text in ways}
-    while len(scores[options.ways[0]]) < options.pairs:
-        reference, target = map(str, rng.choice(splits[options.domain]["train"], 2, replace=False))
-        if subject_of(options.domain, reference, splits) == subject_of(options.domain, target, splits):
+    for pair in pairs(options.data, options.pairs, wrong=0, changed=0, seed=options.seed):
+        if pair.domain != options.domain:
             continue
-        source, goal = (annotated(options.data, options.domain, case) for case in (reference, target))
+        source, goal = (annotated(options.data, options.domain, case) for case in (pair.reference, pair.target))
         for text, chosen in ways.items():
             for name, value in (usual | chosen).items():
                 setattr(matcher, name, value)
@@ -72,7 +66,7 @@ def main() -> None:
             result = pipeline.transfer(source, goal.volume)
             scores[text].append((mean_dice(result, goal), time.perf_counter() - start))
         last = [some[-1] for some in scores.values()]
-        print(reference, target, *(f"{dice:.3f} ({seconds:.1f} s)" for dice, seconds in last), flush=True)
+        print(pair.reference, pair.target, *(f"{dice:.3f} ({seconds:.1f} s)" for dice, seconds in last), flush=True)
     for text, some in scores.items():
         dice, seconds = np.mean(some, axis=0)
         print(f"{text or 'as it is'}: Dice {dice:.4f}, {seconds:.1f} s")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..segmentation.confidence import overlap
 from .boxes import box_iou_mm, mask_box
 from .metrics import score
 from .pairs import SEED, Trial, scored_labels
@@ -91,9 +92,3 @@ def counterpart(name: str, names: Mapping[int, str]) -> int | None:
     other = " ".join(swapped.get(word, word) for word in words)
     # Label files are not strict about spaces.
     return next((label for label, known in names.items() if known != name and " ".join(known.split()) == other), None)
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice of two boolean arrays; 0 where both are empty."""
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 0.0

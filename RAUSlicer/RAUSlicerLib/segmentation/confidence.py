@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ..localization.matching.posteriors import UNKNOWN
 from ..results import SoftMask, Status
 
 
@@ -27,7 +28,7 @@ class Evidence:
     support: float
     likeness: float
     size: float
-    labels: float = 0.5
+    labels: float = UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from ..imaging.frame import canonical, grid_over, normalized, resample
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Structure
 from ..localization.matching.matcher import NEGLIGIBLE, Match, numbered
-from ..localization.matching.posteriors import LabelEvidence
+from ..localization.matching.posteriors import UNKNOWN, LabelEvidence
 from ..models.device import autocast
 from ..parallel import side_by_side
 from ..progress import CancelToken
 from ..results import SoftMask
-from .refiner_network import UNKNOWN, RefinerNet, doubled
+from .refiner_network import RefinerNet, doubled
 
 Window = tuple[slice, slice, slice]
 Corner = tuple[int, int, int]

@@ -16,8 +16,6 @@ from ..models.blocks import Block, Up, fast_layout, gelu, padded_to
 _LEAST = 24
 # Bins of intensities, and what counts as air.
 _BINS, _AIR = 48, 0.04
-# What the labels of training say where they say nothing.
-UNKNOWN = 0.5
 # Probabilities of the carried mask are kept this far from 0 and 1, so that the network can change any voxel.
 _SURE = 0.02
 

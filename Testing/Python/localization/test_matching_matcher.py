@@ -196,6 +196,25 @@ def test_labels_of_a_single_slice_are_read_at_two_scales(labelling: Matcher, cas
     assert read is not None and read.shape[1] == 1 and bool(read.isfinite().all())
 
 
+def test_one_look_sees_voxels_a_tenth_smaller_where_the_volumes_have_as_small_ones(
+    matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matcher, "_nearer_spacing", lambda *_: None)
+    frame = normalized(canonical(case.volume))
+    working = working_spacing(frame, sitk.GetArrayViewFromImage(frame))
+    assert working <= min(frame.GetSpacing())
+    fine = Reference(_finer(case.volume), Segmentation(_finer(case.segmentation.labelmap, nearest=True), case.segmentation.structures))
+    frame = normalized(canonical(fine.volume))
+    sharper = 0.9 * working_spacing(frame, sitk.GetArrayViewFromImage(frame))
+    assert min(frame.GetSpacing()) < sharper
+    # One of both volumes with small voxels is enough, and the reference fixes the scale.
+    for reference, target, expected in ((fine, fine, sharper), (fine, case, sharper), (case, case, working)):
+        match = matcher.match(reference, target.volume, ignore, CancelToken())
+        assert match is not None
+        for view in (match.reference_view, match.target_view):
+            assert view.grid.GetSpacing() == pytest.approx((expected,) * 3)
+
+
 def test_a_small_reference_does_not_make_a_large_target_unaffordable(
     matcher: Matcher, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

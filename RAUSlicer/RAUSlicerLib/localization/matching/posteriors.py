@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .correspondence import Embedded
 
+# What the labels of training say where they say nothing.
+UNKNOWN = 0.5
 # The most probable labels that are kept for a voxel; the rest of its probability speaks neither for nor against a structure.
 KEPT = 4
 # Voxels around a structure that it has to be told from, and how they are thinned out along each axis.
@@ -74,15 +76,18 @@ class LabelEvidence:
     def mean(self, structure: int, box: Sequence[slice], inside: Tensor) -> float:
         """The mean of `of` for one structure, over the voxels of a box that are ``inside`` (booleans)."""
         z, y, x = box
-        share, index = (values[:, z, y, x][:, inside] for values in (self.share, self.index))
-        return float((share.float() / 255 * (self.ratio[structure].float()[index.int()] - 0.5)).sum(0).mean()) + 0.5
+        index, share = (values[:, z, y, x][:, inside] for values in (self.index, self.share))
+        return float(_said(self.ratio[structure], index, share).mean())
 
     def of(self, structures: Sequence[int], box: Sequence[slice]) -> Tensor:
         """How far they speak for structures taken as one, 0 to 1, in a box (z, y, x) of the target."""
         z, y, x = box
-        worth = self.ratio[list(structures)].max(0)[0].float()
-        share = self.share[:, z, y, x].float() / 255
-        return (share * (worth[self.index[:, z, y, x].int()] - 0.5)).sum(0) + 0.5
+        return _said(self.ratio[list(structures)].max(0)[0], self.index[:, z, y, x], self.share[:, z, y, x])
+
+
+def _said(worth: Tensor, index: Tensor, share: Tensor) -> Tensor:
+    """What labels (K, ...) with their shares say, 0 to 1, by what each label is worth (L,)."""
+    return (share.float() / 255 * (worth.float()[index.int()] - UNKNOWN)).sum(0) + UNKNOWN
 
 
 def label_evidence(
