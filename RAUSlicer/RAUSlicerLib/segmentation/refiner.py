@@ -242,8 +242,8 @@ def overlay(match: Match, target: sitk.Image) -> Overlay:
         return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
 
     # The longest first; the last one is the shortest.
-    tasks: list[Callable[[], Any]] = [lambda: match.recognize(structures), lambda: match.labels, attend, warp]
-    looks, labels, attended, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
+    tasks: list[Callable[[], Any]] = [attend, lambda: match.labels, lambda: match.recognize(structures), warp]
+    attended, labels, looks, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
     recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     return Overlay(grid, sitk.GetArrayFromImage(resample(frame, grid)), moved, attended, warped, recognized, cells, labels, working)

@@ -17,6 +17,7 @@ from RAUSlicerLib.localization.matching.correspondence import (
     Embedded,
     _mean_around,
     _window,
+    attention,
     coarse_field,
     fuse_labels,
     global_affine,
@@ -151,6 +152,17 @@ def test_volumes_without_foreground_get_the_plain_map() -> None:
     affine = global_affine(nothing, nothing)
     assert affine.support == 0 and torch.equal(affine.linear, torch.eye(3)) and torch.equal(affine.shift, torch.zeros(3))
     assert torch.equal(coarse_field(nothing, nothing, affine), positions((5, 6, 7), SPACING, COARSE_STEP))
+
+
+def test_attention_is_a_softmax_without_numbers_that_processors_are_slow_with() -> None:
+    logits = torch.linspace(300, -300, 7).repeat(3, 1) + torch.tensor([[0.0], [5.0], [-40.0]])
+    logits[:, 1:4] = logits[:, :1] - torch.tensor([0.5, 3.0, 90.0])
+    plain = logits.softmax(1)
+    smallest = torch.finfo(torch.float32).tiny
+    assert ((plain > 0) & (plain < smallest)).any(), "the case would show nothing"
+    found = attention(logits.clone())
+    torch.testing.assert_close(found, plain, atol=1e-7, rtol=1e-6)
+    assert (found >= smallest).all()
 
 
 def test_coarse_field_recovers_a_smooth_warp(reference: Embedded) -> None:
