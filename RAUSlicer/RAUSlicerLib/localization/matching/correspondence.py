@@ -18,8 +18,8 @@ COARSE_STEP = 4
 MOST_CELLS = 4000
 # What is compared at once should fit into the processor's cache: voxels with their windows, and cells with all others.
 _CHUNK, _ROWS = 4096, 128
-# Logits this far below a row's largest are raised to it. Their shares stay far below what single precision tells apart, but further down they
-# would be subnormal numbers, with which a processor takes many times as long: four seconds of a brain's thirty.
+# Logits this far below a row's largest are raised to it. Their shares stay far below what single precision tells apart, but further down
+# they would be subnormal numbers, with which a processor takes many times as long: three seconds of a brain's thirty.
 _LOWEST = -40.0
 
 
@@ -353,27 +353,39 @@ def fuse_labels(
     keys = F.normalize(interpolate(reference.fine_rows, reference.size, places[:, seen]), dim=1, eps=1e-6)
     slot = torch.zeros(len(moved), dtype=torch.int32)
     slot[seen] = torch.arange(len(seen), dtype=torch.int32)
-    moved = moved.long()
+    # Beyond the rim the outermost voxels go on: a window's voxels are then the same steps away from every voxel.
+    slots, known = (_framed(values.view(size), reach) for values in (slot, moved.long()))
+    _, rows_framed, columns_framed = slots.shape
     steps, distance = _neighbours(target.spacing, reach, radius)
-    out = [(alone, moved[alone], torch.ones(len(alone)))]
+    strides = torch.tensor([rows_framed * columns_framed, columns_framed, 1])
+    away, preference = (steps @ strides).int(), -0.5 * distance / width**2 - scale
+    slots, known = slots.flatten(), known.flatten()
+    out = [(alone, moved[alone].long(), torch.ones(len(alone)))]
     rows = target.fine_rows
     for chunk in mixed.split(_CHUNK):
-        z, y, x = chunk // (size[1] * size[2]), chunk // size[2] % size[1], chunk % size[2]
-        zz, yy, xx = ((c[:, None] + steps[:, axis]).clamp_(0, size[axis] - 1) for axis, c in enumerate((z, y, x)))
-        at = (zz * size[1] + yy) * size[2] + xx
+        place = torch.stack([chunk // (size[1] * size[2]), chunk // size[2] % size[1], chunk % size[2]], dim=1) + torch.tensor(reach)
+        at = ((place @ strides).int()[:, None] + away).flatten()
         # Indexing with brackets takes four times as long.
-        shown = keys.index_select(0, slot.index_select(0, at.flatten())).unflatten(0, at.shape)
-        label = moved.index_select(0, at.flatten()).view(at.shape)
-        likeness = torch.bmm(shown, rows[chunk][:, :, None])[:, :, 0]
-        weight = torch.exp((likeness - 1) * scale - 0.5 * distance / width**2) * (label >= 0)
-        total = torch.zeros(len(chunk), count).scatter_add_(1, label.clamp(min=0), weight)
-        total /= total.sum(1, keepdim=True).clamp(min=1e-12)
+        shown = keys.index_select(0, slots.index_select(0, at)).unflatten(0, (len(chunk), len(away)))
+        label = known.index_select(0, at).view(len(chunk), len(away))
+        likeness = torch.bmm(shown, rows.index_select(0, chunk)[:, :, None])[:, :, 0]
+        weight = likeness.mul_(scale).add_(preference).exp_().mul_(label >= 0)
+        total = torch.zeros(len(chunk), count).scatter_add_(1, label.clamp_(min=0), weight)
+        total /= total.sum(1, keepdim=True).clamp_(min=1e-12)
         total[:, 0] = 0
-        found = (total > least).nonzero()
-        out.append((chunk[found[:, 0]], found[:, 1], total[found[:, 0], found[:, 1]]))
+        total = total.flatten()
+        found = (total > least).nonzero()[:, 0]
+        out.append((chunk[found // count], found % count, total[found]))
     voxels, label, probability = (torch.cat(parts) for parts in zip(*out, strict=True))
     order = label.argsort(stable=True)
     return voxels[order], label[order], probability[order]
+
+
+def _framed(values: Tensor, reach: Sequence[int]) -> Tensor:
+    """Values (D, H, W) with so many voxels more on either side of each axis, those at the rim repeated."""
+    for axis, (extent, more) in enumerate(zip(values.shape, reach, strict=True)):
+        values = values.index_select(axis, torch.arange(-more, extent + more).clamp_(0, extent - 1))
+    return values
 
 
 def _nearest(labels: Tensor, places: Tensor) -> Tensor:
