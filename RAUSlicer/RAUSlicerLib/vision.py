@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -180,11 +180,17 @@ class Vision:
         self._for, self._slices = (references, target), MatchedSlices(target, matches, self.segmenter, self.device)
         return self._slices
 
-    def carry(self, match: Match, target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken) -> dict[Structure, SoftMask]:
-        """The structures' probabilities in the target; those that the reference lacks are left out. Partly empty after a cancel."""
-        if self._refiner is None:
-            return match.carry(structures, canonical(target))
-        return self._refiner.refine(match, target, structures, cancel)
+    def carry(
+        self, matches: Sequence[Match], target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken
+    ) -> Iterator[dict[Structure, SoftMask]]:
+        """One reference after the other, the structures' probabilities in the target; those that it lacks are left out.
+
+        Partly empty after a cancel.
+        """
+        if self._refiner is not None:
+            return self._refiner.refine(matches, target, structures, cancel)
+        frame = canonical(target)
+        return (match.carry(structures, frame) for match in matches)
 
     @property
     def matches(self) -> list[Match]:

@@ -12,8 +12,9 @@ from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
 from RAUSlicerLib.localization.matching.matcher import Match, Matcher
 from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.localization.matching.posteriors import LabelHead
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.segmentation.refiner import Cells, Refiner, inner, overlay, surroundings
+from RAUSlicerLib.segmentation.refiner import Cells, Refiner, Witness, inner, overlay, surroundings
 from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet, doubled, likeness
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -260,7 +261,7 @@ def test_every_structure_lies_where_it_does_in_a_reoriented_copy(matcher: Matche
     match = matcher.match(case, target, ignore, CancelToken())
     assert match is not None
     frame = canonical(target)
-    masks = refiner.refine(match, target, case.segmentation.structures, CancelToken())
+    masks = next(refiner.refine([match], target, case.segmentation.structures, CancelToken()))
     for structure, mask in masks.items():
         truth = sitk.GetArrayFromImage(canonical(case.segmentation.labelmap)) == structure.label
         found = mask.spread(frame) > 0.5
@@ -271,8 +272,8 @@ def test_what_becomes_of_a_structure_does_not_depend_on_what_else_is_asked(match
     left = case.segmentation.structures[1]
     for each in (refiner._net.first, refiner._net.second):
         torch.nn.init.normal_(each.change.weight)
-    alone = refiner.refine(match, case.volume, [left], CancelToken())[left]
-    among = refiner.refine(match, case.volume, case.segmentation.structures[::-1], CancelToken())[left]
+    alone = next(refiner.refine([match], case.volume, [left], CancelToken()))[left]
+    among = next(refiner.refine([match], case.volume, case.segmentation.structures[::-1], CancelToken()))[left]
     assert alone.start == among.start
     np.testing.assert_array_equal(alone.values, among.values)
 
@@ -281,11 +282,41 @@ def test_structures_are_found_by_name_and_missing_ones_left_out(match: Match, ca
     body, left, _ = case.segmentation.structures
     fewer = replace(match, reference=Reference(case.volume, Segmentation(case.segmentation.labelmap, (body,))))
     asked = [replace(body, label=9, id="other"), left]
-    assert list(refiner.refine(fewer, case.volume, asked, CancelToken())) == asked[:1]
+    assert list(next(refiner.refine([fewer], case.volume, asked, CancelToken()))) == asked[:1]
+
+
+def test_attention_and_labels_of_training_are_heard_of_all_references(match: Match, case: Reference) -> None:
+    # Another annotation of the same volume: everything lies four voxels further along x.
+    moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(case.segmentation.labelmap), 4, axis=2))
+    moved.CopyInformation(case.segmentation.labelmap)
+    # What the network knows of labels is random; sharpened, it says something.
+    assert match.head is not None
+    head = LabelHead(tuple(100 * weights for weights in match.head.weights), match.head.biases)
+    match = replace(match, head=head)
+    other = replace(match, reference=Reference(case.volume, replace(case.segmentation, labelmap=moved)))
+    witnesses = [Witness(one, one.attend(one.reference.segmentation.structures)) for one in (match, other)]
+    mine, theirs = overlay(match, case.volume), overlay(other, case.volume)
+    together = overlay(match, case.volume, witnesses)
+    left = case.segmentation.structures[1]
+    window = tuple(slice(0, size) for size in mine.warped.shape)
+    own, given, both = (over.planes(left, window) for over in (mine, theirs, together))
+    assert min(np.abs(own[3] - given[3]).max(), np.abs(own[5] - given[5]).max()) > 0.05, "the case would show nothing"
+    np.testing.assert_allclose(both[[3, 5]], (own + given)[[3, 5]] / 2, atol=1e-5)
+    # Its own picture, and its own structures in it, stay what the networks compare the target with.
+    np.testing.assert_array_equal(both[[0, 1, 2]], own[[0, 1, 2]])
+
+
+def test_a_reference_that_lacks_a_structure_says_nothing_of_it(match: Match, case: Reference, refiner: Refiner) -> None:
+    body, left, right = case.segmentation.structures
+    lacking = replace(match, reference=Reference(case.volume, replace(case.segmentation, structures=(body, right))))
+    alone = next(refiner.refine([match], case.volume, [left], CancelToken()))[left]
+    first, second = refiner.refine([match, lacking], case.volume, [left], CancelToken())
+    assert second == {} and first[left].start == alone.start
+    np.testing.assert_allclose(first[left].values, alone.values, atol=1e-6)
 
 
 def test_after_a_cancel_the_rest_is_empty(match: Match, case: Reference, refiner: Refiner) -> None:
     cancel = CancelToken()
     cancel.cancel()
-    masks = refiner.refine(match, case.volume, case.segmentation.structures, cancel)
+    masks = next(refiner.refine([match], case.volume, case.segmentation.structures, cancel))
     assert [mask.values.max() for mask in masks.values()] == [0, 0, 0]

@@ -45,8 +45,8 @@ class VlmLocalizer:
         frame = canonical(target)
         carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
         asked: dict[Structure, list[Asked]] = {structure: [] for structure in structures}
-        for number, reference in enumerate(slices.references):
-            masks = self._vision.carry(reference.match, target, structures, cancel)
+        every = self._vision.carry(self._vision.matches, target, structures, cancel)
+        for number, (reference, masks) in enumerate(zip(slices.references, every, strict=True)):
             for structure, mask in masks.items():
                 carried[structure].append(mask)
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
