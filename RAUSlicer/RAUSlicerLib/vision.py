@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
 from .imaging.frame import canonical, normalized
+from .imaging.labelmap import label_counts
 from .imaging.names import same_structure
 from .imaging.segmentation import Reference, Structure
 from .imaging.slicing import bring, slice_grid
@@ -77,6 +78,17 @@ class MatchedReference:
         if structure not in self._found:
             self._found[structure] = same_structure(self.match.reference.segmentation, structure)
         return self._found[structure]
+
+    def volume(self, structure: Structure) -> float:
+        """The structure's annotated volume in mm^3; 0 if this reference lacks it."""
+        own = self._own(structure)
+        if own is None:
+            return 0.0
+        return self._counts[own.layer].get(own.label, 0) * float(np.prod(self.match.reference.volume.GetSpacing()))
+
+    @cached_property
+    def _counts(self) -> list[dict[int, int]]:
+        return [label_counts(layer) for layer in self.match.reference.segmentation.layers]
 
     def areas(self, structure: Structure) -> np.ndarray:
         """The structure's pixels on every slice (N,); none if this reference lacks it."""

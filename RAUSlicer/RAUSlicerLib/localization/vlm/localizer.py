@@ -44,11 +44,13 @@ class VlmLocalizer:
             return []
         frame = canonical(target)
         carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
+        annotated: dict[Structure, list[float]] = {structure: [] for structure in structures}
         asked: dict[Structure, list[Asked]] = {structure: [] for structure in structures}
         every = self._vision.carry(self._vision.matches, target, structures, cancel)
         for number, (reference, masks) in enumerate(zip(slices.references, every, strict=True)):
             for structure, mask in masks.items():
                 carried[structure].append(mask)
+                annotated[structure].append(reference.volume(structure))
             share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
             heats = {structure: Heat(mask, slices.grid) for structure, mask in masks.items()}
             answered = ask(self._vlm, slices, reference, heats, self._vision.device, part(progress, *share), cancel)
@@ -57,7 +59,7 @@ class VlmLocalizer:
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        priors = {structure: merge_priors(given, frame) for structure, given in carried.items()}
+        priors = {structure: merge_priors(given, frame, annotated[structure]) for structure, given in carried.items()}
         return _jointly(structures, merged, priors, slices.grid, frame)
 
 
