@@ -176,7 +176,11 @@ def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Wo
 
 
 def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
-    return torch.cat([head.posterior(some, which) for some in rows.split(_AT_ONCE)])
+    # Written where it belongs: to join the parts at the end would take as much memory again.
+    out = torch.empty(len(rows), len(head.weights[which]))
+    for some, part in zip(rows.split(_AT_ONCE), out.split(_AT_ONCE), strict=True):
+        part.copy_(head.posterior(some, which))
+    return out
 
 
 def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
