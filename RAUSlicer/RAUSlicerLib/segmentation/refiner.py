@@ -347,12 +347,20 @@ class Refiner:
         What several references say together is more often right than what any of them does, and better heard before a structure is drawn
         than after: on training targets three references brought .003 more Dice on abdomens, .005 on hearts.
         """
-        witnesses = [] if len(matches) < 2 else [Witness(match, match.attend(match.reference.segmentation.structures)) for match in matches]
+        several = matches if len(matches) > 1 else ()
+        # What is asked after a cancel would only keep the user waiting.
+        witnesses = [Witness(match, match.attend(match.reference.segmentation.structures)) for match in several if not cancel.cancelled]
+        nothing = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), canonical(target))
         for match in matches:
-            yield self._refined(match, overlay(match, target, witnesses), structures, cancel)
+            own = {structure: same_structure(match.reference.segmentation, structure) for structure in structures}
+            asked = {structure: mine for structure, mine in own.items() if mine is not None}
+            if cancel.cancelled:
+                yield dict.fromkeys(asked, nothing)
+            else:
+                yield self._refined(overlay(match, target, witnesses), asked, cancel)
 
-    def _refined(self, match: Match, over: Overlay, structures: Sequence[Structure], cancel: CancelToken) -> dict[Structure, SoftMask]:
-        asked = {structure: own for structure in structures if (own := same_structure(match.reference.segmentation, structure)) is not None}
+    def _refined(self, over: Overlay, asked: Mapping[Structure, Structure], cancel: CancelToken) -> dict[Structure, SoftMask]:
+        """What structures, each with the reference's own, look like redrawn."""
         nothing = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), over.grid)
 
         def redrawn(own: Structure) -> SoftMask:

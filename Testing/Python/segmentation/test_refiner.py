@@ -320,3 +320,21 @@ def test_after_a_cancel_the_rest_is_empty(match: Match, case: Reference, refiner
     cancel.cancel()
     masks = next(refiner.refine([match], case.volume, case.segmentation.structures, cancel))
     assert [mask.values.max() for mask in masks.values()] == [0, 0, 0]
+
+
+def test_after_a_cancel_no_reference_is_heard_any_more(
+    match: Match, case: Reference, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, heard = CancelToken(), []
+    attend = Match.attend
+
+    def stopped(self: Match, *asked: object, **how: object) -> object:
+        heard.append(self)
+        cancel.cancel()
+        return attend(self, *asked, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Match, "attend", stopped)
+    first, second = refiner.refine([match, replace(match)], case.volume, case.segmentation.structures, cancel)
+    assert len(heard) == 1
+    for masks in (first, second):
+        assert [mask.values.max() for mask in masks.values()] == [0, 0, 0]
