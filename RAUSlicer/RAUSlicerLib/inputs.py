@@ -12,6 +12,7 @@ from .errors import InputError
 from .imaging.checks import align_segmentation, check_names, check_volume, modality_mismatch, same_volume
 from .imaging.files import read_segmentation, read_volume
 from .imaging.segmentation import Reference, Segmentation
+from .text import name_key
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ def split_names(text: str, references: Sequence[Reference]) -> list[str]:
 
     The names are not checked here: ``Segmentation.select`` does that.
     """
-    known = {structure.name.strip().casefold() for reference in references for structure in reference.segmentation.structures}
+    known = {name_key(structure.name) for reference in references for structure in reference.segmentation.structures}
     pieces = text.split(",")
     names: list[str] = []
     while pieces:
         # The longest run of pieces that is a known name, else one piece as it is.
         for length in range(len(pieces), 0, -1):
             name = ",".join(pieces[:length]).strip()
-            if name.casefold() in known or length == 1:
+            if name_key(name) in known or length == 1:
                 names.append(name)
                 del pieces[:length]
                 break

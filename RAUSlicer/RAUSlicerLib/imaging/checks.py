@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -10,9 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..text import name_key
 from .dicom import MODALITY_KEY
-from .grids import resample_labels, same_grid, same_lattice, with_grid_of
+from .grids import index_to_world, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .labelmap import label_counts
+from .reading import TwoPlaces, notes_of, two_places
 from .segmentation import Segmentation, Structure
 
 __all__ = ["align_segmentation", "check_names", "check_volume", "distinct_names", "modality_mismatch", "same_grid", "same_volume"]
@@ -23,6 +26,8 @@ _SPACING_MM = (1e-3, 100.0)
 _LARGEST_EXTENT_MM = 5000.0
 _SMALLEST_2D = 32
 _NOTICEABLE_LOSS = 0.01
+_NOTICEABLE_DEGREES = 0.1
+_HALF_VOXEL = 0.5
 # Air is -1000 HU; clipped CT still holds fat and lung below -100. MR intensities and radiographs are not negative by so much.
 _CT_BELOW_HU = -100.0
 
@@ -55,7 +60,7 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
     """
     _check_form(image, role)
     _check_geometry(image, role)
-    warnings = _check_thickness(image, role)
+    warnings = [*notes_of(image), *_told_of_two_places(image, f"the {role}"), *_check_thickness(image, role)]
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         finite = np.isfinite(array)
@@ -71,21 +76,24 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
     return image, warnings
 
 
-def align_segmentation(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segmentation, list[str]]:
+def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect_empty: bool = False) -> tuple[Segmentation, list[str]]:
     """Bring a segmentation onto its volume's grid.
 
     On the same grid, up to rounding, the labels stay as they are and the geometry becomes the volume's exactly. On another grid every voxel
-    of the volume takes the label of the nearest voxel. Structures without any voxel in the volume are left out, with a warning.
+    of the volume takes the label of the nearest voxel. Structures without any voxel in the volume are left out, with a warning. Where a
+    header gives image or segmentation two places, the same one is taken for both.
 
     Args:
         segmentation: On any grid.
         volume: The image that was segmented.
+        expect_empty: Whether nobody need be told of structures without a voxel.
 
     Returns:
         The segmentation on the grid of ``volume``, and sentences for the user.
 
     Raises:
-        InputError: no structure has a voxel, or none has one inside the volume.
+        InputError: no structure has a voxel, none has one inside the volume, the segmentation has lost its place, or it has two and none of
+            them is the volume's.
     """
     before = _volumes_mm3(segmentation)
     if not any(before):
@@ -94,20 +102,34 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image) -> tuple[
             "There is nothing to look for in another image.",
             "Draw or load the structures first, or choose another segmentation.",
         )
-    warnings = _named("no voxels and can't be used", [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3])
+    warnings = list(dict.fromkeys(note for layer in segmentation.layers for note in notes_of(layer)))
+    if not expect_empty:
+        warnings += _named("no voxels and can't be used", [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3])
+    segmentation, of_places = _in_one_place(segmentation, volume)
+    warnings += of_places
     if all(same_grid(layer, volume) for layer in segmentation.layers):
         aligned = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
         return _only(aligned, [mm3 > 0 for mm3 in before]), warnings
+    difference = _difference(segmentation.labelmap, volume)
+    if _has_lost_its_place(segmentation.labelmap, volume):
+        raise InputError(
+            "The segmentation has lost its place: its header says nothing but voxels of 1 mm at the origin, unlike that of its volume.",
+            f"{difference} A program that saved it has left its geometry out.",
+            "Give it the geometry of its volume (in 3D Slicer: load it as a label map, and set spacing, origin and axes in the Volumes "
+            "module to those of the image), or export it again from where it was made.",
+        )
     aligned = segmentation.map_layers(resample_labels(layer, volume) for layer in segmentation.layers)
     after = _volumes_mm3(aligned)
     if not any(after):
         raise InputError(
             "The segmentation lies elsewhere: none of its structures has a voxel inside the volume.",
-            f"It starts at {_millimetres(segmentation.labelmap)}, the volume at {_millimetres(volume)} (LPS).",
+            difference,
             "Check that image and segmentation belong together and lost no transform or orientation when they were saved.",
         )
     if not all(same_lattice(layer, volume) for layer in segmentation.layers):
-        warnings.append("The segmentation is on another grid than its volume and was resampled; borders may be off by half a voxel.")
+        warnings.append(
+            f"The segmentation is on another grid than its volume and was resampled; borders may be off by half a voxel. {difference}"
+        )
     inside = _volumes_mm3(segmentation.map_layers(_cropped(layer, volume) for layer in segmentation.layers))
     rows = list(zip(segmentation.structures, before, inside, after, strict=True))
     warnings += _named("no voxels on the volume's grid and can't be used", [s for s, old, _, new in rows if old and not new])
@@ -123,9 +145,9 @@ def check_names(segmentation: Segmentation) -> tuple[Segmentation, list[str]]:
     warnings = []
     if nameless:
         warnings.append(f"{len(nameless)} structures without a name are called {', '.join(repr(f'label {s.label}') for s in nameless)}.")
-    shared = [name for name, count in Counter(s.name.strip().casefold() for s in structures).items() if count > 1]
+    shared = [name for name, count in Counter(name_key(s.name) for s in structures).items() if count > 1]
     for key in shared:
-        same = [name for name, s in zip(distinct_names(structures), structures, strict=True) if s.name.strip().casefold() == key]
+        same = [name for name, s in zip(distinct_names(structures), structures, strict=True) if name_key(s.name) == key]
         warnings.append(f"{len(same)} structures share a name; in tables they are called {', '.join(repr(name) for name in same)}.")
     return replace(segmentation, structures=structures), warnings
 
@@ -136,10 +158,10 @@ def distinct_names(structures: tuple[Structure, ...]) -> tuple[str, ...]:
     >>> distinct_names((Structure(1, "Kidney"), Structure(2, "Kidney"), Structure(3, "Liver")))
     ('Kidney (label 1)', 'Kidney (label 2)', 'Liver')
     """
-    counts = Counter(structure.name.strip().casefold() for structure in structures)
+    counts = Counter(name_key(structure.name) for structure in structures)
     names: list[str] = []
     for structure in structures:
-        unique = counts[structure.name.strip().casefold()] == 1
+        unique = counts[name_key(structure.name)] == 1
         base = structure.name if unique else f"{structure.name} (label {structure.label})"
         name, number = base, 1
         while name in names:
@@ -240,7 +262,112 @@ def _check_thickness(image: sitk.Image, role: Role) -> list[str]:
 def _fill(image: sitk.Image, array: np.ndarray, finite: np.ndarray) -> sitk.Image:
     filled = sitk.GetImageFromArray(np.where(finite, array, array[finite].min()))
     filled.CopyInformation(image)
+    for key in image.GetMetaDataKeys():
+        filled.SetMetaData(key, image.GetMetaData(key))
     return filled
+
+
+def _told_of_two_places(image: sitk.Image, what: str) -> list[str]:
+    places = two_places(image)
+    if places is None:
+        return []
+    return [
+        f"The header of {what} gives it two places, by {places.used} and by {places.other}, up to {places.apart_mm:.3g} mm "
+        f"({places.apart_voxels:.2g} voxels) apart; that by {places.used} was used, as 3D Slicer does."
+    ]
+
+
+def _in_one_place(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segmentation, list[str]]:
+    """A segmentation where its volume is: of the places that their headers name, both get the same one.
+
+    That is the volume's own where it brings them together, else the other one that both can be read by.
+
+    Raises:
+        InputError: neither brings them together.
+    """
+    theirs, own = two_places(volume), two_places(segmentation.labelmap)
+    if theirs is None and own is None:
+        return segmentation, []
+    of_volume, of_labels = _ways(volume, theirs), _ways(segmentation.labelmap, own)
+    pairs = [(a, b) for a in of_volume for b in of_labels if a == b or theirs is None or own is None]
+    pairs = pairs or [(a, b) for a in of_volume for b in of_labels]
+    for fits in (same_grid, same_lattice):
+        for a, b in pairs:
+            if fits(placed(segmentation.labelmap, of_labels[b]), placed(volume, of_volume[a])):
+                # The volume stays where it is, and takes the labels with it.
+                move = index_to_world(volume) @ np.linalg.inv(of_volume[a])
+                moved = segmentation.map_layers(placed(layer, move @ of_labels[b]) for layer in segmentation.layers)
+                return moved, _told_of_choice(theirs, own, a, b)
+    apart_voxels = max(places.apart_voxels for places in (theirs, own) if places is not None)
+    if apart_voxels <= _HALF_VOXEL:
+        return segmentation, _told_of_two_places(segmentation.labelmap, "the segmentation")
+    which = " and ".join(what for what, places in (("volume", theirs), ("segmentation", own)) if places is not None)
+    raise InputError(
+        f"It can't be told where the segmentation lies in its volume: the header of the {which} names two places, and none fits.",
+        " ".join(
+            sentence
+            for image, what in ((volume, "the volume"), (segmentation.labelmap, "the segmentation"))
+            for sentence in _told_of_two_places(image, what)
+        )
+        + f" {_difference(segmentation.labelmap, volume)}",
+        "Set qform and sform of both files to the one that is right, or load image and segmentation in 3D Slicer, check that they lie on "
+        "each other and save both again.",
+    )
+
+
+def _ways(image: sitk.Image, places: TwoPlaces | None) -> dict[str, np.ndarray]:
+    """The places of an image by name, the one in use first."""
+    here = index_to_world(image)
+    return {"": here} if places is None else {places.used: here, places.other: places.affine}
+
+
+def _told_of_choice(theirs: TwoPlaces | None, own: TwoPlaces | None, of_volume: str, of_labels: str) -> list[str]:
+    if own is not None:
+        rest = "as its volume was" if theirs is not None and of_volume == of_labels == theirs.used else "which is where its volume is"
+        return [
+            f"The header of the segmentation gives it two places, by {own.used} and by {own.other}, up to {own.apart_mm:.3g} mm "
+            f"({own.apart_voxels:.2g} voxels) apart; it was placed by {of_labels}, {rest}."
+        ]
+    if theirs is not None and of_volume != theirs.used:
+        return [f"The segmentation lies where its volume is by {of_volume}, and was laid over it so."]
+    return []
+
+
+def _difference(labelmap: sitk.Image, volume: sitk.Image) -> str:
+    """In which way the grids of a segmentation and its volume differ, in a sentence or two."""
+    words = []
+    if labelmap.GetSize() != volume.GetSize():
+        words.append(f"{_times(labelmap.GetSize())} voxels instead of {_times(volume.GetSize())}")
+    if not np.allclose(labelmap.GetSpacing(), volume.GetSpacing(), rtol=1e-3):
+        words.append(f"voxels of {_times(labelmap.GetSpacing())} mm instead of {_times(volume.GetSpacing())} mm")
+    axes, expected = (np.reshape(image.GetDirection(), (3, 3)) for image in (labelmap, volume))
+    turned = np.degrees(np.arccos(np.clip((axes * expected).sum(axis=0), -1, 1)))
+    if turned.max() > _NOTICEABLE_DEGREES:
+        words.append(f"axes that point {_letters(axes)} instead of {_letters(expected)} (up to {turned.max():.0f} degrees apart)")
+    if not np.allclose(labelmap.GetOrigin(), volume.GetOrigin(), atol=1e-3):
+        words.append(f"its first voxel at {_millimetres(labelmap)} instead of {_millimetres(volume)}")
+    middles = [image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]) for image in (labelmap, volume)]
+    words.append(f"its middle {np.linalg.norm(np.subtract(*middles)):.3g} mm from the volume's")
+    return f"It has {', '.join(words[:-1]) + ' and ' if words[:-1] else ''}{words[-1]}."
+
+
+def _has_lost_its_place(labelmap: sitk.Image, volume: sitk.Image) -> bool:
+    """Whether a segmentation of its volume's size has a header that says nothing, as programs write it that know of no geometry."""
+    return labelmap.GetSize() == volume.GetSize() and _says_nothing(labelmap) and not _says_nothing(volume)
+
+
+def _says_nothing(image: sitk.Image) -> bool:
+    axes = np.abs(np.reshape(image.GetDirection(), (3, 3)))
+    return np.allclose(image.GetSpacing(), 1) and np.allclose(image.GetOrigin(), 0) and np.allclose(axes, np.eye(3))
+
+
+def _letters(axes: np.ndarray) -> str:
+    """Where the axes point to: R or L, A or P, S or I for each."""
+    return "-".join("LPSRAI"[(3 if axis[largest] < 0 else 0) + largest] for axis in axes.T for largest in [int(np.abs(axis).argmax())])
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
 
 
 def _volumes_mm3(segmentation: Segmentation) -> list[float]:
@@ -266,7 +393,7 @@ def _named(fate: str, structures: list[Structure]) -> list[str]:
 
 
 def _millimetres(image: sitk.Image) -> str:
-    return "(" + ", ".join(f"{c:.0f}" for c in image.GetOrigin()) + ") mm"
+    return "(" + ", ".join(f"{c:.1f}" for c in image.GetOrigin()) + ") mm (LPS)"
 
 
 def _is_ct(image: sitk.Image) -> bool:

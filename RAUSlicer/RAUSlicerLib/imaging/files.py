@@ -12,9 +12,10 @@ from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
 from .dicom_seg import is_dicom_seg, read_dicom_seg, require_source_series, write_dicom_seg
 from .grids import same_grid, with_grid_of
-from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, unreadable
-from .labelmap import merge_layers, read_names, segmentation_of
+from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair, unreadable
+from .labelmap import merge_layers, segmentation_of
 from .radiograph import read_mask, read_picture
+from .reading import only_reading
 from .segmentation import Segmentation
 
 LABELMAP_OUTPUTS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -28,13 +29,13 @@ def read_volume(path: str | Path) -> sitk.Image:
         path: An image file, or the folder of a DICOM series.
 
     Returns:
-        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept.
+        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept, and what
+        is to be told of the reading: see ``reading``.
 
     Raises:
         InputError: the path is missing, unreadable, damaged, truncated, or not one scalar volume.
     """
-    path = Path(path)
-    require_exists(path, "volume")
+    path = require_exists(Path(path), "volume")
     if path.is_dir():
         return read_dicom_folder(path)
     if has_suffix(path, PICTURE_SUFFIXES):
@@ -48,11 +49,10 @@ def read_volume(path: str | Path) -> sitk.Image:
                 "Give the image that was segmented; the segmentation goes where a segmentation is asked for.",
             )
         volume = as_volume(image, path)
-        for key in volume.GetMetaDataKeys():
-            volume.EraseMetaData(key)
-        return volume
+        return only_reading(volume)
     if _is_dicom(path):
         return read_dicom_file(path)
+    require_no_pair(path)
     raise InputError(
         f"The file {str(path)!r} is in no format that can be read.",
         f"Images may be a DICOM file or folder, or end in {', '.join((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES))}.",
@@ -64,28 +64,26 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
     """Read a segmentation: .seg.nrrd, a label map in NIfTI, NRRD or MetaImage, DICOM SEG, or a PNG mask of a radiograph.
 
     Args:
-        path: The file. A ``labels.json`` of the form {value: name} beside a label map names its structures.
+        path: The file. A table of names in or beside a label map names its structures: see ``label_names``.
         volume: The image that was segmented. A PNG mask takes its geometry from it; the other formats bring their own.
 
     Raises:
         InputError: the path is missing, unreadable, damaged, truncated, or holds no labels.
     """
-    path = Path(path)
-    require_exists(path, "segmentation")
+    path = require_exists(Path(path), "segmentation")
     if path.is_dir():
         raise InputError(
             f"The segmentation {str(path)!r} is a folder.",
-            "A segmentation is one file.",
-            "Give a .seg.nrrd, a label map or a DICOM segmentation file.",
+            "A segmentation is one file; a folder may hold one mask a structure, as TotalSegmentator writes it by default.",
+            "Give a .seg.nrrd, a label map or a DICOM segmentation file; TotalSegmentator writes one label map with the option --ml.",
         )
-    names = read_names(path.parent)
     if has_suffix(path, (".png",)):
-        return segmentation_of(read_mask(path, volume), path, names)
+        return segmentation_of(read_mask(path, volume), path)
     if has_suffix(path, VOLUME_SUFFIXES):
         image = read_image(path)
         if slicer_seg_nrrd.has_segments(image):
             return slicer_seg_nrrd.parse(image, path)
-        return segmentation_of(as_volume(image, path), path, names)
+        return segmentation_of(as_volume(image, path), path)
     if not has_suffix(path, PICTURE_SUFFIXES) and _is_dicom(path):
         if is_dicom_seg(path):
             return read_dicom_seg(path)
@@ -94,6 +92,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
             "Of DICOM, only Segmentation objects (SEG) hold label maps; structure sets (RTSTRUCT) hold contours.",
             "Load it in 3D Slicer and save the segmentation as .seg.nrrd.",
         )
+    require_no_pair(path)
     raise InputError(
         f"The segmentation {str(path)!r} is in no format that can be read.",
         f"Segmentations may be DICOM SEG, or end in {', '.join(('.seg.nrrd', *VOLUME_SUFFIXES, '.png'))}.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -18,11 +21,43 @@ def index_to_world(image: sitk.Image) -> np.ndarray:
     return affine
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far the voxel lies apart for which two geometries differ most, in mm and in voxels of the first."""
+
+    mm: float
+    voxels: float
+
+
+def apart(size: Sequence[int], a: np.ndarray, b: np.ndarray) -> Distance:
+    """How far two geometries, affine matrices as of ``index_to_world``, put the voxels of an image of this size apart."""
+    corners = _corner_indices(size)
+    moved = (b - a) @ corners
+    return Distance(float(np.linalg.norm(moved, axis=0).max()), float(np.abs(np.linalg.solve(a, moved)).max()))
+
+
+def nearest_geometry(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Origin, spacing and direction (3, 3), with axes at right angles, that come nearest to an affine matrix."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    return affine[:3, 3], spacing, left @ right
+
+
+def placed(image: sitk.Image, affine: np.ndarray) -> sitk.Image:
+    """The same voxels where an affine matrix from voxel index to patient space puts them, or as near to that as right angles allow."""
+    origin, spacing, direction = nearest_geometry(affine)
+    moved = sitk.Image(image)
+    moved.SetOrigin(origin.tolist())
+    moved.SetSpacing(spacing.tolist())
+    moved.SetDirection(direction.ravel().tolist())
+    return moved
+
+
 def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
     """Whether two 3D images have the same size and the same voxel positions, up to the rounding of file formats."""
     if a.GetSize() != b.GetSize():
         return False
-    corners = _corner_indices(a)
+    corners = _corner_indices(a.GetSize())
     distances = np.linalg.norm((index_to_world(a) - index_to_world(b)) @ corners, axis=0)
     return bool(distances.max() <= _TOLERANCE_VOXELS * min(*a.GetSpacing(), *b.GetSpacing()))
 
@@ -37,7 +72,7 @@ def same_lattice(a: sitk.Image, b: sitk.Image) -> bool:
     permutes_axes = np.array_equal(np.abs(nearest[:3, :3]).sum(axis=0), np.ones(3)) and np.array_equal(
         np.abs(nearest[:3, :3]).sum(axis=1), np.ones(3)
     )
-    return bool(permutes_axes and np.abs((a_to_b - nearest) @ _corner_indices(a)).max() <= _TOLERANCE_VOXELS)
+    return bool(permutes_axes and np.abs((a_to_b - nearest) @ _corner_indices(a.GetSize())).max() <= _TOLERANCE_VOXELS)
 
 
 def with_grid_of(image: sitk.Image, grid: sitk.Image) -> sitk.Image:
@@ -52,7 +87,7 @@ def resample_labels(labelmap: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return sitk.Resample(labelmap, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, labelmap.GetPixelID())
 
 
-def _corner_indices(image: sitk.Image) -> np.ndarray:
+def _corner_indices(size: Sequence[int]) -> np.ndarray:
     """Homogeneous indices of the eight corner voxels, shape (4, 8)."""
-    last = np.asarray(image.GetSize()) - 1
+    last = np.asarray(size) - 1
     return np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], dtype=float).T

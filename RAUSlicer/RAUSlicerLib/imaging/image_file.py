@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .nifti import nifti_fault
+from .headers import Unsound, check_metaimage, check_nrrd, check_picture, require_file
+from .nifti import read_nifti
+from .reading import copy_reading, forget_reading
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+_CHECKS = (((".mha", ".mhd"), check_metaimage), ((".nrrd", ".nhdr"), check_nrrd), (PICTURE_SUFFIXES, check_picture))
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
-def require_exists(path: Path, kind: str) -> None:
-    """Raise InputError unless ``path`` is a file or folder that can be opened; ``kind`` says what was expected there."""
+def require_exists(path: Path, kind: str) -> Path:
+    """The path of a file or folder that can be opened; one whose accents are stored in another way is found too.
+
+    Args:
+        path: As the user gave it.
+        kind: What was expected there, for the message.
+
+    Raises:
+        InputError: there is nothing at the path, or something that is neither file nor folder, or a path that libraries can't be given.
+    """
     try:
-        exists = path.exists()
+        found = _as_stored(path)
+        if found is not None and not found.is_dir():
+            require_file(found)
+    except Unsound as error:
+        raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
         raise unreadable(path, error.strerror or "The operating system refuses the path.") from error
-    if not exists:
+    except ValueError as error:
+        raise unreadable(path, "The path holds a character that no path may hold.") from error
+    if found is None:
         raise InputError(
             f"The {kind} {str(path)!r} does not exist.",
             "There is no file or folder at this path.",
             "Check the spelling of the path and that the disk it lies on is connected.",
         )
+    if not _is_text(found):
+        raise unreadable(
+            path,
+            "Its path holds bytes that are not UTF-8, which the image library can't be given.",
+            "Rename the file or folder, or give it by another path.",
+        )
+    return found
 
 
 def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
@@ -35,35 +60,55 @@ def has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
     return path.name.lower().endswith(suffixes)
 
 
-def unreadable(path: Path, reason: str) -> InputError:
+def unreadable(path: Path, reason: str, solution: str | None = None) -> InputError:
     """The error for a file that is there but can't be opened or is damaged."""
     return InputError(
         f"The file {str(path)!r} can't be read.",
         reason,
-        "Check that the file opens in another program; if it is damaged or incomplete, copy or export it again.",
+        solution or "Check that the file opens in another program; if it is damaged or incomplete, copy or export it again.",
     )
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Read an image file as it is, of any dimension and pixel type, with its header's metadata.
+    """Read an image file as it is, of any dimension and pixel type, with its header's metadata; see ``reading`` for what it carries.
 
     Raises:
         InputError: the file is missing, empty, damaged, truncated, not permitted, or in a format or geometry that can't be read.
     """
-    require_exists(path, "file")
+    path = require_exists(path, "file")
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    # What ITK warns of goes to the terminal as it is, and is looked for here.
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         if path.stat().st_size == 0:
-            raise unreadable(path, "The file is empty.")
-        if has_suffix(path, NIFTI_SUFFIXES) and (fault := nifti_fault(path)):
-            raise unreadable(path, fault)
+            raise Unsound("The file is empty.")
+        if has_suffix(path, NIFTI_SUFFIXES):
+            return read_nifti(path)
+        check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
         with path.open("rb"):
-            return sitk.ReadImage(str(path))
+            if check is not None:
+                check(path)
+            return forget_reading(sitk.ReadImage(str(path)))
+    except Unsound as error:
+        raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
         raise unreadable(path, error.strerror or "The file is damaged.") from error
     except UnicodeDecodeError as error:
         raise unreadable(path, "Its header holds text that is not UTF-8.") from error
     except RuntimeError as error:
         raise unreadable(path, _explain(str(error))) from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def require_no_pair(path: Path) -> None:
+    """Raise InputError for one file of a pair, .hdr and .img, as Analyze and old NIfTI have it."""
+    if has_suffix(path, (".hdr", ".img", ".hdr.gz", ".img.gz")):
+        raise unreadable(
+            path,
+            "It is one of a pair of files, .hdr and .img. Such pairs come apart, and older ones do not say which side is left.",
+            "Load the image in 3D Slicer, check left and right, and save it as .nrrd or .nii.gz.",
+        )
 
 
 def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
@@ -84,6 +129,7 @@ def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
             "Colour, vector and tensor images can't be used: one intensity a voxel is needed.",
             "Save one component as an image of its own and use that.",
         )
+    given = image
     while image.GetDimension() > 3:
         if image.GetSize()[-1] != 1:
             raise InputError(
@@ -94,7 +140,33 @@ def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
         image = sitk.Extract(image, [*image.GetSize()[:-1], 0], [0] * image.GetDimension())
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
-    return image
+    return image if image is given else copy_reading(given, image)
+
+
+def _as_stored(path: Path) -> Path | None:
+    """The path as the disk has it, None where there is nothing: "é" may be one character or two, and most disks tell these apart."""
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        step = found / part
+        if not step.exists():
+            if not found.is_dir():
+                return None
+            wanted = unicodedata.normalize("NFC", part)
+            step = next((entry for entry in found.iterdir() if unicodedata.normalize("NFC", entry.name) == wanted), step)
+            if not step.exists():
+                return None
+        found = step
+    return found
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _explain(message: str) -> str:

@@ -1,41 +1,25 @@
-"""Label maps in plain image files: reading them with names from a labels.json, and merging a segmentation's layers into one."""
+"""Label maps in plain image files: reading them with the names of their structures, and merging a segmentation's layers into one."""
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
+from .label_names import find_names
 from .palette import label_color
+from .reading import add_note, copy_reading
 from .segmentation import Segmentation, Structure
 
-NAMES_FILE = "labels.json"
-
 _MOST_LABELS = 1000
-_log = logging.getLogger(__name__)
+# What a label may be off a whole number: far more than rounding, far less than what interpolation makes.
+_ROUNDING = 0.01
 
 
-def read_names(folder: Path) -> dict[int, str]:
-    """Names by label value from a folder's ``labels.json``; a file of another form is ignored with a logged warning."""
-    path = folder / NAMES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        names = {int(value): name for value, name in json.loads(path.read_text(encoding="utf-8-sig")).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        names = {}
-    if not names or not all(isinstance(name, str) for name in names.values()):
-        _log.warning("The %s beside the segmentation is not of the form {value: name} and is ignored.", NAMES_FILE)
-        return {}
-    return names
-
-
-def segmentation_of(image: sitk.Image, path: Path, names: dict[int, str]) -> Segmentation:
-    """The segmentation that a label image holds, in the smallest integer type that keeps its values.
+def segmentation_of(image: sitk.Image, path: Path) -> Segmentation:
+    """The segmentation that a label image holds, in the smallest integer type that keeps its values, with names as ``find_names`` has them.
 
     Raises:
         InputError: voxels are fractions, negative, or too many different values to be labels; the message repeats ``path``.
@@ -44,11 +28,16 @@ def segmentation_of(image: sitk.Image, path: Path, names: dict[int, str]) -> Seg
     labels = present_labels(labelmap)
     if len(labels) > _MOST_LABELS:
         raise _not_labels(path, f"{len(labels)} different values")
+    names, notes = find_names(path, labels)
+    for note in notes:
+        add_note(labelmap, note)
     return Segmentation(labelmap, tuple(Structure(label, names.get(label, f"label {label}"), label_color(label)) for label in labels))
 
 
 def as_labels(image: sitk.Image, path: Path) -> sitk.Image:
-    """The image's whole numbers in the smallest unsigned type that holds them, without metadata.
+    """The image's whole numbers in the smallest unsigned type that holds them; of the metadata only what ``reading`` knows is kept.
+
+    Numbers that are whole but for rounding, as some programs store them, are made whole and a note says so.
 
     Raises:
         InputError: voxels are fractions, undefined, negative or above 32 bits; the message repeats ``path``.
@@ -56,14 +45,24 @@ def as_labels(image: sitk.Image, path: Path) -> sitk.Image:
     array = sitk.GetArrayViewFromImage(image)
     if array.size == 0:
         return sitk.Cast(image, sitk.sitkUInt8)
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.rint(array))):
-        raise _not_labels(path, "fractions or undefined values")
+    off = 0.0
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise _not_labels(path, "fractions or undefined values")
+        whole = np.rint(array)
+        off = float(np.abs(array - whole).max())
+        if off > _ROUNDING:
+            raise _not_labels(path, "fractions or undefined values")
+        array = whole
     if array.min() < 0:
         raise _not_labels(path, f"negative values, down to {int(array.min())}")
     if array.max() > np.iinfo(np.uint32).max:
         raise _not_labels(path, f"values up to {int(array.max())}")
     integers = sitk.GetImageFromArray(array.astype(smallest_type(int(array.max()))))
     integers.CopyInformation(image)
+    copy_reading(image, integers)
+    if off:
+        add_note(integers, f"The labels in {path.name!r} are off whole numbers by up to {off:.2g}; the nearest whole ones were taken.")
     return integers
 
 
@@ -121,5 +120,6 @@ def _not_labels(path: Path, found: str) -> InputError:
     return InputError(
         f"The segmentation {str(path)!r} is not a label map: it holds {found}.",
         "A label map has a whole number a voxel: 0 for background and one value a structure.",
-        "Check that the segmentation and the image were not exchanged; export the segmentation as a label map or as .seg.nrrd.",
+        "Check that the segmentation and the image were not exchanged; export the segmentation as a label map with values from 0 to "
+        "4294967295, or as .seg.nrrd.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..text import name_key
 from .segmentation import Segmentation, Structure
 
 
@@ -15,5 +16,5 @@ def same_structure(segmentation: Segmentation, structure: Structure) -> Structur
     """
     if structure in segmentation.structures:
         return structure
-    named = [own for own in segmentation.structures if own.name.strip().casefold() == structure.name.strip().casefold()]
+    named = [own for own in segmentation.structures if name_key(own.name) == name_key(structure.name)]
     return next((own for own in named if own.label == structure.label), named[0] if named else None)

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..text import name_key, printable
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Structure:
     parent: str | None = None
     layer: int = 0
     id: str | None = None
+
+    def __post_init__(self) -> None:
+        # Names come from files, headers and scenes, and go to terminals, tables and files.
+        object.__setattr__(self, "name", printable(self.name))
 
 
 @dataclass(frozen=True)
@@ -62,24 +67,25 @@ class Segmentation:
     def select(self, names: Sequence[str] | None) -> tuple[Structure, ...]:
         """The structures with the given names, in the segmentation's order; all of them for None.
 
-        Names match without regard to case and surrounding spaces; a name that several structures share selects all of them.
+        Names match without regard to case, surrounding spaces and the way accents are stored; a name that several structures share selects
+        all of them.
 
         Raises:
             InputError: a name is empty or belongs to no structure.
         """
         if names is None:
             return self.structures
-        wanted = [name.strip().casefold() for name in names]
-        known = {structure.name.strip().casefold() for structure in self.structures}
+        wanted = [name_key(name) for name in names]
+        known = {name_key(structure.name) for structure in self.structures}
         missing = [name for name, key in zip(names, wanted, strict=True) if not key or key not in known]
         if missing or not wanted:
             raise self._unknown(missing)
-        return tuple(structure for structure in self.structures if structure.name.strip().casefold() in wanted)
+        return tuple(structure for structure in self.structures if name_key(structure.name) in wanted)
 
     def _unknown(self, missing: Sequence[str]) -> InputError:
         names = sorted({structure.name for structure in self.structures})
-        folded = {name.strip().casefold(): name for name in names}
-        near = [folded[key] for name in missing for key in difflib.get_close_matches(name.strip().casefold(), folded, n=3)]
+        folded = {name_key(name): name for name in names}
+        near = [folded[key] for name in missing for key in difflib.get_close_matches(name_key(name), folded, n=3)]
         # A brain atlas has more names than anybody reads.
         listed = names if len(names) <= 30 else [*names[:30], f"and {len(names) - 30} more"]
         return InputError(

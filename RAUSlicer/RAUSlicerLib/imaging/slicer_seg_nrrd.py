@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .labelmap import as_labels
+from .labelmap import as_labels, present_labels
 from .palette import label_color
+from .reading import add_note, notes_of
 from .segmentation import Segmentation, Structure
 
 SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 
+_SEGMENT_FIELD = re.compile(r"Segment(\d{1,9})_(?:ID|Name|LabelValue|Layer)$")
+_LARGEST_LABEL = (1 << 32) - 1
+_MOST_LISTED = 10
 _TERMINOLOGY_TAG = "TerminologyEntry"
 # Slicer gives this to every segment that nobody classified; it says nothing about the structure.
 UNCLASSIFIED_ENTRY = (
@@ -25,7 +31,7 @@ UNCLASSIFIED_ENTRY = (
 
 def has_segments(image: sitk.Image) -> bool:
     """Whether an image's header describes segments as Slicer does."""
-    return image.HasMetaDataKey("Segment0_ID") or image.HasMetaDataKey("Segmentation_MasterRepresentation")
+    return bool(_segment_numbers(image)) or image.HasMetaDataKey("Segmentation_MasterRepresentation")
 
 
 def parse(image: sitk.Image, path: Path) -> Segmentation:
@@ -33,21 +39,36 @@ def parse(image: sitk.Image, path: Path) -> Segmentation:
 
     Files written since Slicer 4.11 put several segments into a layer and say each one's layer and label value; older ones have a layer a
     segment. The layers of the latter are merged as far as segments do not overlap. The header's origin is that of the stored block of
-    voxels, so the reference image's extent offset needs no correction.
+    voxels, so the reference image's extent offset needs no correction. Where a field is missing, what it says is told from the voxels or
+    not at all; voxels that no segment describes become a structure of their own, with a note.
 
     Raises:
-        InputError: the header names a layer that the file does not have, or holds something other than text and numbers.
+        InputError: the header names a layer that the file does not have, holds something other than text and numbers, lacks a field that
+            voxels do not tell, or describes fractions.
     """
     if image.GetDimension() != 3:
         raise _damaged(path, f"Its image has {image.GetDimension()} dimensions instead of 3.")
+    kind = _field(image, "Segmentation_MasterRepresentation")
+    if kind is not None and kind.strip().lower() == "fractional labelmap":
+        raise InputError(
+            f"The segmentation {str(path)!r} holds fractions.",
+            "Its segments are a fractional label map: each voxel says how much of it belongs to a segment, on a scale that the file leaves "
+            "out, so where a segment ends can't be told.",
+            "In the Segmentations module of 3D Slicer make the binary label map the source representation and save it again.",
+        )
     layers = _layers(image, path)
-    structures = tuple(_structure(image, index, path) for index in _segment_indices(image))
-    for structure in structures:
-        if structure.layer not in range(len(layers)):
-            raise _damaged(path, f"Segment {structure.name!r} is said to be in layer {structure.layer}, but there are {len(layers)}.")
-    if not image.HasMetaDataKey("Segment0_Layer"):
-        return _merge_one_segment_layers(layers, structures)
-    return Segmentation(layers[0], structures, tuple(layers[1:]))
+    numbers = _segment_numbers(image)
+    older = not any(image.HasMetaDataKey(f"Segment{number}_{field}") for number in numbers for field in ("Layer", "LabelValue"))
+    if older:
+        # A segment's number is that of its layer, unless segments were removed and the others kept their numbers.
+        places = numbers if all(number < len(layers) for number in numbers) else list(range(len(numbers)))
+        structures = tuple(_structure(image, number, 1, place, path) for number, place in zip(numbers, places, strict=True))
+        _require_layers(structures, layers, path)
+        return _merge_one_segment_layers(layers, structures, path)
+    structures = tuple(_structure(image, number, *place, path) for number, place in _places(image, numbers, layers, path).items())
+    _require_layers(structures, layers, path)
+    _tell_of_twins(layers[0], structures, path)
+    return _with_undescribed(Segmentation(layers[0], structures, tuple(layers[1:])), path)
 
 
 def compose(segmentation: Segmentation) -> sitk.Image:
@@ -97,34 +118,107 @@ def _layers(image: sitk.Image, path: Path) -> list[sitk.Image]:
     return [as_labels(sitk.VectorIndexSelectionCast(image, k), path) for k in range(image.GetNumberOfComponentsPerPixel())]
 
 
-def _segment_indices(image: sitk.Image) -> Iterator[int]:
-    index = 0
-    while image.HasMetaDataKey(f"Segment{index}_ID"):
-        yield index
-        index += 1
+def _segment_numbers(image: sitk.Image) -> list[int]:
+    """The numbers that segments have in the header, ascending; there may be gaps."""
+    found = (_SEGMENT_FIELD.match(key) for key in image.GetMetaDataKeys())
+    return sorted({int(match[1]) for match in found if match})
 
 
-def _structure(image: sitk.Image, index: int, path: Path) -> Structure:
+def _places(image: sitk.Image, numbers: Sequence[int], layers: Sequence[sitk.Image], path: Path) -> dict[int, tuple[int, int]]:
+    """Label value and layer of each segment by its number; where one of them is missing, it is what no other segment has, if that is clear.
+
+    Raises:
+        InputError: it is not clear.
+    """
+    labels, places = ({number: _whole(image, f"Segment{number}_{field}", path) for number in numbers} for field in ("LabelValue", "Layer"))
+    if len(layers) == 1:
+        places = {number: 0 if place is None else place for number, place in places.items()}
+    taken = {(labels[number], places[number]) for number in numbers}
+    free = [(label, place) for place, layer in enumerate(layers) for label in present_labels(layer) if (label, place) not in taken]
+    whole: dict[int, tuple[int, int]] = {}
+    for number in numbers:
+        label, place = labels[number], places[number]
+        if label is None or place is None:
+            fitting = [(a, b) for a, b in free if label in (None, a) and place in (None, b)]
+            if len(fitting) != 1:
+                name = _field(image, f"Segment{number}_Name") or f"Segment {number}"
+                raise _damaged(path, f"It does not say which voxels are those of {name!r}: its label value or layer is missing.")
+            label, place = fitting[0]
+            free.remove((label, place))
+        whole[number] = label, place
+    return whole
+
+
+def _require_layers(structures: Sequence[Structure], layers: Sequence[sitk.Image], path: Path) -> None:
+    for structure in structures:
+        if structure.layer not in range(len(layers)):
+            raise _damaged(path, f"Segment {structure.name!r} is said to be in layer {structure.layer}, but there are {len(layers)}.")
+        if not 0 < structure.label <= _LARGEST_LABEL:
+            raise _damaged(path, f"Segment {structure.name!r} is said to have the label value {structure.label}.")
+
+
+def _tell_of_twins(labelmap: sitk.Image, structures: Sequence[Structure], path: Path) -> None:
+    by_place: dict[tuple[int, int], list[str]] = {}
+    for structure in structures:
+        by_place.setdefault((structure.label, structure.layer), []).append(structure.name)
+    for names in by_place.values():
+        if len(names) > 1:
+            add_note(labelmap, f"In {path.name!r} the segments {', '.join(repr(name) for name in names)} are the same voxels.")
+
+
+def _with_undescribed(segmentation: Segmentation, path: Path) -> Segmentation:
+    """The segmentation, with a structure for every label value that voxels have and no segment."""
+    described = {(structure.label, structure.layer) for structure in segmentation.structures}
+    more = [
+        Structure(label, f"label {label}", label_color(label), layer=place)
+        for place, layer in enumerate(segmentation.layers)
+        for label in present_labels(layer)
+        if (label, place) not in described
+    ]
+    if not more:
+        return segmentation
+    _tell_of_undescribed(segmentation.labelmap, [structure.name for structure in more], path)
+    return replace(segmentation, structures=(*segmentation.structures, *more))
+
+
+def _tell_of_undescribed(labelmap: sitk.Image, names: Sequence[str], path: Path) -> None:
+    listed = ", ".join(repr(name) for name in names[:_MOST_LISTED]) + (" and so on" if len(names) > _MOST_LISTED else "")
+    add_note(labelmap, f"Some voxels in {path.name!r} belong to no segment that the file describes; they are called {listed}.")
+
+
+def _structure(image: sitk.Image, number: int, label: int, layer: int, path: Path) -> Structure:
     def value(key: str, default: str) -> str:
-        name = f"Segment{index}_{key}"
-        return _text(image.GetMetaData(name)) if image.HasMetaDataKey(name) else default
+        found = _field(image, f"Segment{number}_{key}")
+        return default if found is None else found
 
     segment_id = value("ID", "")
     tags = dict(tag.split(":", 1) for tag in value("Tags", "").split("|") if ":" in tag)
     terminology = tags.get(_TERMINOLOGY_TAG)
     try:
-        label, layer = int(value("LabelValue", "1")), int(value("Layer", str(index)))
-        channels = [min(max(float(channel), 0.0), 1.0) for channel in value("Color", value("DefaultColor", "")).split()]
+        channels = [float(channel) for channel in value("Color", value("DefaultColor", "")).split()]
     except ValueError as error:
-        raise _damaged(path, f"The label value, layer or color of segment {segment_id!r} is not a number.") from error
+        raise _damaged(path, f"The color of segment {segment_id!r} is not a number.") from error
+    red, green, blue = channels if len(channels) == 3 and np.isfinite(channels).all() else label_color(label)
     return Structure(
         label=label,
         name=value("Name", segment_id),
-        color=(channels[0], channels[1], channels[2]) if len(channels) == 3 else label_color(label),
+        color=(min(max(red, 0.0), 1.0), min(max(green, 0.0), 1.0), min(max(blue, 0.0), 1.0)),
         terminology=None if terminology == UNCLASSIFIED_ENTRY else terminology,
         layer=layer,
         id=segment_id,
     )
+
+
+def _field(image: sitk.Image, key: str) -> str | None:
+    return _text(image.GetMetaData(key)) if image.HasMetaDataKey(key) else None
+
+
+def _whole(image: sitk.Image, key: str, path: Path) -> int | None:
+    text = _field(image, key)
+    try:
+        return None if text is None else int(text)
+    except ValueError as error:
+        raise _damaged(path, f"Its field {key} is not a number: {text!r}.") from error
 
 
 def _text(value: str) -> str:
@@ -136,8 +230,11 @@ def _text(value: str) -> str:
     return value
 
 
-def _merge_one_segment_layers(layers: list[sitk.Image], structures: tuple[Structure, ...]) -> Segmentation:
+def _merge_one_segment_layers(layers: list[sitk.Image], structures: tuple[Structure, ...], path: Path) -> Segmentation:
     """Put each segment into the first label map in which its voxels are free, under a label value of its own."""
+    described = {structure.layer for structure in structures}
+    more = [place for place, layer in enumerate(layers) if place not in described and present_labels(layer)]
+    structures = (*structures, *(Structure(1, f"layer {place}", layer=place) for place in more))
     dtype = np.uint8 if len(structures) < 256 else np.uint16
     merged = [np.zeros_like(sitk.GetArrayViewFromImage(layers[0]), dtype=dtype)]
     moved: list[Structure] = []
@@ -147,10 +244,14 @@ def _merge_one_segment_layers(layers: list[sitk.Image], structures: tuple[Struct
         if place == len(merged):
             merged.append(np.zeros_like(merged[0]))
         merged[place][mask] = label
-        moved.append(Structure(label, structure.name, structure.color, structure.terminology, structure.parent, place, structure.id))
+        moved.append(replace(structure, label=label, layer=place))
     images = [sitk.GetImageFromArray(array) for array in merged]
     for labelmap in images:
         labelmap.CopyInformation(layers[0])
+    for note in dict.fromkeys(note for layer in layers for note in notes_of(layer)):
+        add_note(images[0], note)
+    if more:
+        _tell_of_undescribed(images[0], [f"layer {place}" for place in more], path)
     return Segmentation(images[0], tuple(moved), tuple(images[1:]))
 
 

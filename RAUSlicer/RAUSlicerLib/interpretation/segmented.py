@@ -17,6 +17,7 @@ from ..imaging.files import read_segmentation, read_volume
 from ..imaging.labelmap import label_counts
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
+from ..text import name_key
 
 UNKNOWN = math.nan
 """The confidence of a structure of which no run has said anything."""
@@ -104,7 +105,7 @@ def _result(structure: Structure, item: Mapping[str, Any] | None, volume: float)
 
 
 def _key(name: str, label: int | None = None) -> tuple[str, int | None]:
-    return name.strip().casefold(), label
+    return name_key(name), label
 
 
 def _read(path: Path) -> dict[str, Any]:

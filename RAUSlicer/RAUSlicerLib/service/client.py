@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ResourceError
+from ..text import name_key
 from . import process as processes
 from .folder import ExchangeFolder
 from .protocol import REPLIES, Message, ProtocolError, decode, encode
@@ -195,7 +196,7 @@ class WorkerClient:
         self.start()
         case = _Case(exchange.fingerprint(request.reference, request.target), request.localizer, request.model, request.device)
         fields = exchange.write_correction(folder, correction)
-        if case == self._warm and correction.structure.strip().casefold() in self._kept:
+        if case == self._warm and name_key(correction.structure) in self._kept:
             fields["case"] = case.inputs
         else:
             fields.update(exchange.write_request(folder, request.reference, request.target))
@@ -303,7 +304,7 @@ class WorkerClient:
             self._measured = message.get("measured")
         case = self._cases.pop(message["id"] or "", None)
         if case is not None:
-            self._kept = frozenset(name.strip().casefold() for name in message.get("warm") or ())
+            self._kept = frozenset(name_key(name) for name in message.get("warm") or ())
             self._warm = case if self._kept else None
 
     def _discard_process(self) -> None:

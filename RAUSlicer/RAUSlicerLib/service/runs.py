@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..text import name_key
 from .interpreter import Interpreter
 from .limits import limited_memory, use_threads
 from .protocol import Message, ProtocolError
@@ -124,7 +125,7 @@ class Runner:
         )
 
     def _is_kept(self, structure: str) -> bool:
-        return structure.strip().casefold() in {name.strip().casefold() for name in self._kept()}
+        return name_key(structure) in {name_key(name) for name in self._kept()}
 
     def _kept(self) -> list[str]:
         """Names and segment ids of the structures of the run that is warm."""

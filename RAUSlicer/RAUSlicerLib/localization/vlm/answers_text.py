@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...text import name_key
+
 SIDE = 1000
 # Models that were trained on chats wrap JSON in a fence even where they are told not to; nothing else may stand around it.
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
@@ -94,7 +96,7 @@ def _no_constant(word: str) -> float:
 
 
 def _asked(label: object, names: Sequence[str]) -> str:
-    found = [name for name in names if isinstance(label, str) and name.casefold() == label.strip().casefold()]
+    found = [name for name in names if isinstance(label, str) and name_key(name) == name_key(label)]
     if not found:
         raise MalformedAnswer(f"{label!r} is none of the names that were asked for")
     return found[0]

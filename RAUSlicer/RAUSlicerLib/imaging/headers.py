@@ -1,0 +1,352 @@
+"""Looks at the headers of MetaImage, NRRD and picture files before ITK does, which a wrong one makes crash or read what it must not."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from ..text import printable
+
+# A header holds a line or two for every segment or frame; no more of a file than this is searched for its end.
+_LONGEST_HEADER = 1 << 24
+# Deflate makes at most 1032 bytes of one.
+_DEFLATE = 1032
+_CHUNK = 1 << 20
+_MOST_DIMENSIONS = 5
+
+_METAIMAGE_BYTES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
+}
+# These hold one number an axis, the first ones, or one for each pair of axes.
+_METAIMAGE_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_METAIMAGE_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_METAIMAGE_LINE = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*[=:]\s*(.*?)\s*")
+
+_NRRD_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"), 8),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"), 8),
+}
+_NRRD_ENCODINGS = ("raw", "txt", "text", "ascii", "hex", "gz", "gzip", "bz2", "bzip2")
+_NUMBER_IN_NAME = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
+
+_ONE_FILE = "Load the image in 3D Slicer and save it as one file, .nrrd or .nii.gz."
+
+
+class Unsound(Exception):
+    """Why a file can't be used: a sentence or two, and what to do about it where that is not the usual thing."""
+
+    def __init__(self, reason: str, solution: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.solution = solution
+
+
+def require_room(count: int, announced: str = "Its header announces") -> None:
+    """Raise Unsound where this many bytes of voxels can't be held by this machine."""
+    try:
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        most = 1 << 37
+    if count > most:
+        raise Unsound(f"{announced} {count / 1e9:,.0f} GB of voxels, more than the memory of this machine; it is damaged or too large.")
+
+
+def require_packed(count: int, packed: int) -> None:
+    """Raise Unsound where no ``packed`` bytes can be the compressed form of ``count`` bytes."""
+    if count > _DEFLATE * packed + _CHUNK:
+        raise Unsound(f"Its header announces {count} bytes of voxels, but the file is too small to hold them.")
+
+
+def check_metaimage(path: Path) -> None:
+    """Make sure that ITK can read a MetaImage and that its voxels are there.
+
+    Raises:
+        Unsound: a field that has to be there is missing, double, or no number; voxels are missing, damaged, or in a place where they must
+            not be.
+        OSError: a file can't be opened.
+    """
+    with path.open("rb") as file:
+        fields, listed = _metaimage_fields(file, path)
+        start = file.tell()
+    dimensions = _whole(fields, "NDims", 1, _MOST_DIMENSIONS)
+    sizes = _numbers(fields, "DimSize", dimensions, whole=True)
+    if min(sizes) < 1:
+        raise Unsound(f"Its header says that the image has {fields['DimSize']!r} voxels.")
+    for key in fields:
+        if key in _METAIMAGE_VECTORS or key in _METAIMAGE_MATRICES:
+            _numbers(fields, key, dimensions if key in _METAIMAGE_VECTORS else dimensions**2)
+    kind = fields.get("ElementType", "").removesuffix("_ARRAY")
+    if kind not in _METAIMAGE_BYTES:
+        raise Unsound(f"Its header says that voxels are of the type {fields.get('ElementType')!r}.")
+    channels = _whole(fields, "ElementNumberOfChannels", 1, 1 << 10, 1)
+    skipped = _whole(fields, "HeaderSize", -1, 1 << 40, 0)
+    packed = _whole(fields, "CompressedDataSize", 0, 1 << 50, 0)
+    values = math.prod(int(n) for n in sizes) * channels
+    length = values * _METAIMAGE_BYTES[kind]
+    require_room(length)
+    name = fields["ElementDataFile"]
+    files = _metaimage_files(path, name, listed, [int(n) for n in sizes])
+    compressed = _is_true(fields.get("CompressedData", "False"))
+    text = not _is_true(fields.get("BinaryData", "False"))
+    share = length // len(files)
+    if compressed and len(files) > 1:
+        raise Unsound("Its voxels are in several files and compressed.", _ONE_FILE)
+    for data in files:
+        # Of text, a digit and a space is the least that a value takes.
+        local = data == path
+        available = data.stat().st_size - (start if local else max(skipped, 0))
+        if compressed:
+            _check_deflated(data, start if local else max(skipped, 0), packed or None, length)
+        elif available < (2 * (values // len(files)) - 1 if text else share):
+            raise Unsound(f"It ends after {max(available, 0)} of the {share} bytes of voxels that its header announces.")
+
+
+def _metaimage_fields(file: BinaryIO, path: Path) -> tuple[dict[str, str], list[str]]:
+    """The header's fields, up to the last one, ``ElementDataFile``, and the names that follow where that is a list."""
+    fields: dict[str, str] = {}
+    while "ElementDataFile" not in fields:
+        line = file.readline(_CHUNK)
+        if not line or file.tell() > _LONGEST_HEADER:
+            raise Unsound("Its header does not end with the field ElementDataFile, as that of every MetaImage does.")
+        match = _METAIMAGE_LINE.fullmatch(line.decode("latin-1"))
+        # The image library's own limits, beyond which it reads nonsense.
+        if match is None or len(match[1]) > 250 or len(match[2]) > 4000 or printable(match[2]) != match[2]:
+            if line.strip():
+                raise Unsound(f"Its header holds a line that is no field: {line[:60].decode('latin-1')!r}.")
+            continue
+        if match[1] in fields:
+            raise Unsound(f"Its header holds the field {match[1]!r} twice.")
+        if match[1] == "DimSize" and "NDims" not in fields:
+            raise Unsound("Its header gives sizes before it says of how many dimensions.")
+        fields[match[1]] = match[2]
+    if not fields["ElementDataFile"].upper().startswith("LIST"):
+        return fields, []
+    names = file.read(_LONGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
+    return fields, [name.strip() for name in names if name.strip()]
+
+
+def _metaimage_files(path: Path, name: str, listed: Sequence[str], sizes: Sequence[int]) -> list[Path]:
+    if name.upper() == "LOCAL":
+        return [path]
+    words = name.split()
+    if words and words[0].upper() == "LIST":
+        axes = int(words[1][0]) if len(words) > 1 and re.fullmatch(r"\dD?", words[1], re.IGNORECASE) else len(sizes) - 1
+        if not 0 < axes < len(sizes) or len(listed) != math.prod(sizes[axes:]):
+            raise Unsound(f"Its header lists {len(listed)} files for an image of {' x '.join(str(n) for n in sizes)} voxels.", _ONE_FILE)
+        return [_data_file(path, entry) for entry in listed]
+    if "%" in name:
+        return [_data_file(path, entry) for entry in _numbered(words, sizes[-1])]
+    return [_data_file(path, name)]
+
+
+def check_nrrd(path: Path) -> None:
+    """Make sure that ITK can read an NRRD and that its voxels are there.
+
+    Raises:
+        Unsound: a field that has to be there is missing, double, or no number; voxels are missing or in a place where they must not be.
+        OSError: a file can't be opened.
+    """
+    with path.open("rb") as file:
+        fields, listed = _nrrd_fields(file)
+        start = file.tell()
+    dimensions = _whole(fields, "dimension", 1, _MOST_DIMENSIONS)
+    sizes = [int(n) for n in _numbers(fields, "sizes", dimensions, whole=True)]
+    if min(sizes) < 1:
+        raise Unsound(f"Its header says that the image has {fields['sizes']!r} voxels.")
+    for key in ("space directions", "space origin", "measurement frame"):
+        found = re.findall(r"[^\s(),]+", fields.get(key, ""))
+        if not all(word.lower() == "none" or _is_finite(word) for word in found):
+            raise Unsound(f"Its header gives {key!r} as {fields[key][:120]!r}, which are no numbers.")
+    if fields.get("type", "").lower() not in _NRRD_BYTES:
+        raise Unsound(f"Its header says that voxels are of the type {fields.get('type')!r}.")
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in _NRRD_ENCODINGS:
+        raise Unsound(f"Its header says that voxels are encoded as {fields.get('encoding')!r}.")
+    for key in ("byte skip", "byteskip", "line skip", "lineskip"):
+        if key in fields:
+            _whole(fields, key, -1 if key.startswith("byte") else 0, 1 << 40)
+    values = math.prod(sizes)
+    length = values * _NRRD_BYTES[fields["type"].lower()]
+    require_room(length)
+    name = fields.get("data file", fields.get("datafile"))
+    files = [path] if name is None else _nrrd_files(path, name, listed, sizes)
+    for data in files:
+        available = data.stat().st_size - (start if data == path else 0)
+        share = length // len(files)
+        if encoding == "raw" and available < share:
+            raise Unsound(f"It ends after {available} of the {share} bytes of voxels that its header announces.")
+        if encoding.startswith("gz"):
+            require_packed(share, available)
+        if encoding in ("txt", "text", "ascii", "hex") and available < 2 * (values // len(files)) - 1:
+            raise Unsound(f"It is too short for the {values // len(files)} voxels that its header announces.")
+
+
+def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
+    """The header's fields, up to the empty line, and the names that follow where the field ``data file`` is a list."""
+    if not re.match(rb"NRRD000\d", file.readline(64)):
+        raise Unsound("Its content is not of the format that its name says.")
+    fields: dict[str, str] = {}
+    listed: list[str] = []
+    listing = False
+    while True:
+        raw = file.readline(_CHUNK)
+        if file.tell() > _LONGEST_HEADER:
+            raise Unsound("Its header has no end.")
+        line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
+        if not line:
+            break
+        if line.startswith("#") or re.match(r"[^:]*:=", line):
+            continue
+        if listing:
+            listed.append(line.strip())
+            continue
+        name, colon, value = line.partition(": ")
+        if not colon:
+            raise Unsound(f"Its header holds a line that is no field: {line[:60]!r}.")
+        if name.lower() in fields:
+            raise Unsound(f"Its header holds the field {name!r} twice.")
+        fields[name.lower()] = value.strip()
+        listing = name.lower() in ("data file", "datafile") and value.upper().startswith("LIST")
+    return fields, listed
+
+
+def _nrrd_files(path: Path, name: str, listed: Sequence[str], sizes: Sequence[int]) -> list[Path]:
+    if name.upper().split()[:1] == ["LIST"]:
+        if not listed:
+            raise Unsound("Its header lists no file that holds the voxels.", _ONE_FILE)
+        return [_data_file(path, entry) for entry in listed]
+    if "%" in name:
+        words = name.split()
+        if len(words) < 4:
+            raise Unsound(f"Its header names the files of its voxels by the pattern {name!r}, which can't be followed.", _ONE_FILE)
+        return [_data_file(path, entry) for entry in _numbered(words, sizes[-1], exact=False)]
+    return [_data_file(path, name)]
+
+
+def check_picture(path: Path) -> None:
+    """Make sure that a PNG or JPEG is whole: of a cut JPEG, ITK makes a picture that is grey from there on.
+
+    Raises:
+        Unsound: it is cut, damaged, of another format or absurdly large.
+        OSError: the file can't be opened.
+    """
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=("PNG", "JPEG")) as picture:
+                width, height = picture.size
+                require_packed(width * height, path.stat().st_size)
+                picture.load()
+        except UnidentifiedImageError as error:
+            raise Unsound("Its content is not of the format that its name says.") from error
+        except Image.DecompressionBombError as error:
+            raise Unsound("Its header announces more pixels than any radiograph has.") from error
+        except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+            raise Unsound("It is damaged, or ends before all of its pixels are there.") from error
+
+
+def require_file(path: Path) -> None:
+    """Raise Unsound unless a path that exists leads to a file: a device or a pipe may have no end.
+
+    Raises:
+        OSError: the operating system refuses the path.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Unsound("It is no file but a folder, a device or a pipe.", "Give the path of a file on a disk.")
+
+
+def _data_file(header: Path, name: str) -> Path:
+    """The file that a header says its voxels are in; it has to lie in the header's own folder or below it."""
+    folder = header.parent.resolve()
+    try:
+        data = (header.parent / name).resolve()
+        if not name or not data.is_relative_to(folder):
+            raise Unsound(
+                f"Its header says that its voxels are in {name!r}, which is outside of its own folder.",
+                "If you trust the file, put both files into one folder and name the data file in the header without a folder; "
+                "or load the image in 3D Slicer and save it as one file.",
+            )
+        if not data.exists():
+            raise Unsound(f"Its voxels are in the file {name!r}, which is not there.", "Copy both files into one folder.")
+        require_file(data)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Unsound(f"Its header says that its voxels are in {name[:80]!r}, which can't be opened.") from error
+    return data
+
+
+def _numbered(words: Sequence[str], count: int, exact: bool = True) -> Iterator[str]:
+    """The names that "name%03d.raw first last step" stands for; ``count`` is how many there have to be where that is known."""
+    numbers = [int(word) for word in words[1:4] if re.fullmatch(r"-?\d{1,6}", word)]
+    first, last, step = numbers if len(numbers) == 3 else (1, count, 1)
+    if not _NUMBER_IN_NAME.fullmatch(words[0]) or len(numbers) not in (0, 3) or step == 0:
+        raise Unsound(f"Its header names the files of its voxels by the pattern {' '.join(words)!r}, which can't be followed.", _ONE_FILE)
+    found = range(first, last + (1 if step > 0 else -1), step)
+    if not found or (exact and len(found) != count):
+        raise Unsound(f"Its header names {len(found)} files for {count} slices.", _ONE_FILE)
+    return (words[0] % number for number in found)
+
+
+def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> None:
+    """Raise Unsound unless a file's bytes from ``start`` unpack to ``length`` bytes."""
+    available = path.stat().st_size - start
+    require_packed(length, available)
+    left, done = available if packed is None else packed, 0
+    stream = zlib.decompressobj(47)
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            while done < length and not stream.eof:
+                data = stream.unconsumed_tail or file.read(min(_CHUNK, left))
+                if not stream.unconsumed_tail:
+                    left -= len(data)
+                if not data:
+                    done += len(stream.flush())
+                    break
+                done += len(stream.decompress(data, _CHUNK))
+        except zlib.error as error:
+            raise Unsound("Its voxels are compressed, and damaged.") from error
+    if done < length:
+        raise Unsound(f"Its voxels unpack to {done} of the {length} bytes that its header announces.")
+
+
+def _whole(fields: dict[str, str], key: str, least: int, most: int, default: int | None = None) -> int:
+    text = fields.get(key)
+    if text is None and default is not None:
+        return default
+    if text is None or not re.fullmatch(r"[+-]?\d{1,18}", text) or not least <= int(text) <= most:
+        raise Unsound(f"Its header gives {key!r} as {text if text is None else text[:60]!r}.")
+    return int(text)
+
+
+def _numbers(fields: dict[str, str], key: str, count: int, whole: bool = False) -> list[float]:
+    words = fields.get(key, "").split()
+    if len(words) != count or not all(re.fullmatch(r"\+?\d{1,15}", word) if whole else _is_finite(word) for word in words):
+        raise Unsound(f"Its header gives {key!r} as {fields.get(key, '')[:120]!r} instead of {count} numbers.")
+    return [float(word) for word in words]
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _is_true(text: str) -> bool:
+    return text[:1] in ("T", "t", "1")

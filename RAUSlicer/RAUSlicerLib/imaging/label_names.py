@@ -1,0 +1,168 @@
+"""The names of a label map's structures, from the file itself or from a table that a program has left beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..text import name_key
+from .headers import Unsound
+from .nifti import extensions_of
+
+NAMES_FILE = "labels.json"
+
+Names = dict[int, str]
+
+# Of nnU-Net and the Medical Segmentation Decathlon: beside predictions, and above the folders of training cases.
+_DATASET_FILE = "dataset.json"
+# Color tables of 3D Slicer and FreeSurfer, label descriptions of ITK-SNAP, look-up tables of BIDS.
+_TABLES = (".ctbl", ".label", ".lut", "lut.txt", "labels.txt", "labels.tsv", "_dseg.tsv", "labels.ctbl")
+_LARGEST_FILE = 1 << 24
+_MOST_TABLES = 50
+_LARGEST_LABEL = (1 << 32) - 1
+
+_SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"\s*')
+_COLOR_LINE = re.compile(r"\s*(\d+)\s+(.*?)\s+(?:\d+\s+){3}\d+\s*")
+
+
+def find_names(path: Path, labels: Iterable[int]) -> tuple[Names, list[str]]:
+    """Names of a label map's values, and sentences for the user.
+
+    The table in the file's own header counts first, then ``labels.json``, then other tables beside it. The first that knows all the values
+    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing.
+
+    Args:
+        path: The label map.
+        labels: The values that it holds.
+    """
+    wanted = set(labels)
+    notes: list[str] = []
+    best: Names = {}
+    best_source = ""
+    rivals: list[str] = []
+    for source, read in _sources(path):
+        try:
+            names = read()
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, ElementTree.ParseError, Unsound) as error:
+            notes.append(f"The names of labels in {source!r} can't be read and are ignored: {_why(error)}.")
+            continue
+        known = {value: name for value, name in names.items() if value in wanted}
+        if len(known) > len(best):
+            best, best_source, rivals = known, source, []
+        elif known and len(known) == len(best) and _loosely(known) != _loosely(best):
+            rivals.append(source)
+    if rivals:
+        notes.append(
+            f"{best_source!r} and {', '.join(repr(rival) for rival in rivals)} give the labels different names; those of {best_source!r} "
+            "were taken."
+        )
+    return best, notes
+
+
+def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Names]]]:
+    """Names of the tables that may belong to a label map, and what reads each."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        yield path.name, lambda: _of_extensions(extensions_of(path))
+    folder = path.parent
+    for file in (folder / NAMES_FILE, folder / _DATASET_FILE, folder.parent / _DATASET_FILE):
+        if os.path.isfile(file):
+            yield file.name, lambda file=file: _of_json(file)  # type: ignore[misc]
+    for file in _tables(path):
+        yield file.name, lambda file=file: _of_table(file)  # type: ignore[misc]
+
+
+def _tables(path: Path) -> list[Path]:
+    """Tables of colors and names in a label map's folder; those of the label map's own name first."""
+    stem = path.name.partition(".")[0].lower()
+    try:
+        found = [file for file in path.parent.iterdir() if file.name.lower().endswith(_TABLES) and os.path.isfile(file)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda file: (not file.name.lower().startswith(stem), file.name))[:_MOST_TABLES]
+
+
+def _loosely(names: Names) -> dict[int, str]:
+    return {value: name_key(name.replace("_", " ")) for value, name in names.items()}
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > _LARGEST_FILE:
+        raise Unsound("it is too large for a table of names")
+    return file.read_text(encoding="utf-8-sig")
+
+
+def _of_json(file: Path) -> Names:
+    """Names in JSON: {value: name}, {name: value}, or either under "labels"; nnU-Net's regions list the values that they are made of."""
+    document = json.loads(_text(file))
+    if file.name == _DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
+        document = document.get("labels")
+    if not isinstance(document, dict) or not document:
+        raise Unsound("it is not of the form {value: name}")
+    if all(_is_number(key) for key in document):
+        return {_label(key): _name(name) for key, name in document.items()}
+    names: Names = {}
+    # A value lies in several regions, and the smallest says most of it.
+    for name, values in sorted(document.items(), key=lambda item: -len(item[1]) if isinstance(item[1], list) else 0):
+        for value in values if isinstance(values, list) else [values]:
+            names[_label(value)] = _name(name)
+    return names
+
+
+def _of_table(file: Path) -> Names:
+    """Names in a text file: 3D Slicer's and FreeSurfer's "value name R G B A", ITK-SNAP's, or a table with the columns index and name."""
+    lines = [line for line in _text(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    for pattern in (_SNAP_LINE, _COLOR_LINE):
+        found = [pattern.fullmatch(line) for line in lines]
+        if lines and all(found):
+            return {_label(match[1]): _name(_plain(match[2], pattern)) for match in found if match}
+    heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
+    if not {"index", "name"} <= set(heads):
+        raise Unsound("it is no table of values and names")
+    rows = [line.split("\t") for line in lines[1:]]
+    return {_label(row[heads.index("index")].strip()): _name(row[heads.index("name")].strip()) for row in rows if len(row) == len(heads)}
+
+
+def _plain(name: str, pattern: re.Pattern[str]) -> str:
+    # 3D Slicer writes underscores for spaces into its color tables.
+    return name.replace("_", " ") if pattern is _COLOR_LINE else name
+
+
+def _of_extensions(extensions: bytes) -> Names:
+    """Names in a label table that Connectome Workbench and TotalSegmentator put into a NIfTI header."""
+    start, end = extensions.find(b"<CaretExtension"), extensions.find(b"</CaretExtension>")
+    if start < 0 or end < 0:
+        return {}
+    text = extensions[start : end + len(b"</CaretExtension>")]
+    if b"<!" in text.replace(b"<![CDATA[", b""):
+        raise Unsound("it defines entities of its own")
+    return {_label(item.get("Key")): _name((item.text or "").strip()) for item in ElementTree.fromstring(text).iter("Label")}
+
+
+def _is_number(key: Any) -> bool:
+    return isinstance(key, str) and re.fullmatch(r"\s*\d{1,10}\s*", key) is not None
+
+
+def _label(value: Any) -> int:
+    """A label's value; true and 1.5 are none."""
+    if isinstance(value, bool) or not (isinstance(value, int) or _is_number(value)) or not 0 <= int(value) <= _LARGEST_LABEL:
+        raise Unsound("a label is no whole number")
+    return int(value)
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise Unsound("a name is no text")
+    return name
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Unsound):
+        return error.reason
+    if isinstance(error, OSError):
+        return error.strerror or "it can't be opened"
+    return "it is damaged"

@@ -1,0 +1,39 @@
+"""Text that others wrote: made safe to print, and compared without regard to case, spaces and the way its accents are stored."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Marks that turn the direction of text round: with them a name can show other words than it holds.
+_TURNING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text without what a terminal would obey: control characters become spaces, marks that turn text round are left out.
+
+    Halves of characters, as a broken encoding leaves them, become "?". ``keep`` are control characters that stay.
+
+    >>> printable("liver\\x1b[31m\\n")
+    'liver [31m '
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_printable(character) if character not in keep else character for character in text)
+
+
+def name_key(name: str) -> str:
+    """What two names have in common that mean the same: neither case nor outer spaces nor composed or decomposed accents tell them apart.
+
+    >>> name_key(" Dru\\u0308se ") == name_key("DR\\u00dcSE")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name.strip()).casefold())
+
+
+def _printable(character: str) -> str:
+    if character in _TURNING:
+        return ""
+    kind = unicodedata.category(character)
+    if kind in ("Cc", "Zl", "Zp"):
+        return " "
+    return "?" if kind == "Cs" else character
