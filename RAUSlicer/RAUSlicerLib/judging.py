@@ -13,9 +13,9 @@ import torch
 from scipy import ndimage
 
 from .imaging.frame import canonical, from_array, resample
-from .imaging.labelmap import label_counts
+from .imaging.labelmap import label_counts, numbered
 from .imaging.segmentation import Reference, Segmentation, Structure
-from .localization.matching.matcher import Match, carry_labels, numbered
+from .localization.matching.matcher import Match, carry_labels
 from .localization.matching.posteriors import UNKNOWN, LabelEvidence
 from .localization.matching.warp import field_transform
 from .progress import CancelToken

@@ -8,17 +8,17 @@ import unicodedata
 _TURNING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
-def printable(text: str, keep: str = "") -> str:
+def plain_text(text: str) -> str:
     """The text without what a terminal would obey: control characters become spaces, marks that turn text round are left out.
 
-    Halves of characters, as a broken encoding leaves them, become "?". ``keep`` are control characters that stay.
+    Halves of characters, as a broken encoding leaves them, become "?".
 
-    >>> printable("liver\\x1b[31m\\n")
+    >>> plain_text("liver\\x1b[31m\\n")
     'liver [31m '
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_printable(character) if character not in keep else character for character in text)
+    return "".join(_plain(character) for character in text)
 
 
 def name_key(name: str) -> str:
@@ -30,7 +30,7 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name.strip()).casefold())
 
 
-def _printable(character: str) -> str:
+def _plain(character: str) -> str:
     if character in _TURNING:
         return ""
     kind = unicodedata.category(character)

@@ -45,7 +45,7 @@ def shapes(
     structures = tuple(structures)
     boxes: dict[int, Mapping[int, Box]] = {}
     for layer in {structure.layer for structure in structures}:
-        boxes[layer] = _boxes(sitk.GetArrayViewFromImage(segmentation.layers[layer]))
+        boxes[layer] = label_boxes(sitk.GetArrayViewFromImage(segmentation.layers[layer]))
     affine = index_to_world(segmentation.labelmap)
     size = segmentation.labelmap.GetSize()[::-1]
     out = {}
@@ -57,18 +57,19 @@ def shapes(
     return out
 
 
-def voxels_in(segmentation: Segmentation, structure: Structure, box: Box) -> np.ndarray:
-    """The part of ``Segmentation.array`` in a box, without making the whole."""
-    labels: np.ndarray = sitk.GetArrayViewFromImage(segmentation.layers[structure.layer])[box]
-    return labels == structure.label
-
-
-def _boxes(labels: np.ndarray) -> dict[int, Box]:
+def label_boxes(labels: np.ndarray) -> dict[int, Box]:
+    """The smallest box that holds all voxels of a label, for each but 0; labels may be of any size."""
     if labels.max(initial=0) <= _LARGEST_DIRECT_LABEL:
         return {number: box for number, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
     values, numbers = np.unique(labels, return_inverse=True)
     boxes = ndimage.find_objects(numbers.reshape(labels.shape) + 1)
     return {int(value): box for value, box in zip(values, boxes, strict=True) if value}
+
+
+def voxels_in(segmentation: Segmentation, structure: Structure, box: Box) -> np.ndarray:
+    """The part of ``Segmentation.array`` in a box, without making the whole."""
+    labels: np.ndarray = sitk.GetArrayViewFromImage(segmentation.layers[structure.layer])[box]
+    return labels == structure.label
 
 
 def _shape(mask: np.ndarray, box: Box, affine: np.ndarray, size: tuple[int, ...]) -> Shape:

@@ -15,7 +15,7 @@ from ..text import name_key
 from .dicom import MODALITY_KEY
 from .grids import index_to_world, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .labelmap import label_counts
-from .reading import TwoPlaces, notes_of, two_places
+from .places import TwoPlaces, two_places
 from .segmentation import Segmentation, Structure
 
 __all__ = ["align_segmentation", "check_names", "check_volume", "distinct_names", "modality_mismatch", "same_grid", "same_volume"]
@@ -60,7 +60,7 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
     """
     _check_form(image, role)
     _check_geometry(image, role)
-    warnings = [*notes_of(image), *_told_of_two_places(image, f"the {role}"), *_check_thickness(image, role)]
+    warnings = [*_told_of_two_places(image, f"the {role}"), *_check_thickness(image, role)]
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         finite = np.isfinite(array)
@@ -102,9 +102,8 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect
             "There is nothing to look for in another image.",
             "Draw or load the structures first, or choose another segmentation.",
         )
-    warnings = list(dict.fromkeys(note for layer in segmentation.layers for note in notes_of(layer)))
-    if not expect_empty:
-        warnings += _named("no voxels and can't be used", [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3])
+    empty = [] if expect_empty else [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3]
+    warnings = _named("no voxels and can't be used", empty)
     segmentation, of_places = _in_one_place(segmentation, volume)
     warnings += of_places
     if all(same_grid(layer, volume) for layer in segmentation.layers):

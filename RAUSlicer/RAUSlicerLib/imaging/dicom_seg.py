@@ -17,7 +17,7 @@ from ..errors import InputError, OutputError
 from .dicom import image_of, is_dicom, read_dicom_file, read_dicom_folder, series_files
 from .grids import same_grid
 from .image_file import unreadable
-from .labelmap import smallest_type
+from .labelmap import numbered, smallest_type
 from .palette import label_color
 from .segmentation import Segmentation, Structure
 from .terminology import Terminology, parse_terminology, serialize_terminology
@@ -210,12 +210,8 @@ def _pixels(segmentation: Segmentation) -> np.ndarray:
     structures = segmentation.structures
     if segmentation.overlays:
         return np.stack([segmentation.array(structure) for structure in structures], axis=-1).astype(np.uint8)
-    labels = sitk.GetArrayViewFromImage(segmentation.labelmap)
-    numbers = np.zeros(int(labels.max()) + 1, smallest_type(len(structures)))
-    numbers[[structure.label for structure in structures if structure.label < len(numbers)]] = [
-        number for number, structure in enumerate(structures, start=1) if structure.label < len(numbers)
-    ]
-    return numbers[labels]
+    labels = [structure.label for structure in structures]
+    return numbered(sitk.GetArrayViewFromImage(segmentation.labelmap), labels).astype(smallest_type(len(structures)))
 
 
 def source_header(file: Path) -> pydicom.Dataset:

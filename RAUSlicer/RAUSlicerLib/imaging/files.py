@@ -14,8 +14,8 @@ from .dicom_seg import is_dicom_seg, read_dicom_seg, require_source_series, writ
 from .grids import same_grid, with_grid_of
 from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair, unreadable
 from .labelmap import merge_layers, segmentation_of
+from .places import only_places
 from .radiograph import read_mask, read_picture
-from .reading import only_reading
 from .segmentation import Segmentation
 
 LABELMAP_OUTPUTS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -29,8 +29,8 @@ def read_volume(path: str | Path) -> sitk.Image:
         path: An image file, or the folder of a DICOM series.
 
     Returns:
-        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept, and what
-        is to be told of the reading: see ``reading``.
+        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept, and
+        a second place that its header gives it: see ``places``.
 
     Raises:
         InputError: the path is missing, unreadable, damaged, truncated, or not one scalar volume.
@@ -49,7 +49,7 @@ def read_volume(path: str | Path) -> sitk.Image:
                 "Give the image that was segmented; the segmentation goes where a segmentation is asked for.",
             )
         volume = as_volume(image, path)
-        return only_reading(volume)
+        return only_places(volume)
     if _is_dicom(path):
         return read_dicom_file(path)
     require_no_pair(path)

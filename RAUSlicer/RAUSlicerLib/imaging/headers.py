@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from ..text import printable
+from ..text import plain_text
 
 # A header holds a line or two for every segment or frame; no more of a file than this is searched for its end.
 _LONGEST_HEADER = 1 << 24
@@ -88,6 +88,9 @@ def check_metaimage(path: Path) -> None:
     sizes = _numbers(fields, "DimSize", dimensions, whole=True)
     if min(sizes) < 1:
         raise Unsound(f"Its header says that the image has {fields['DimSize']!r} voxels.")
+    for key in ("ElementSpacing", "ElementSize"):
+        if key in fields and not all(_is_finite(word) and float(word) for word in fields[key].split()):
+            raise Unsound(f"Its header gives voxels a size of {fields[key]} mm.")
     for key in fields:
         if key in _METAIMAGE_VECTORS or key in _METAIMAGE_MATRICES:
             _numbers(fields, key, dimensions if key in _METAIMAGE_VECTORS else dimensions**2)
@@ -126,7 +129,7 @@ def _metaimage_fields(file: BinaryIO, path: Path) -> tuple[dict[str, str], list[
             raise Unsound("Its header does not end with the field ElementDataFile, as that of every MetaImage does.")
         match = _METAIMAGE_LINE.fullmatch(line.decode("latin-1"))
         # The image library's own limits, beyond which it reads nonsense.
-        if match is None or len(match[1]) > 250 or len(match[2]) > 4000 or printable(match[2]) != match[2]:
+        if match is None or len(match[1]) > 250 or len(match[2]) > 4000 or plain_text(match[2]) != match[2]:
             if line.strip():
                 raise Unsound(f"Its header holds a line that is no field: {line[:60].decode('latin-1')!r}.")
             continue

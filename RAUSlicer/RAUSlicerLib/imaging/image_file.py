@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .headers import Unsound, check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
-from .reading import copy_reading, forget_reading
+from .places import forget_places, keep_places
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -70,7 +70,7 @@ def unreadable(path: Path, reason: str, solution: str | None = None) -> InputErr
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Read an image file as it is, of any dimension and pixel type, with its header's metadata; see ``reading`` for what it carries.
+    """Read an image file as it is, of any dimension and pixel type, with its header's metadata.
 
     Raises:
         InputError: the file is missing, empty, damaged, truncated, not permitted, or in a format or geometry that can't be read.
@@ -88,7 +88,7 @@ def read_image(path: Path) -> sitk.Image:
         with path.open("rb"):
             if check is not None:
                 check(path)
-            return forget_reading(sitk.ReadImage(str(path)))
+            return forget_places(sitk.ReadImage(str(path)))
     except Unsound as error:
         raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
@@ -140,7 +140,7 @@ def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
         image = sitk.Extract(image, [*image.GetSize()[:-1], 0], [0] * image.GetDimension())
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
-    return image if image is given else copy_reading(given, image)
+    return image if image is given else keep_places(given, image)
 
 
 def _as_stored(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +16,8 @@ from .headers import Unsound
 from .nifti import extensions_of
 
 NAMES_FILE = "labels.json"
+
+_log = logging.getLogger(__name__)
 
 Names = dict[int, str]
 
@@ -30,18 +33,18 @@ _SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(
 _COLOR_LINE = re.compile(r"\s*(\d+)\s+(.*?)\s+(?:\d+\s+){3}\d+\s*")
 
 
-def find_names(path: Path, labels: Iterable[int]) -> tuple[Names, list[str]]:
-    """Names of a label map's values, and sentences for the user.
+def find_names(path: Path, labels: Iterable[int]) -> Names:
+    """Names of a label map's values.
 
     The table in the file's own header counts first, then ``labels.json``, then other tables beside it. The first that knows all the values
-    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing.
+    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing
+    and is logged as a warning.
 
     Args:
         path: The label map.
         labels: The values that it holds.
     """
     wanted = set(labels)
-    notes: list[str] = []
     best: Names = {}
     best_source = ""
     rivals: list[str] = []
@@ -49,7 +52,7 @@ def find_names(path: Path, labels: Iterable[int]) -> tuple[Names, list[str]]:
         try:
             names = read()
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, ElementTree.ParseError, Unsound) as error:
-            notes.append(f"The names of labels in {source!r} can't be read and are ignored: {_why(error)}.")
+            _log.warning("The names of labels in %r can't be read and are ignored: %s.", source, _why(error))
             continue
         known = {value: name for value, name in names.items() if value in wanted}
         if len(known) > len(best):
@@ -57,11 +60,9 @@ def find_names(path: Path, labels: Iterable[int]) -> tuple[Names, list[str]]:
         elif known and len(known) == len(best) and _loosely(known) != _loosely(best):
             rivals.append(source)
     if rivals:
-        notes.append(
-            f"{best_source!r} and {', '.join(repr(rival) for rival in rivals)} give the labels different names; those of {best_source!r} "
-            "were taken."
-        )
-    return best, notes
+        others = ", ".join(repr(rival) for rival in rivals)
+        _log.warning("%r and %s give the labels different names; those of %r were taken.", best_source, others, best_source)
+    return best
 
 
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Names]]]:

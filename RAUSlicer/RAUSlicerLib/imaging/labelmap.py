@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,15 @@ import SimpleITK as sitk
 from ..errors import InputError, OutputError
 from .label_names import find_names
 from .palette import label_color
-from .reading import add_note, copy_reading
+from .places import keep_places
 from .segmentation import Segmentation, Structure
+
+_log = logging.getLogger(__name__)
 
 _MOST_LABELS = 1000
 # What a label may be off a whole number: far more than rounding, far less than what interpolation makes.
 _ROUNDING = 0.01
+_PIECE = 1 << 22
 
 
 def segmentation_of(image: sitk.Image, path: Path) -> Segmentation:
@@ -28,16 +33,14 @@ def segmentation_of(image: sitk.Image, path: Path) -> Segmentation:
     labels = present_labels(labelmap)
     if len(labels) > _MOST_LABELS:
         raise _not_labels(path, f"{len(labels)} different values")
-    names, notes = find_names(path, labels)
-    for note in notes:
-        add_note(labelmap, note)
+    names = find_names(path, labels)
     return Segmentation(labelmap, tuple(Structure(label, names.get(label, f"label {label}"), label_color(label)) for label in labels))
 
 
 def as_labels(image: sitk.Image, path: Path) -> sitk.Image:
-    """The image's whole numbers in the smallest unsigned type that holds them; of the metadata only what ``reading`` knows is kept.
+    """The image's whole numbers in the smallest unsigned type that holds them; of the metadata only a second place is kept.
 
-    Numbers that are whole but for rounding, as some programs store them, are made whole and a note says so.
+    Numbers that are whole but for rounding, as some programs store them, are made whole, which is logged as a warning.
 
     Raises:
         InputError: voxels are fractions, undefined, negative or above 32 bits; the message repeats ``path``.
@@ -60,10 +63,9 @@ def as_labels(image: sitk.Image, path: Path) -> sitk.Image:
         raise _not_labels(path, f"values up to {int(array.max())}")
     integers = sitk.GetImageFromArray(array.astype(smallest_type(int(array.max()))))
     integers.CopyInformation(image)
-    copy_reading(image, integers)
     if off:
-        add_note(integers, f"The labels in {path.name!r} are off whole numbers by up to {off:.2g}; the nearest whole ones were taken.")
-    return integers
+        _log.warning("The labels in %r are off whole numbers by up to %.2g; the nearest whole ones were taken.", path.name, off)
+    return keep_places(image, integers)
 
 
 def present_labels(labelmap: sitk.Image) -> list[int]:
@@ -73,16 +75,32 @@ def present_labels(labelmap: sitk.Image) -> list[int]:
 
 def label_counts(labelmap: sitk.Image) -> dict[int, int]:
     """How many voxels each value other than 0 has."""
-    array = sitk.GetArrayViewFromImage(labelmap)
+    return value_counts(sitk.GetArrayViewFromImage(labelmap))
+
+
+def value_counts(array: np.ndarray) -> dict[int, int]:
+    """How often each value other than 0 occurs in an array of label values, of any size."""
     if array.size == 0:
         return {}
     largest = int(array.max())
     if largest < 1 << 16:
-        # Counting into bins needs no sort and is some ten times faster than np.unique; by slices, because it copies to 64 bits.
-        counts = sum((np.bincount(plane.ravel(), minlength=largest + 1) for plane in array), np.zeros(largest + 1, np.int64))
+        # Counting into bins needs no sort and is some ten times faster than np.unique; by pieces, because it copies to 64 bits.
+        flat = array.reshape(-1)
+        pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+        counts = sum((np.bincount(piece, minlength=largest + 1) for piece in pieces), np.zeros(largest + 1, np.int64))
         return {int(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
     values, occurrences = np.unique(array, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, occurrences, strict=True) if value}
+
+
+def numbered(values: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Which of some labels each voxel has, counted from 1 in their order; 0 where it has none of them. Labels may be of any size."""
+    if not labels:
+        return np.zeros(values.shape, np.int64)
+    order = np.argsort(labels)
+    ranked = np.asarray(labels, np.int64)[order]
+    place = np.searchsorted(ranked, values).clip(max=len(ranked) - 1)
+    return np.where(ranked[place] == values, order[place] + 1, 0)
 
 
 def merge_layers(segmentation: Segmentation, path: Path) -> sitk.Image:

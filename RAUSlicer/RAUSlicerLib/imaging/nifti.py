@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import struct
 import zlib
@@ -19,7 +20,9 @@ import SimpleITK as sitk
 
 from .grids import apart, index_to_world, nearest_geometry, placed
 from .headers import Unsound, require_packed, require_room
-from .reading import TwoPlaces, add_note, set_two_places
+from .places import TwoPlaces, set_two_places
+
+_log = logging.getLogger(__name__)
 
 # Above this, in voxels, two geometries are told apart; below lies what writing and reading again does to numbers.
 NOTICEABLE_VOXELS = 0.1
@@ -68,7 +71,7 @@ class _Header:
 
 
 def read_nifti(path: Path) -> sitk.Image:
-    """Read a single-file NIfTI, compressed or not whatever its name says. The image carries what is to be told of it: see ``reading``.
+    """Read a single-file NIfTI, compressed or not whatever its name says. What is odd about it is logged as a warning.
 
     Raises:
         Unsound: it is truncated, damaged, or describes voxels or a place that can't be used.
@@ -306,24 +309,22 @@ def _decode(path: Path, header: _Header) -> sitk.Image:
 def _placed(
     image: sitk.Image, header: _Header, path: Path, *, read_by_itk: bool = False, askew_voxels: float = _ASKEW_VOXELS
 ) -> sitk.Image:
-    """The image in the place that its header gives it, with what is to be told of that.
+    """The image in the place that its header gives it; what is to be told of that is logged as a warning.
 
     Of two places, the one is taken that ITK takes, and with it 3D Slicer: the result is looked at there.
     """
     if not (math.isfinite(header.slope) and math.isfinite(header.inter)):
-        add_note(
-            image, f"The header of {path.name!r} scales intensities by something that is no number; they are taken as they are stored."
-        )
+        _log.warning("The header of %r scales intensities by something that is no number; they are taken as they are stored.", path.name)
     if image.GetDimension() != 3:
         return image
     size = image.GetSize()
     if not header.forms:
         if not read_by_itk:
             image.SetSpacing(header.steps)
-        add_note(
-            image,
-            f"The header of {path.name!r} does not say how the image lies in the patient (it has no qform and no sform): left and right "
-            "may be exchanged, and so may front and back.",
+        _log.warning(
+            "The header of %r does not say how the image lies in the patient (it has no qform and no sform): left and right may be "
+            "exchanged, and so may front and back.",
+            path.name,
         )
         return image
     if read_by_itk and not header.lost:
@@ -343,13 +344,15 @@ def _placed(
                 "Resample it to a regular grid, for example in the Resample modules of 3D Slicer.",
             )
         if askew.voxels > askew_voxels:
-            add_note(
-                image,
-                f"The axes of {path.name!r} are not quite at right angles to each other; the nearest that are have been taken, which moves "
-                f"voxels by up to {askew.mm:.2g} mm ({askew.voxels:.2g} of a voxel).",
+            _log.warning(
+                "The axes of %r are not quite at right angles to each other; the nearest that are have been taken, which moves voxels by up "
+                "to %.2g mm (%.2g of a voxel).",
+                path.name,
+                askew.mm,
+                askew.voxels,
             )
     for name in header.lost:
-        add_note(image, f"The {name} in the header of {path.name!r} holds no place; the {used} was used.")
+        _log.warning("The %s in the header of %r holds no place; the %s was used.", name, path.name, used)
     for name, affine in header.forms.items():
         distance = apart(size, here, affine)
         if name != used and distance.voxels > NOTICEABLE_VOXELS:

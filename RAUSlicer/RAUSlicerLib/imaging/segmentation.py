@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..text import name_key, printable
+from ..text import name_key, plain_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Structure:
 
     def __post_init__(self) -> None:
         # Names come from files, headers and scenes, and go to terminals, tables and files.
-        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "name", plain_text(self.name))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +14,9 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .labelmap import as_labels, present_labels
 from .palette import label_color
-from .reading import add_note, notes_of
 from .segmentation import Segmentation, Structure
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 
@@ -40,7 +42,7 @@ def parse(image: sitk.Image, path: Path) -> Segmentation:
     Files written since Slicer 4.11 put several segments into a layer and say each one's layer and label value; older ones have a layer a
     segment. The layers of the latter are merged as far as segments do not overlap. The header's origin is that of the stored block of
     voxels, so the reference image's extent offset needs no correction. Where a field is missing, what it says is told from the voxels or
-    not at all; voxels that no segment describes become a structure of their own, with a note.
+    not at all; voxels that no segment describes become a structure of their own, which is logged as a warning.
 
     Raises:
         InputError: the header names a layer that the file does not have, holds something other than text and numbers, lacks a field that
@@ -67,7 +69,7 @@ def parse(image: sitk.Image, path: Path) -> Segmentation:
         return _merge_one_segment_layers(layers, structures, path)
     structures = tuple(_structure(image, number, *place, path) for number, place in _places(image, numbers, layers, path).items())
     _require_layers(structures, layers, path)
-    _tell_of_twins(layers[0], structures, path)
+    _tell_of_twins(structures, path)
     return _with_undescribed(Segmentation(layers[0], structures, tuple(layers[1:])), path)
 
 
@@ -157,13 +159,13 @@ def _require_layers(structures: Sequence[Structure], layers: Sequence[sitk.Image
             raise _damaged(path, f"Segment {structure.name!r} is said to have the label value {structure.label}.")
 
 
-def _tell_of_twins(labelmap: sitk.Image, structures: Sequence[Structure], path: Path) -> None:
+def _tell_of_twins(structures: Sequence[Structure], path: Path) -> None:
     by_place: dict[tuple[int, int], list[str]] = {}
     for structure in structures:
         by_place.setdefault((structure.label, structure.layer), []).append(structure.name)
     for names in by_place.values():
         if len(names) > 1:
-            add_note(labelmap, f"In {path.name!r} the segments {', '.join(repr(name) for name in names)} are the same voxels.")
+            _log.warning("In %r the segments %s are the same voxels.", path.name, ", ".join(repr(name) for name in names))
 
 
 def _with_undescribed(segmentation: Segmentation, path: Path) -> Segmentation:
@@ -177,13 +179,13 @@ def _with_undescribed(segmentation: Segmentation, path: Path) -> Segmentation:
     ]
     if not more:
         return segmentation
-    _tell_of_undescribed(segmentation.labelmap, [structure.name for structure in more], path)
+    _tell_of_undescribed([structure.name for structure in more], path)
     return replace(segmentation, structures=(*segmentation.structures, *more))
 
 
-def _tell_of_undescribed(labelmap: sitk.Image, names: Sequence[str], path: Path) -> None:
+def _tell_of_undescribed(names: Sequence[str], path: Path) -> None:
     listed = ", ".join(repr(name) for name in names[:_MOST_LISTED]) + (" and so on" if len(names) > _MOST_LISTED else "")
-    add_note(labelmap, f"Some voxels in {path.name!r} belong to no segment that the file describes; they are called {listed}.")
+    _log.warning("Some voxels in %r belong to no segment that the file describes; they are called %s.", path.name, listed)
 
 
 def _structure(image: sitk.Image, number: int, label: int, layer: int, path: Path) -> Structure:
@@ -248,10 +250,8 @@ def _merge_one_segment_layers(layers: list[sitk.Image], structures: tuple[Struct
     images = [sitk.GetImageFromArray(array) for array in merged]
     for labelmap in images:
         labelmap.CopyInformation(layers[0])
-    for note in dict.fromkeys(note for layer in layers for note in notes_of(layer)):
-        add_note(images[0], note)
     if more:
-        _tell_of_undescribed(images[0], [f"layer {place}" for place in more], path)
+        _tell_of_undescribed([f"layer {place}" for place in more], path)
     return Segmentation(images[0], tuple(moved), tuple(images[1:]))
 
 

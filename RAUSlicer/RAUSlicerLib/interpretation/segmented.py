@@ -45,15 +45,14 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
         InputError: a file is missing, unreadable or unusable.
     """
     volume, warnings = check_volume(read_volume(target), "target")
-    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, volume), volume)
-    named, of_names = check_names(aligned)
     document = {} if result is None else _read(result)
+    # An empty segment of which the run said that nothing was found is no surprise.
+    expected = bool(document.get("structures"))
+    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, volume), volume, expect_empty=expected)
+    named, of_names = check_names(aligned)
     whole, results = described(named, document.get("structures", ()))
     source = {heading: str(document[heading]) for heading in ("model", "localizer") if document.get(heading)}
-    # An empty segment of which the run said that nothing was found is no surprise.
-    expected = document.get("structures")
-    lost = [] if expected else of_segmentation
-    return Segmented(volume, whole, results, source, (*warnings, *lost, *of_names))
+    return Segmented(volume, whole, results, source, (*warnings, *of_segmentation, *of_names))
 
 
 def load_reference(volume: Path, segmentation: Path) -> Reference:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-import numpy as np
 import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
+
+from ..imaging.labelmap import value_counts
 
 Corner = tuple[float, float, float]
 Plane = tuple[int, int]
@@ -23,7 +25,6 @@ _TARGET = "RAUSlicer.target"
 _REFERENCE = "RAUSlicer.reference"
 _REFERENCE_SEGMENTATION = "RAUSlicer.referenceSegmentation"
 _BINARY = "Binary labelmap"
-_PIECE = 1 << 22
 _MOST_LAYERS = 64
 
 
@@ -129,7 +130,7 @@ class VoxelCounts:
     """How many voxels the labels of layers have. A layer is counted again only when it has changed: a large one takes a moment."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[int, np.ndarray]] = {}
+        self._kept: dict[str, tuple[int, dict[int, int]]] = {}
 
     def of(self, segment) -> int:
         """The voxels of a segment; those of its layer's other segments have other labels."""
@@ -141,9 +142,8 @@ class VoxelCounts:
         if self._kept.get(address, (0,))[0] != time:
             if len(self._kept) > _MOST_LAYERS:
                 self._kept.clear()
-            self._kept[address] = time, _counted(vtk_to_numpy(image.GetPointData().GetScalars()))
-        counts, label = self._kept[address][1], segment.GetLabelValue()
-        return int(counts[label]) if label < len(counts) else 0
+            self._kept[address] = time, value_counts(vtk_to_numpy(image.GetPointData().GetScalars()))
+        return self._kept[address][1].get(segment.GetLabelValue(), 0)
 
 
 def rows_of(node, counts: VoxelCounts | None = None) -> list[Row]:
@@ -186,7 +186,7 @@ def with_painted(row: Row, planes: tuple[Plane, ...]) -> Row:
 def _row_of_segment(id_: str, segment, counts: VoxelCounts) -> Row:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     image = segment.GetRepresentation(_BINARY)
-    voxel_ml = float(np.prod(image.GetSpacing()) / 1000) if image is not None else 0.0
+    voxel_ml = math.prod(image.GetSpacing()) / 1000 if image is not None else 0.0
     return Row(
         key=id_,
         name=segment.GetName(),
@@ -201,14 +201,6 @@ def _row_of_segment(id_: str, segment, counts: VoxelCounts) -> Row:
         source=_tag(segment, "Source"),
         presence=float(_tag(segment, "Presence")) if _tag(segment, "Presence") else None,
     )
-
-
-def _counted(labels: np.ndarray) -> np.ndarray:
-    """How often each value occurs, piece by piece: counting needs eight bytes a voxel."""
-    counts = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-    for start in range(0, labels.size, _PIECE):
-        counts += np.bincount(labels[start : start + _PIECE], minlength=counts.size)
-    return counts
 
 
 def _tag(segment, name: str) -> str:

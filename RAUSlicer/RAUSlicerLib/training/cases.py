@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
+from ..imaging.labelmap import numbered
 
 # Marks voxels of which nothing is known: neither positives nor negatives.
 IGNORE = 255
@@ -86,12 +87,9 @@ def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[in
     """
     volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
     values = sitk.GetArrayFromImage(volume)
-    table = np.full(int(values.max()) + 1, IGNORE, np.uint8)
-    table[0] = 0
-    for source, own in {**SHARED, **_OWN}.items():
-        if source < len(table) and own not in without:
-            table[source] = own
-    labels = table[values]
+    known = {0: 0} | {source: own for source, own in {**SHARED, **_OWN}.items() if own not in without}
+    table = np.array([IGNORE, *known.values()], np.uint8)
+    labels = table[numbered(values, list(known))]
     if stripped:
         labels[(labels >= _OUTSIDE) & (labels != IGNORE) | (labels == _FLUID)] = 0
     inside = (labels != 0).astype(np.float32)

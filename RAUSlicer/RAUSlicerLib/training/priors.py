@@ -20,6 +20,7 @@ import torch
 
 from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
+from ..imaging.labelmap import numbered
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..localization.matching.matcher import Matcher
 from ..localization.matching.posteriors import LabelEvidence
@@ -142,10 +143,7 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
     over = overlay(match, target.volume)
     first, second, owner = over.rivals
     labels = sitk.GetArrayFromImage(resample(canonical(target.segmentation.labelmap), over.grid, nearest=True))
-    table = np.zeros(int(labels.max()) + 1, np.uint8)
-    for number, structure in enumerate(over.attended, start=1):
-        if structure.label < len(table):
-            table[structure.label] = number
+    numbers = numbered(labels, [structure.label for structure in over.attended]).astype(np.uint8)
     attended = tuple((_bytes(values), _corner(over, structure)) for structure, (values, _) in over.attended.items())
     planes = (
         _bytes(over.target),
@@ -165,7 +163,7 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
             "Export the matching network anew with `RAUSlicerLib.training.export`, which keeps them.",
         )
     known = over.labels.index.numpy(), over.labels.share.numpy(), over.labels.ratio.numpy(), over.working.first, over.working.step
-    return Prior(domain, own, *planes, table[labels], attended, recognized, *cells, *known)
+    return Prior(domain, own, *planes, numbers, attended, recognized, *cells, *known)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

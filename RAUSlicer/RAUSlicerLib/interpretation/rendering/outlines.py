@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from scipy import ndimage
 
+from ...anatomy.shapes import label_boxes
 from ...imaging.segmentation import Segmentation, Structure
 from ...pictures.slices import AXIAL, CORONAL, SAGITTAL, Oriented, Plane
 from ...pictures.style import MUTED, TEXT, new_figure, structure_color
@@ -41,12 +41,11 @@ def structure_pictures(
     """
     side = Oriented.of(volume, segmentation)
     window = side.window()
-    boxes = [ndimage.find_objects(layer.astype(np.int32, copy=False)) for layer in side.layers]
+    boxes = [label_boxes(layer) for layer in side.layers]
     figures: dict[int, Figure] = {}
     pictures = {}
     for name, structure in structures.items():
-        of_layer = boxes[structure.layer]
-        box = of_layer[structure.label - 1] if 0 < structure.label <= len(of_layer) else None
+        box = boxes[structure.layer].get(structure.label)
         if box is not None:
             planes = _planes(side, side.layers[structure.layer][box] == structure.label)
             figure = figures.setdefault(len(planes), _row_of_axes(len(planes)))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ...baselines.warping import warp_structures
 from ...imaging.frame import canonical, foreground, foreground_box, grid_over, normalized, resample, working_spacing
+from ...imaging.labelmap import numbered
 from ...imaging.names import same_structure
 from ...imaging.segmentation import Reference, Structure
 from ...imaging.slicing import grid_map
@@ -372,14 +373,6 @@ def numbered_layers(
         counts.append(len(asked))
         order += asked
     return layers, counts, order
-
-
-def numbered(values: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """Which of some labels each voxel has, counted from 1 in their order; 0 where it has none of them. Labels may be of any size."""
-    order = np.argsort(labels)
-    ranked = np.asarray(labels, np.int64)[order]
-    place = np.searchsorted(ranked, values).clip(max=len(ranked) - 1)
-    return np.where(ranked[place] == values, order[place] + 1, 0)
 
 
 def cell_grid(grid: sitk.Image) -> sitk.Image:
