@@ -21,6 +21,15 @@ def plain_text(text: str) -> str:
     return "".join(_plain(character) for character in text)
 
 
+def is_text(text: str) -> bool:
+    """Whether text can be given to a library, which bytes that are not UTF-8 can't."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def name_key(name: str) -> str:
     """What two names have in common that mean the same: neither case nor outer spaces nor composed or decomposed accents tell them apart.
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from ..text import plain_text
+from ..text import is_text, plain_text
 
 # A header holds a line or two for every segment or frame; no more of a file than this is searched for its end.
 _LONGEST_HEADER = 1 << 24
@@ -22,6 +22,7 @@ _LONGEST_HEADER = 1 << 24
 _DEFLATE = 1032
 _CHUNK = 1 << 20
 _MOST_DIMENSIONS = 5
+_LONGEST_WORD, _LONGEST_VALUE = 100, 500
 
 _METAIMAGE_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -32,7 +33,7 @@ _METAIMAGE_BYTES = {
 # These hold one number an axis, the first ones, or one for each pair of axes.
 _METAIMAGE_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _METAIMAGE_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-_METAIMAGE_LINE = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*[=:]\s*(.*?)\s*")
+_METAIMAGE_LINE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]\s*(.*?)\s*")
 
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -178,6 +179,11 @@ def check_nrrd(path: Path) -> None:
             raise Unsound(f"Its header gives {key!r} as {fields[key][:120]!r}, which are no numbers.")
     if fields.get("type", "").lower() not in _NRRD_BYTES:
         raise Unsound(f"Its header says that voxels are of the type {fields.get('type')!r}.")
+    # The image library copies words, and lines that it complains of, into buffers of a fixed length.
+    words = [fields.get(key, "") for key in ("type", "encoding", "endian", "space")]
+    words += [word for key in ("kinds", "centers", "centerings") for word in fields.get(key, "").split()]
+    if max(len(word) for word in words) > _LONGEST_WORD or max(len(value) for value in fields.values()) > _LONGEST_VALUE:
+        raise Unsound("Its header holds a field that is too long to be one of the format's.")
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_ENCODINGS:
         raise Unsound(f"Its header says that voxels are encoded as {fields.get('encoding')!r}.")
@@ -214,7 +220,12 @@ def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
         line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
         if not line:
             break
-        if line.startswith("#") or re.match(r"[^:]*:=", line):
+        key, pair, _ = line.partition(":=")
+        if pair and ":" not in key:
+            if not is_text(key):
+                raise Unsound("Its header names a value by something that is no text in UTF-8.")
+            continue
+        if line.startswith("#"):
             continue
         if listing:
             listed.append(line.strip())

@@ -8,6 +8,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..text import is_text
 from .headers import Unsound, check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
 from .places import forget_places, keep_places
@@ -46,7 +47,7 @@ def require_exists(path: Path, kind: str) -> Path:
             "There is no file or folder at this path.",
             "Check the spelling of the path and that the disk it lies on is connected.",
         )
-    if not _is_text(found):
+    if not is_text(str(found)):
         raise unreadable(
             path,
             "Its path holds bytes that are not UTF-8, which the image library can't be given.",
@@ -159,14 +160,6 @@ def _as_stored(path: Path) -> Path | None:
                 return None
         found = step
     return found
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _explain(message: str) -> str:

@@ -29,6 +29,8 @@ NOTICEABLE_VOXELS = 0.1
 # Axes are askew that move a voxel by more than the first where right-angled ones are taken for them, and can't be used beyond the second.
 _ASKEW_VOXELS, _MOST_ASKEW_VOXELS = 1e-3, 0.5
 
+_FARTHEST_MM = 1e9
+
 _HEADER_1, _HEADER_2 = 348, 540
 # What follows a header before the voxels: names of structures, notes of programs.
 _LONGEST_EXTENSIONS = 1 << 24
@@ -81,7 +83,8 @@ def read_nifti(path: Path) -> sitk.Image:
     header = _inspect(path)
     if header is None:
         return sitk.ReadImage(str(path))
-    if header.version == 1 and (path.name.lower().endswith(".gz") or not _is_gzip(path)):
+    # Of a place that is no number, ITK does not get to an end.
+    if header.version == 1 and not header.lost and (path.name.lower().endswith(".gz") or not _is_gzip(path)):
         try:
             return _placed(sitk.ReadImage(str(path)), header, path, read_by_itk=True)
         except RuntimeError as error:
@@ -231,7 +234,7 @@ def _header(
             for axis in range(3):
                 if axis >= len(sizes) or sizes[axis] == 1:
                     affine = _with_some_direction(affine, axis)
-            if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-12:
+            if np.isfinite(affine).all() and np.abs(affine).max() < _FARTHEST_MM and abs(np.linalg.det(affine)) > 1e-12:
                 forms[name] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
             else:
                 lost.append(name)
@@ -327,7 +330,7 @@ def _placed(
             path.name,
         )
         return image
-    if read_by_itk and not header.lost:
+    if read_by_itk:
         here = index_to_world(image)
         used = min(header.forms, key=lambda name: apart(size, here, header.forms[name]).voxels)
         if apart(size, here, header.forms[used]).voxels > NOTICEABLE_VOXELS:
@@ -345,8 +348,8 @@ def _placed(
             )
         if askew.voxels > askew_voxels:
             _log.warning(
-                "The axes of %r are not quite at right angles to each other; the nearest that are have been taken, which moves voxels by up "
-                "to %.2g mm (%.2g of a voxel).",
+                "The axes of %r are not quite at right angles to each other; the nearest that are have been taken, which moves "
+                "voxels by up to %.2g mm (%.2g of a voxel).",
                 path.name,
                 askew.mm,
                 askew.voxels,
