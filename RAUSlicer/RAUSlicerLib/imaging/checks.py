@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..text import name_key
 from .dicom import MODALITY_KEY
-from .grids import index_to_world, placed, resample_labels, same_grid, same_lattice, with_grid_of
+from .grids import index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .labelmap import label_counts
 from .places import TwoPlaces, two_places
 from .segmentation import Segmentation, Structure
@@ -290,7 +290,7 @@ def _in_one_place(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segme
     of_volume, of_labels = _ways(volume, theirs), _ways(segmentation.labelmap, own)
     pairs = [(a, b) for a in of_volume for b in of_labels if a == b or theirs is None or own is None]
     pairs = pairs or [(a, b) for a in of_volume for b in of_labels]
-    for fits in (same_grid, same_lattice):
+    for fits in (same_grid, part_of_lattice):
         for a, b in pairs:
             if fits(placed(segmentation.labelmap, of_labels[b]), placed(volume, of_volume[a])):
                 # The volume stays where it is, and takes the labels with it.

@@ -75,6 +75,11 @@ def same_lattice(a: sitk.Image, b: sitk.Image) -> bool:
     return bool(permutes_axes and np.abs((a_to_b - nearest) @ _corner_indices(a.GetSize())).max() <= _TOLERANCE_VOXELS)
 
 
+def part_of_lattice(a: sitk.Image, b: sitk.Image) -> bool:
+    """Whether one of two images is the other one, cropped, and perhaps flipped."""
+    return same_lattice(a, b) and (_holds(a, b) or _holds(b, a))
+
+
 def with_grid_of(image: sitk.Image, grid: sitk.Image) -> sitk.Image:
     """The same voxels with exactly the origin, spacing and direction of ``grid``, which must have the same size."""
     copy = sitk.Image(image)
@@ -85,6 +90,12 @@ def with_grid_of(image: sitk.Image, grid: sitk.Image) -> sitk.Image:
 def resample_labels(labelmap: sitk.Image, grid: sitk.Image) -> sitk.Image:
     """The label map on another grid: every voxel takes the label of the nearest voxel, 0 outside."""
     return sitk.Resample(labelmap, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, labelmap.GetPixelID())
+
+
+def _holds(outer: sitk.Image, inner: sitk.Image) -> bool:
+    corners = (np.linalg.inv(index_to_world(outer)) @ index_to_world(inner) @ _corner_indices(inner.GetSize()))[:3]
+    last = np.asarray(outer.GetSize())[:, None] - 1
+    return bool((corners >= -_TOLERANCE_VOXELS).all() and (corners <= last + _TOLERANCE_VOXELS).all())
 
 
 def _corner_indices(size: Sequence[int]) -> np.ndarray:

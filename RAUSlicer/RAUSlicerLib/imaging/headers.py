@@ -231,7 +231,7 @@ def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
             listed.append(line.strip())
             continue
         name, colon, value = line.partition(": ")
-        if not colon:
+        if not colon or len(name) > _LONGEST_WORD:
             raise Unsound(f"Its header holds a line that is no field: {line[:60]!r}.")
         if name.lower() in fields:
             raise Unsound(f"Its header holds the field {name!r} twice.")
