@@ -16,7 +16,7 @@ from .dicom_planes import Plane, is_dicom, look_into, text
 from .dicom_series import find_series, look_through
 from .dicom_stack import Stack, stack
 from .image_file import unreadable
-from .notices import hushed
+from .notices import hushed, noticed
 from .radiograph import as_gray_volume
 
 __all__ = ["MODALITY_KEY", "image_of", "is_dicom", "read_dicom_file", "read_dicom_folder", "series_files", "source_planes"]
@@ -26,17 +26,17 @@ MODALITY_KEY = "0008|0060"
 _log = logging.getLogger(__name__)
 
 
-@hushed()
 def source_planes(path: Path) -> tuple[Plane, ...]:
     """The stored planes that a DICOM file or folder is read from: the k-th lies at the volume's slice k.
 
-    A radiograph is one plane without a position. Nothing but headers is read.
+    A radiograph is one plane without a position. Nothing but headers is read, and nothing is warned of: reading the pixels does that.
 
     Raises:
         InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
     """
-    planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
-    return tuple(planes) if _is_radiograph(planes) else stack(planes, what).planes
+    with hushed(), noticed():
+        planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
+        return tuple(planes) if _is_radiograph(planes) else stack(planes, what).planes
 
 
 def series_files(folder: Path) -> list[Path]:

@@ -22,8 +22,8 @@ _ROUNDING = 1.5e-3
 # In pixels, at the corner of a slice.
 _NOTICEABLE = 0.1
 
-_CHOOSE_ONE = "oad it in 3D Slicer, choose one volume and save it as a file of its own."
-_AS_A_FILE = f"L{_CHOOSE_ONE}"
+_AS_A_FILE = "Load it in 3D Slicer, choose one volume and save it as a file of its own."
+_ONE_FILE = "Give one of its files, if each is a volume; else load it in 3D Slicer, choose one volume and save it as a file of its own."
 _REGULARIZE = "Load it in 3D Slicer, which regularizes such series, and save the volume as a file."
 
 _log = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def _several_volumes(planes: Sequence[Plane], heights: np.ndarray, what: str) ->
     return InputError(
         f"The {what} has several images at the same position: {len(planes)} images at {len(np.unique(heights.round(2)))} positions.",
         _varying(planes, "It holds several volumes (time points, echoes or reconstructions) in one, or slices twice."),
-        f"Give one of its files, if each is a volume, or l{_CHOOSE_ONE}" if 1 < files < len(planes) else _AS_A_FILE,
+        _ONE_FILE if 1 < files < len(planes) else _AS_A_FILE,
     )
 
 

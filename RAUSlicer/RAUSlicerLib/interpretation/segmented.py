@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..imaging.checks import align_segmentation, check_names, check_volume
 from ..imaging.files import read_segmentation, read_volume
 from ..imaging.labelmap import label_counts
+from ..imaging.notices import noticed
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
 
@@ -43,8 +44,10 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
     Raises:
         InputError: a file is missing, unreadable or unusable.
     """
-    volume, warnings = check_volume(read_volume(target), "target")
-    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, volume), volume)
+    with noticed() as of_files:
+        volume, warnings = check_volume(read_volume(target), "target")
+        read = read_segmentation(segmentation, volume)
+    aligned, of_segmentation = align_segmentation(read, volume)
     named, of_names = check_names(aligned)
     document = {} if result is None else _read(result)
     whole, results = described(named, document.get("structures", ()))
@@ -52,7 +55,7 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
     # An empty segment of which the run said that nothing was found is no surprise.
     expected = document.get("structures")
     lost = [] if expected else of_segmentation
-    return Segmented(volume, whole, results, source, (*warnings, *lost, *of_names))
+    return Segmented(volume, whole, results, source, (*of_files, *warnings, *lost, *of_names))
 
 
 def load_reference(volume: Path, segmentation: Path) -> Reference:
