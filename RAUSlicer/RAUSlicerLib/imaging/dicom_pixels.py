@@ -92,7 +92,7 @@ def _rescaled(stored: np.ndarray, plane: Plane) -> np.ndarray:
 def _stored_frames(path: Path, count: int) -> Iterator[np.ndarray]:
     """The frames of a file as stored, shape (row, column), in the order of the file."""
     dataset = read_dataset(path)
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     if (numbers(dataset, "SamplesPerPixel", 1, path) or (1.0,))[0] != 1 or text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         raise InputError(
             f"The image {str(path)!r} has 3 values a voxel.",
@@ -100,7 +100,7 @@ def _stored_frames(path: Path, count: int) -> Iterator[np.ndarray]:
             "Give the series that the colours were made from, or save one component as an image of its own.",
         )
     try:
-        if syntax.is_compressed and syntax.is_encapsulated:
+        if dataset["PixelData"].is_undefined_length if "PixelData" in dataset else False:
             yield from _decompressed(dataset, count, syntax, path)
         else:
             yield from (_cleaned(frame, dataset) for frame in iter_pixels(dataset, raw=True))
@@ -164,6 +164,6 @@ def _cannot_decode(path: Path, syntax: UID, where: str) -> InputError:
         return unreadable(path, f"Its pixels are damaged or incomplete: {where} can't be decompressed ({syntax.name}).")
     return InputError(
         f"The pixels of the DICOM file {str(path)!r} can't be decompressed.",
-        f"They are compressed as {syntax.name if not syntax.is_private else 'a maker wants it'}, for which there is no decoder here.",
+        f"They are compressed as {syntax.name}, for which there is no decoder here.",
         "Export the series again uncompressed (transfer syntax Explicit VR Little Endian), or load it in 3D Slicer and save it as .nrrd.",
     )

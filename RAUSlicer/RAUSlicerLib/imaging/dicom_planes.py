@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.datadict import dictionary_description
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import InputError
 from .image_file import unreadable
@@ -173,7 +173,7 @@ def look_into(path: Path) -> DicomFile | None:
             return None
         with path.open("rb") as file:
             header = _parse(file, path, stop_before_pixels=True, specific_tags=_TAGS)
-            whole = header.file_meta.TransferSyntaxUID.is_deflated or file.read(4) in _PIXELS
+            whole = header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian or file.read(4) in _PIXELS
         if not whole and ("Rows" in header or not header or "Image Storage" in _class_name(header)):
             raise unreadable(path, "It ends before its pixels, or its header is damaged.")
         return DicomFile(path, header, _planes(header, path) if _is_image(header) else ())
@@ -220,7 +220,7 @@ def numbers(dataset: pydicom.Dataset, keyword: str, count: int, path: Path) -> t
 def _parse(file: Any, path: Path, **options: Any) -> pydicom.Dataset:
     try:
         dataset = pydicom.dcmread(file, force=True, **options)
-        if "TransferSyntaxUID" not in dataset.file_meta:
+        if not text(dataset.file_meta, "TransferSyntaxUID"):
             implicit, little = dataset.original_encoding
             dataset.file_meta.TransferSyntaxUID = (
                 ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
