@@ -100,7 +100,10 @@ def _stored_frames(path: Path, count: int) -> Iterator[np.ndarray]:
             "Give the series that the colours were made from, or save one component as an image of its own.",
         )
     try:
-        if dataset["PixelData"].is_undefined_length if "PixelData" in dataset else False:
+        # A length is left out only where frames are wrapped one by one, which a syntax that pydicom has never heard of does not tell.
+        if dataset.get_item("PixelData") is not None and (
+            dataset["PixelData"].is_undefined_length or (syntax.is_transfer_syntax and syntax.is_encapsulated)
+        ):
             yield from _decompressed(dataset, count, syntax, path)
         else:
             yield from (_cleaned(frame, dataset) for frame in iter_pixels(dataset, raw=True))
@@ -131,7 +134,7 @@ def _decompressed(dataset: Dataset, count: int, syntax: UID, path: Path) -> Iter
         for number, encoded in enumerate(generate_frames(dataset.PixelData, number_of_frames=total, extended_offsets=offsets)):
             try:
                 yield _through_gdcm(encoded, dataset, Path(scratch) / "frame.dcm")
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 if not _known_to_pydicom(syntax):
                     raise _cannot_decode(path, syntax, f"frame {number + 1}") from error
                 yield _cleaned(next(iter_pixels(dataset, raw=True, indices=[number])), dataset)

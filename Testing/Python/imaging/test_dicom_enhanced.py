@@ -197,7 +197,7 @@ def test_a_spacing_that_changes_between_frames_is_refused(block: sitk.Image, tmp
         if k == 3:
             frame.PixelMeasuresSequence = item(PixelSpacing=[0.5, 0.5])
 
-    with pytest.raises(InputError, match="0.5 x 0.5 mm in some images, 1 x 1 mm in others"):
+    with pytest.raises(InputError, match=r"0\.5 x 0\.5 mm in some images, 1 x 1 mm in others"):
         read_volume(enhanced(block, tmp_path / "e.dcm", range(6), zoom))
 
 
