@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from .errors import InputError
 from .imaging.checks import align_segmentation, check_names, check_volume, modality_mismatch, same_volume
 from .imaging.files import read_segmentation, read_volume
+from .imaging.notices import noticed
 from .imaging.segmentation import Reference, Segmentation
 from .text import name_key
 
@@ -30,11 +31,17 @@ def load_inputs(references: Sequence[tuple[Path, Path]], target: Path) -> Inputs
     Raises:
         InputError: a file is missing, unreadable or unusable.
     """
-    pairs = []
-    for volume_path, segmentation_path in references:
-        volume = read_volume(volume_path)
-        pairs.append((volume, read_segmentation(segmentation_path, volume)))
-    return check_inputs(pairs, read_volume(target))
+    pairs, warnings = [], []
+    for number, (volume_path, segmentation_path) in enumerate(references, start=1):
+        with noticed() as sentences:
+            volume = read_volume(volume_path)
+            pairs.append((volume, read_segmentation(segmentation_path, volume)))
+        warnings += [f"{'Reference' if len(references) == 1 else f'Reference {number}'}: {sentence}" for sentence in sentences]
+    with noticed() as sentences:
+        read = read_volume(target)
+    warnings += [f"Target: {sentence}" for sentence in sentences]
+    inputs = check_inputs(pairs, read)
+    return replace(inputs, warnings=tuple(dict.fromkeys([*warnings, *inputs.warnings])))
 
 
 def check_inputs(references: Sequence[tuple[sitk.Image, Segmentation]], target: sitk.Image) -> Inputs:

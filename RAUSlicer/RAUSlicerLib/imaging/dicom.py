@@ -3,132 +3,77 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 
 from ..errors import InputError
-from .image_file import as_volume, unreadable
+from .dicom_pixels import broken_pixels, read_planes
+from .dicom_planes import Plane, is_dicom, look_into, text
+from .dicom_series import find_series, look_through
+from .dicom_stack import Stack, stack
+from .image_file import unreadable
+from .notices import hushed, noticed
 from .radiograph import as_gray_volume
+
+__all__ = ["MODALITY_KEY", "image_of", "is_dicom", "read_dicom_file", "read_dicom_folder", "series_files", "source_planes"]
 
 MODALITY_KEY = "0008|0060"
 
 _log = logging.getLogger(__name__)
 
-_TAGS = [
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "Modality",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "RescaleSlope",
-    "RescaleIntercept",
-]
 
-# Objects with pixels that are not intensities.
-_NOT_IMAGES = ("SEG", "RTDOSE")
+def source_planes(path: Path) -> tuple[Plane, ...]:
+    """The stored planes that a DICOM file or folder is read from: the k-th lies at the volume's slice k.
 
-# In units of the distance between slices.
-_MISSING_SLICE_GAP = 1.5
-_UNEVEN_WARNING, _UNEVEN_ERROR = 0.05, 0.5
-_SHEAR = 0.05
+    A radiograph is one plane without a position. Nothing but headers is read, and nothing is warned of: reading the pixels does that.
 
-
-@dataclass(frozen=True)
-class _Slice:
-    """One file of a series. ``position`` and the rows of ``axes`` (row, column, normal direction) are in patient space (LPS, mm)."""
-
-    path: Path
-    header: pydicom.Dataset
-    position: np.ndarray | None
-    axes: np.ndarray | None
-
-    @property
-    def group(self) -> tuple[object, ...]:
-        """What the slices of one volume have in common."""
-        orientation = None if self.axes is None else tuple(np.round(self.axes[:2].ravel(), 3) + 0.0)
-        return self.header.get("SeriesInstanceUID"), self.header.get("Rows"), self.header.get("Columns"), orientation
-
-    @property
-    def frames(self) -> int:
-        return int(self.header.get("NumberOfFrames") or 1)
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM file, by the mark in its preamble."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    Raises:
+        InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
+    """
+    with hushed(), noticed():
+        planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
+        return tuple(planes) if _is_radiograph(planes) else stack(planes, what).planes
 
 
 def series_files(folder: Path) -> list[Path]:
-    """The files of a folder's largest series, in the order in which ``read_dicom_folder`` stacks them."""
-    return [slice_.path for slice_ in _largest_series(folder)]
+    """The files of a folder's largest series, each once, in the order in which ``read_dicom_folder`` stacks them."""
+    return list(dict.fromkeys(plane.path for plane in source_planes(folder)))
 
 
+@hushed()
 def read_dicom_folder(folder: Path) -> sitk.Image:
-    """Read a folder of DICOM slices as a volume in rescaled units (HU for CT); subfolders are searched if it holds no slices itself.
+    """Read a folder of DICOM slices as a volume in rescaled units (HU for CT).
 
-    Of several series the one with most voxels is taken, with a logged warning.
+    Subfolders are searched for slices of the same series, and for any if the folder holds none itself. Of several series the one with
+    most voxels is taken, with a logged warning.
 
     Raises:
-        InputError: no images, missing or unevenly spaced slices, several images at a position, tilted gantry, damaged pixel data.
+        InputError: no images, several patients, damaged, missing or unevenly spaced slices, several images at a position, tilted gantry,
+            pixels that can't be decoded.
     """
-    slices = _largest_series(folder)
-    first = slices[0]
-    if len(slices) == 1:
-        return read_dicom_file(first.path)
-    if first.position is None or first.axes is None:
-        raise InputError(
-            f"The {len(slices)} images in the folder {str(folder)!r} don't form a volume.",
-            "They are radiographs, films or captures, which do not say where in the patient they lie.",
-            "Give one of the files instead of the folder.",
-        )
-    spacing = _slice_spacing(slices, folder)
-    image = _read_stack(slices, folder)
-    rows_mm, columns_mm = _pixel_spacing(first)
-    image.SetOrigin(first.position.tolist())
-    image.SetSpacing((columns_mm, rows_mm, spacing))
-    image.SetDirection(first.axes.T.ravel().tolist())
-    return _with_modality(image, first.header)
+    return _read(*_folder_planes(folder))
 
 
+@hushed()
 def read_dicom_file(path: Path) -> sitk.Image:
     """Read one DICOM file: a radiograph or slice as a volume of one slice, a multi-frame file as a volume.
 
-    Dark-on-bright radiographs (MONOCHROME1) come out inverted, which is ITK's doing: dense tissue is bright as everywhere else.
+    Dark-on-bright images (MONOCHROME1) come out inverted, as ITK does it: dense tissue is bright as everywhere else. Images in units
+    (CT, PET) keep their values.
 
     Raises:
-        InputError: the file holds no image, a segmentation, a film, or damaged pixel data.
+        InputError: the file holds no image, a segmentation, a film, several volumes in one, or damaged pixel data.
     """
-    slice_ = _header(path)
-    if slice_ is None:
-        raise unreadable(path, "It is not a DICOM file, or its header is damaged.")
-    if not _is_image(slice_):
-        raise InputError(
-            f"The DICOM file {str(path)!r} holds no image.",
-            f"Its modality is {slice_.header.get('Modality', 'not stated')}.",
-            "Give the image series; a DICOM segmentation goes where a segmentation is asked for.",
-        )
-    if slice_.frames > 1:
-        return _with_modality(_read_multiframe(path), slice_.header)
-    image = as_gray_volume(_read_pixels([path], path))
-    siblings = [other for other in _scan(path.parent.iterdir()) if slice_.position is not None and other.group == slice_.group]
-    if len(siblings) > 1:
+    planes, what = _file_planes(path)
+    image = _read(planes, what)
+    siblings = {file.path for file in look_through(path.parent.iterdir()) if file.planes and file.series == _series(planes)}
+    if planes[0].position is not None and len(siblings) > 1:
         _log.warning("The file is one of %d slices in its folder and the only one read; give the folder to read all.", len(siblings))
-    return _with_modality(image, slice_.header)
+    return image
 
 
 def image_of(volume: hd.Volume) -> sitk.Image:
@@ -146,151 +91,57 @@ def image_of(volume: hd.Volume) -> sitk.Image:
     return image
 
 
-def _largest_series(folder: Path) -> list[_Slice]:
-    try:
-        slices = _scan(folder.iterdir()) or _scan(folder.rglob("*"))
-    except OSError as error:
-        raise unreadable(folder, error.strerror or "The operating system refuses to open the folder.") from error
-    if not slices:
+def _folder_planes(folder: Path) -> tuple[list[Plane], str]:
+    return find_series(folder), f"series in the folder {str(folder)!r}"
+
+
+def _file_planes(path: Path) -> tuple[list[Plane], str]:
+    file = look_into(path)
+    if file is None:
+        raise unreadable(path, "It is not a DICOM file, or its header is damaged.")
+    if file.fault is not None:
+        raise file.fault
+    if not file.planes:
         raise InputError(
-            f"The folder {str(folder)!r} holds no DICOM images.",
-            "A folder is read as a DICOM series; other formats are read file by file.",
-            "Give the folder that holds the slices, or the path of one image file.",
+            f"The DICOM file {str(path)!r} holds no image.",
+            f"Its modality is {text(file.header, 'Modality') or 'not stated'}.",
+            "Give the image series; a DICOM segmentation goes where a segmentation is asked for.",
         )
-    groups: dict[tuple[object, ...], dict[object, _Slice]] = defaultdict(dict)
-    for slice_ in slices:
-        # A slice may have been exported twice under two file names.
-        groups[slice_.group].setdefault(slice_.header.get("SOPInstanceUID") or slice_.path, slice_)
-    ranked = sorted(
-        (list(group.values()) for group in groups.values()),
-        key=lambda group: sum(s.frames for s in group) * int(group[0].header.Rows) * int(group[0].header.Columns),
-        reverse=True,
-    )
-    if len(ranked) > 1:
-        _log.warning("The folder holds %d image series; the largest one, of %d files, is read.", len(ranked), len(ranked[0]))
-    return sorted(ranked[0], key=_height)
+    return list(file.planes), f"DICOM file {str(path)!r}"
 
 
-def _is_image(slice_: _Slice) -> bool:
-    return "Rows" in slice_.header and slice_.header.get("Modality") not in _NOT_IMAGES
+def _is_radiograph(planes: Sequence[Plane]) -> bool:
+    """Whether this is a single image without a place in space, or one whose pixels are measured at the detector."""
+    return len(planes) == 1 and (planes[0].position is None or (planes[0].spacing is None and "ImagerPixelSpacing" in planes[0].header))
 
 
-def _height(slice_: _Slice) -> float:
-    return 0.0 if slice_.position is None or slice_.axes is None else float(slice_.position @ slice_.axes[2])
+def _read(planes: Sequence[Plane], what: str) -> sitk.Image:
+    if _is_radiograph(planes):
+        try:
+            image = as_gray_volume(sitk.ReadImage([str(planes[0].path)], imageIO="GDCMImageIO"))
+        except RuntimeError as error:
+            raise broken_pixels(planes[0].path) from error
+    else:
+        image = _image_of(stack(planes, what))
+    return _with_modality(image, planes[0])
 
 
-def _scan(paths: Iterable[Path]) -> list[_Slice]:
-    headers = (_header(path) for path in sorted(path for path in paths if path.is_file()))
-    return [header for header in headers if header is not None and _is_image(header)]
+def _image_of(placed: Stack) -> sitk.Image:
+    image = sitk.GetImageFromArray(read_planes(placed.planes))
+    image.SetOrigin(placed.origin.tolist())
+    image.SetSpacing(placed.spacing)
+    image.SetDirection(placed.axes.T.ravel().tolist())
+    return image
 
 
-def _header(path: Path) -> _Slice | None:
-    """The tags that place a file in a volume; None for what is not DICOM."""
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-    except InvalidDicomError:
-        return None
-    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise unreadable(path, "Its DICOM header is damaged.") from error
-    position, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    if not position or not orientation:
-        return _Slice(path, header, None, None)
-    row, column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
-    return _Slice(path, header, np.array(position, dtype=float), np.stack([row, column, np.cross(row, column)]))
-
-
-def _pixel_spacing(slice_: _Slice) -> tuple[float, float]:
-    """Distance of rows and of columns, mm."""
-    spacing = slice_.header.get("PixelSpacing")
-    if not spacing or min(spacing) <= 0:
-        raise InputError(
-            f"The DICOM file {str(slice_.path)!r} does not say how far apart its pixels are.",
-            f"Its pixel spacing is {spacing}.",
-            "Export the series again from the archive or scanner, with its geometry.",
-        )
-    return float(spacing[0]), float(spacing[1])
-
-
-def _slice_spacing(slices: Sequence[_Slice], folder: Path) -> float:
-    """Distance between the slices of a regular stack, mm; anything else would put labels in the wrong place."""
-    positions = np.array([slice_.position for slice_ in slices])
-    assert slices[0].axes is not None
-    normal = slices[0].axes[2]
-    heights = positions @ normal
-    gaps = np.diff(heights)
-    typical = float(np.median(gaps))
-    if gaps.min() < 0.01 * max(typical, 1e-3):
-        raise InputError(
-            f"The series in {str(folder)!r} has several images at the same position.",
-            "It holds several volumes (time points, echoes or reconstructions) in one series.",
-            "Load it in 3D Slicer, choose one volume and save it as a file of its own.",
-        )
-    if gaps.max() > _MISSING_SLICE_GAP * typical:
-        raise InputError(
-            f"The series in {str(folder)!r} lacks slices: a gap of {gaps.max():g} mm between slices that are {typical:g} mm apart.",
-            "Positions beyond the gap would be wrong.",
-            "Copy the series again completely; if it was never complete, resample it in 3D Slicer and save it as a file.",
-        )
-    sideways = positions - positions[0] - np.outer(heights - heights[0], normal)
-    shift = float(np.linalg.norm(sideways, axis=1).max())
-    if shift > _SHEAR * typical:
-        raise InputError(
-            f"The slices in {str(folder)!r} are shifted sideways against each other, by up to {shift:g} mm.",
-            "The scanner's gantry was tilted, so the slices form a sheared block.",
-            "Load it in 3D Slicer, which regularizes such series, and save the volume as a file.",
-        )
-    spacing = float(heights[-1] - heights[0]) / (len(slices) - 1)
-    unevenness = float(np.abs(heights - np.linspace(heights[0], heights[-1], len(slices))).max())
-    if unevenness > _UNEVEN_ERROR * spacing:
-        raise InputError(
-            f"The slices in {str(folder)!r} are unevenly spaced: positions are off by up to {unevenness:g} mm.",
-            "A volume has evenly spaced slices; labels would be in the wrong place.",
-            "Load it in 3D Slicer, which regularizes such series, and save the volume as a file.",
-        )
-    if unevenness > _UNEVEN_WARNING * spacing:
-        _log.warning("Slices are unevenly spaced: positions are off by up to %.2g mm.", unevenness)
-    return spacing
-
-
-def _read_stack(slices: Sequence[_Slice], folder: Path) -> sitk.Image:
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(slice_.path) for slice_ in slices])
-    if len({(s.header.get("RescaleSlope"), s.header.get("RescaleIntercept")) for s in slices}) > 1:
-        # Otherwise the first slice decides the type of voxel, and another slice's fractions would be cut off.
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        return as_volume(reader.Execute(), folder)
-    except RuntimeError as error:
-        raise _broken_pixels(folder) from error
-
-
-def _read_pixels(paths: Sequence[Path], shown: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage([str(path) for path in paths], imageIO="GDCMImageIO")
-    except RuntimeError as error:
-        raise _broken_pixels(shown) from error
-
-
-def _read_multiframe(path: Path) -> sitk.Image:
-    """Through highdicom, which knows the functional groups that place the frames of an enhanced image; ITK reads only some of them."""
-    try:
-        return as_volume(image_of(hd.imread(path).get_volume(dtype=np.float32)), path)
-    except (RuntimeError, ValueError, AttributeError, KeyError, NotImplementedError) as error:
-        raise InputError(
-            f"The frames of the DICOM file {str(path)!r} don't form a volume.",
-            "It is a film, or its frames do not say where in the patient they lie, or they are compressed in a way that can't be read.",
-            "Load it in 3D Slicer and save the volume as a file.",
-        ) from error
-
-
-def _broken_pixels(path: Path) -> InputError:
-    return unreadable(path, "The pixels of a DICOM file are damaged, incomplete or compressed in an unknown way.")
-
-
-def _with_modality(image: sitk.Image, header: pydicom.Dataset) -> sitk.Image:
+def _with_modality(image: sitk.Image, plane: Plane) -> sitk.Image:
     """Of the metadata only the modality is kept: the rest may identify the patient."""
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
-    if header.get("Modality"):
-        image.SetMetaData(MODALITY_KEY, str(header.Modality))
+    if modality := text(plane.header, "Modality"):
+        image.SetMetaData(MODALITY_KEY, modality)
     return image
+
+
+def _series(planes: Sequence[Plane]) -> str:
+    return text(planes[0].header, "SeriesInstanceUID")

@@ -15,6 +15,7 @@ from pydicom.sr.coding import Code
 from .. import __version__
 from ..errors import InputError, OutputError
 from .dicom import image_of, is_dicom, read_dicom_file, read_dicom_folder, series_files
+from .dicom_planes import read_dataset
 from .grids import same_grid
 from .image_file import unreadable
 from .labelmap import numbered, smallest_type
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 def is_dicom_seg(path: Path) -> bool:
     """Whether a DICOM file is a Segmentation object."""
-    return str(pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).get("SOPClassUID")) in _SEG_CLASSES
+    return str(read_dataset(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).get("SOPClassUID")) in _SEG_CLASSES
 
 
 def read_dicom_seg(path: Path) -> Segmentation:
@@ -43,7 +44,7 @@ def read_dicom_seg(path: Path) -> Segmentation:
         InputError: the file is damaged or holds probabilities instead of labels.
     """
     try:
-        dataset = hd.seg.segread(path)
+        dataset = _opened(path)
         if dataset.segmentation_type == hd.seg.SegmentationTypeValues.FRACTIONAL:
             raise InputError(
                 f"The DICOM segmentation {str(path)!r} holds probabilities instead of labels.",
@@ -55,6 +56,10 @@ def read_dicom_seg(path: Path) -> Segmentation:
     except (RuntimeError, ValueError, AttributeError, KeyError, TypeError, OSError, EOFError) as error:
         raise unreadable(path, "It is a damaged or incomplete DICOM segmentation.") from error
     return Segmentation(layers[0], structures, tuple(layers[1:]))
+
+
+def _opened(path: Path) -> hd.seg.Segmentation:
+    return hd.seg.Segmentation.from_dataset(read_dataset(path), copy=False)
 
 
 def require_source_series(volume_path: str | Path | None, path: Path) -> list[Path]:
@@ -134,7 +139,7 @@ def _no_source(path: Path, problem: str) -> OutputError:
 
 
 def _require_position(file: Path, path: Path) -> None:
-    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "NumberOfFrames"])
+    header = read_dataset(file, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "NumberOfFrames"])
     if "ImagePositionPatient" not in header and "NumberOfFrames" not in header:
         raise _no_source(path, "The target is a radiograph, which has no position in the patient.")
 
@@ -147,7 +152,7 @@ def _read_layers(dataset: hd.seg.Segmentation, path: Path) -> tuple[list[sitk.Im
     except RuntimeError:
         # Segments overlap. Each goes into the first label map in which its voxels are free. The file is opened again, because highdicom
         # leaves the frame table of the failed attempt locked.
-        stack = hd.seg.segread(path).get_volume(segment_numbers=numbers)
+        stack = _opened(path).get_volume(segment_numbers=numbers)
     dtype = smallest_type(max(numbers))
     arrays: list[np.ndarray] = []
     layer_of: dict[int, int] = {}
@@ -216,7 +221,7 @@ def _pixels(segmentation: Segmentation) -> np.ndarray:
 
 def source_header(file: Path) -> pydicom.Dataset:
     """A source image's header; anonymizers sometimes empty its identity and leave that in the file's meta header alone."""
-    dataset = pydicom.dcmread(file, stop_before_pixels=True)
+    dataset = read_dataset(file, stop_before_pixels=True)
     dataset.SOPClassUID = dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID
     dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or dataset.file_meta.MediaStorageSOPInstanceUID
     return dataset

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..imaging.checks import align_segmentation, check_names, check_volume
 from ..imaging.files import read_segmentation, read_volume
 from ..imaging.labelmap import label_counts
+from ..imaging.notices import noticed
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
 from ..text import name_key
@@ -44,15 +45,17 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
     Raises:
         InputError: a file is missing, unreadable or unusable.
     """
-    volume, warnings = check_volume(read_volume(target), "target")
+    with noticed() as of_files:
+        volume, warnings = check_volume(read_volume(target), "target")
+        read = read_segmentation(segmentation, volume)
     document = {} if result is None else _read(result)
     # An empty segment of which the run said that nothing was found is no surprise.
     expected = bool(document.get("structures"))
-    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, volume), volume, expect_empty=expected)
+    aligned, of_segmentation = align_segmentation(read, volume, expect_empty=expected)
     named, of_names = check_names(aligned)
     whole, results = described(named, document.get("structures", ()))
     source = {heading: str(document[heading]) for heading in ("model", "localizer") if document.get(heading)}
-    return Segmented(volume, whole, results, source, (*warnings, *of_segmentation, *of_names))
+    return Segmented(volume, whole, results, source, (*of_files, *warnings, *of_segmentation, *of_names))
 
 
 def load_reference(volume: Path, segmentation: Path) -> Reference:
