@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from .dicom import MODALITY_KEY
 from .intensity import normalize
 
 # Voxels along the longer in-plane side of the reference's foreground. The networks were trained at this scale.
@@ -40,8 +41,10 @@ def canonical(image: sitk.Image, like: sitk.Image | None = None) -> sitk.Image:
     """
     like = like or image
     opened = _turned(image, _own_turn(like))
-    if like.HasMetaDataKey(_NOTE) and not opened.HasMetaDataKey(_NOTE):
-        opened.SetMetaData(_NOTE, like.GetMetaData(_NOTE))
+    for source, keys in ((image, (MODALITY_KEY,)), (like, (_NOTE,))):
+        for key in keys:
+            if source.HasMetaDataKey(key) and not opened.HasMetaDataKey(key):
+                opened.SetMetaData(key, source.GetMetaData(key))
     return opened
 
 
@@ -167,4 +170,5 @@ def from_array(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
 
 def normalized(image: sitk.Image) -> sitk.Image:
     """A canonical image with intensities in 0 to 1 (float32)."""
-    return from_array(normalize(sitk.GetArrayViewFromImage(image)), image)
+    modality = image.GetMetaData(MODALITY_KEY) if image.HasMetaDataKey(MODALITY_KEY) else None
+    return from_array(normalize(sitk.GetArrayViewFromImage(image), modality=modality), image)

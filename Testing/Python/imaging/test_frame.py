@@ -111,9 +111,7 @@ def test_resampling_a_ramp_gives_positions(volume: sitk.Image) -> None:
         assert values[index[::-1]] == pytest.approx(i + 20 * j + 400 * k, abs=2e-3)
 
 
-TURNS = [
-    np.eye(3)[:, order] * signs for order in itertools.permutations(range(3)) for signs in itertools.product((1.0, -1.0), repeat=3)
-]
+TURNS = [np.eye(3)[:, order] * signs for order in itertools.permutations(range(3)) for signs in itertools.product((1.0, -1.0), repeat=3)]
 
 
 def noise(axes: np.ndarray, seed: int = 0) -> sitk.Image:
@@ -135,8 +133,13 @@ def degrees_between(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed: int) -> None:
-    base, few = Rotation.random(random_state=seed), Rotation.from_rotvec(Rotation.random(random_state=seed + 1).as_matrix()[0], degrees=True)
-    images = [noise(axes, seed + 7 * n) for n, axes in enumerate((base.as_matrix(), (few**9 * base).as_matrix(), (few**-9 * base).as_matrix()))]
+    base, few = (
+        Rotation.random(random_state=seed),
+        Rotation.from_rotvec(Rotation.random(random_state=seed + 1).as_matrix()[0], degrees=True),
+    )
+    images = [
+        noise(axes, seed + 7 * n) for n, axes in enumerate((base.as_matrix(), (few**9 * base).as_matrix(), (few**-9 * base).as_matrix()))
+    ]
 
     opened = [canonical(image) for image in opened_together(images)]
 
@@ -149,7 +152,9 @@ def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed: int) -
 def test_of_all_ways_to_open_a_target_the_nearest_to_the_reference_is_taken(seed: int) -> None:
     images = [noise(Rotation.random(random_state=2 * seed + n).as_matrix(), seed + n) for n in range(2)]
     target, reference = [canonical(image) for image in opened_together(images)]
-    least = min(degrees_between(axes_of(reference), axes_of(images[0]) @ turn) for turn in TURNS if np.linalg.det(axes_of(images[0]) @ turn) > 0)
+    least = min(
+        degrees_between(axes_of(reference), axes_of(images[0]) @ turn) for turn in TURNS if np.linalg.det(axes_of(images[0]) @ turn) > 0
+    )
     assert degrees_between(axes_of(reference), axes_of(target)) == pytest.approx(least, abs=1e-3)
 
 
