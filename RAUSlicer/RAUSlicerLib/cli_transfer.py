@@ -16,6 +16,7 @@ from rich.table import Table
 from . import NOTICE, __version__
 from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
+from .decimals import enough_decimals, volume_text
 from .errors import OutputError
 from .imaging.checks import distinct_names
 from .imaging.files import check_output, write_segmentation
@@ -89,8 +90,8 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
                 "status": str(outcome.status),
                 "confidence": round(outcome.confidence, 4),
                 "presence": None if found is None else round(found.presence, 4),
-                "volume_ml": round(outcome.volume_ml, 3),
-                "reference_volume_ml": round(outcome.reference_volume_ml, 3),
+                "volume_ml": round(outcome.volume_ml, enough_decimals(outcome.volume_ml, 3)),
+                "reference_volume_ml": round(outcome.reference_volume_ml, enough_decimals(outcome.reference_volume_ml, 3)),
                 "box_mm": None if found is None else found.box_mm,
             }
         )
@@ -149,7 +150,7 @@ def _print_result(result: Transfer, output: Path) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     names = distinct_names(tuple(outcome.structure for outcome in result.results))
     for name, outcome in zip(names, result.results, strict=True):
-        figures = (f"{outcome.confidence:.2f}", f"{outcome.volume_ml:.2f}", f"{outcome.reference_volume_ml:.2f}")
+        figures = (f"{outcome.confidence:.2f}", volume_text(outcome.volume_ml), volume_text(outcome.reference_volume_ml))
         table.add_row(name, str(outcome.status), *figures)
     console.print(table, markup=False)
     if result.cancelled:

@@ -78,7 +78,7 @@ def check_correction(correction: Correction, target: sitk.Image) -> Correction:
 def painted(correction: Correction, target: sitk.Image) -> Painted:
     """A checked correction's planes in the canonical frame."""
     assert correction.mask is not None
-    frame = canonical(correction.mask)
+    frame = canonical(correction.mask, target)
     # Columns: where the target's own axes lie among the canonical ones. Both are the same lines in space, so this is a permutation.
     turn = np.linalg.inv(index_to_world(frame)[:3, :3]) @ index_to_world(target)[:3, :3]
     planes = []

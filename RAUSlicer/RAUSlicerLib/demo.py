@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import NOTICE
 from .cli_transfer import CONTACT_SHEET, PICTURE_3D, transfer_report
+from .decimals import volume_text
 from .errors import OutputError
 from .imaging.files import check_output, read_segmentation, read_volume, write_segmentation
 from .imaging.segmentation import Reference, Segmentation
@@ -169,7 +170,7 @@ def print_report(demo: DemoResult, console: Console) -> None:
         table.add_column(heading, justify="left" if heading == "Status" else "right", no_wrap=True)
     for result in demo.transfer.results:
         agreement = f"{demo.agreement.get(result.structure.name, 0.0):.2f}"
-        table.add_row(result.structure.name, f"{result.confidence:.2f}", str(result.status), f"{result.volume_ml:.1f}", agreement)
+        table.add_row(result.structure.name, f"{result.confidence:.2f}", str(result.status), volume_text(result.volume_ml, 1), agreement)
     totals = _totals(demo)
     table.add_section()
     confidence, agreement_of_all = _decimal(totals["mean_confidence"]), _decimal(totals["mean_agreement_all"])

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from .errors import InputError
 from .imaging.checks import align_segmentation, check_names, check_volume, modality_mismatch, same_volume
 from .imaging.files import read_segmentation, read_volume
+from .imaging.frame import opened_together
 from .imaging.notices import noticed
 from .imaging.segmentation import Reference, Segmentation
 from .text import name_key
@@ -45,7 +46,7 @@ def load_inputs(references: Sequence[tuple[Path, Path]], target: Path) -> Inputs
 
 
 def check_inputs(references: Sequence[tuple[sitk.Image, Segmentation]], target: sitk.Image) -> Inputs:
-    """Check references and target that are in memory, and bring each segmentation onto its volume's grid.
+    """Check references and target that are in memory, bring each segmentation onto its volume's grid, and choose the axes of all volumes.
 
     Raises:
         InputError: there is no reference, or one of the images or segmentations can't be used.
@@ -68,7 +69,9 @@ def check_inputs(references: Sequence[tuple[sitk.Image, Segmentation]], target: 
             found.append("The target is the reference itself: the result only shows that the reference's structures come back.")
         warnings += found if len(references) == 1 else [f"Reference {number}: {sentence}" for sentence in found]
         checked.append(Reference(volume, segmentation))
-    return Inputs(tuple(checked), target, tuple(dict.fromkeys(warnings)))
+    target, *volumes = opened_together([target, *(reference.volume for reference in checked)])
+    opened = tuple(replace(reference, volume=volume) for reference, volume in zip(checked, volumes, strict=True))
+    return Inputs(opened, target, tuple(dict.fromkeys(warnings)))
 
 
 def split_names(text: str, references: Sequence[Reference]) -> list[str]:

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from .correction import Correction, Painted, check_correction, painted, painted_share, restore
 from .errors import InputError
-from .imaging.frame import canonical, from_array, normalized
+from .imaging.frame import canonical, from_array, normalized, stored_like
 from .imaging.segmentation import Segmentation, Structure
 from .inputs import Inputs
 from .judging import Judge, carried_back, said_by_labels
@@ -26,7 +26,7 @@ from .segmentation.carrying import carry_on, reach_of
 from .segmentation.confidence import Calibration
 from .segmentation.moving import cut, move
 from .segmentation.propagation import Frame, Sam2Propagator
-from .segmentation.resolution import DRAWN, to_native, without_specks
+from .segmentation.resolution import DRAWN, without_specks
 from .vision import MatchedSlices, Vision
 
 STAGE = "correction"
@@ -110,7 +110,7 @@ class SecondPass:
         # From now on this is what its neighbours compete with.
         warm.masks[structure] = mask
         progress(ProgressEvent(STAGE, 0.9))
-        native = sitk.GetArrayFromImage(to_native(from_array(inside.astype(np.uint8), frame), target))
+        native = sitk.GetArrayFromImage(stored_like(from_array(inside.astype(np.uint8), frame), target))
         labels = native.astype(np.min_scalar_type(structure.label)) * structure.label
         restore(labels, correction, structure.label)
         segmentation = Segmentation(from_array(labels, target), (replace(structure, layer=0),))

@@ -53,6 +53,25 @@ def test_the_result_does_not_depend_on_where_and_how_the_scanner_was_tilted(tiny
     assert np.mean((found == plain)[plain > 0]) > 0.99
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_tilts_on_two_sides_of_45_degrees_are_seen_as_alike(tiny_pipeline: Pipeline, case: Reference, axis: int) -> None:
+    def tilted(image: sitk.Image, degrees: float) -> sitk.Image:
+        turn = sitk.Euler3DTransform()
+        turn.SetRotation(*(np.radians(degrees) * np.eye(3)[axis]).tolist())
+        copy = sitk.Image(image)
+        copy.SetDirection(turn.GetMatrix())
+        return copy
+
+    reference = Reference(tilted(case.volume, 41), case.segmentation.map_layers([tilted(case.segmentation.labelmap, 41)]))
+    target = tilted(case.volume, 50)
+
+    result = tiny_pipeline.transfer(reference, target)
+
+    assert same_grid(result.segmentation.labelmap, target)
+    for structure in case.segmentation.structures:
+        assert dice(result.segmentation.array(structure), case.segmentation.array(structure)) > 0.9, structure.name
+
+
 def test_one_slice_is_carried_over_to_one_slice(tiny_pipeline: Pipeline, case: Reference) -> None:
     flat = Reference(case.volume[:, :, 10:11], replace(case.segmentation, labelmap=case.segmentation.labelmap[:, :, 10:11]))
     result = tiny_pipeline.transfer(flat, flat.volume)

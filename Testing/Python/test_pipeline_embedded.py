@@ -1,12 +1,14 @@
-"""The whole way with the embedded weights, on the middle of the sample data."""
+"""The whole way with the embedded weights, on the middle of the sample data and on two hearts."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.judging import OTHER_PART_WARNING
@@ -75,3 +77,50 @@ def test_embedded_model_gives_a_flipped_or_permuted_copy_the_same(
     straight = sitk.GetArrayFromImage(sitk.DICOMOrient(plain.segmentation.labelmap, "LPS"))
     assert dice(back > 0, straight > 0) >= 0.98
     assert np.mean((back == straight)[straight > 0]) >= 0.98
+
+
+@pytest.fixture(scope="module")
+def hearts(data_folder: Path) -> tuple[Reference, Reference]:
+    """Two annotated hearts in slices of 10 mm."""
+    cases = []
+    for name in ("patient003_frame01", "patient004_frame01"):
+        volume = read_volume(data_folder / "heart_mr" / f"{name}.nii.gz")
+        cases.append(Reference(volume, read_segmentation(data_folder / "heart_mr" / f"{name}_seg.nii.gz", volume)))
+    return cases[0], cases[1]
+
+
+def tilted(image: sitk.Image, degrees: float) -> sitk.Image:
+    """The same voxels, tilted from foot to front by their header."""
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(np.radians(degrees), 0.0, 0.0)
+    copy = sitk.Image(image)
+    copy.SetDirection((np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    return copy
+
+
+def wild(image: sitk.Image) -> sitk.Image:
+    changed = sitk.Cast(image, sitk.sitkFloat32) * 1e-9
+    for index, value in (((0, 0, 0), -32768.0), ((50, 60, 3), -3.0e38), ((101, 90, 5), 3.0e38), ((30, 200, 9), 65535.0)):
+        changed[index] = value
+    return changed
+
+
+@pytest.mark.parametrize("case", ["tilted by 41 and 50 degrees", "tiny intensities and wild voxels"])
+def test_a_heart_is_found_whatever_the_header_and_a_few_voxels_say(
+    embedded: Pipeline, hearts: tuple[Reference, Reference], case: str
+) -> None:
+    reference, target = hearts
+    volume = target.volume
+    if case.startswith("tilted"):
+        layers = [tilted(layer, 41) for layer in reference.segmentation.layers]
+        reference, volume = Reference(tilted(reference.volume, 41), reference.segmentation.map_layers(layers)), tilted(volume, 50)
+    else:
+        volume = wild(volume)
+
+    result = embedded.transfer(reference, volume)
+
+    assert same_grid(result.segmentation.labelmap, volume)
+    usual = {"right ventricle cavity": 0.915, "left ventricular myocardium": 0.827, "left ventricle cavity": 0.955}
+    for structure in result.segmentation.structures:
+        found = dice(result.segmentation.array(structure), target.segmentation.array(structure))
+        assert found == pytest.approx(usual[structure.name], abs=0.01), structure.name

@@ -75,7 +75,7 @@ def answer(
     """
     frame = canonical(target)
     structures = [localization.structure for localization in localizations]
-    masks = {structure: _marked(truth, structure) for structure in structures}
+    masks = {structure: _marked(truth, structure, target) for structure in structures}
     guess = warp_structures(reference, structures, align_boxes(frame, reference.volume), frame, ignore, CancelToken())
     mapped = {structure: _on_frame(mask, frame) > _HALF for structure, mask in guess.items()}
     evidence = {one.structure: _on_frame(one.prior, frame) for one in localizations}
@@ -163,11 +163,12 @@ def _best(fits: Mapping[Structure, float]) -> str | None:
     return best.name if fits[best] > 0 else None
 
 
-def _marked(truth: Segmentation, structure: Structure) -> np.ndarray:
+def _marked(truth: Segmentation, structure: Structure, target: sitk.Image) -> np.ndarray:
+    """A structure's voxels (z, y, x) on the target's canonical frame."""
     own = same_structure(truth, structure)
     if own is None:
-        return np.zeros(canonical(truth.labelmap).GetSize()[::-1], bool)
-    return sitk.GetArrayFromImage(canonical(truth.mask(own))) > 0
+        return np.zeros(canonical(target).GetSize()[::-1], bool)
+    return sitk.GetArrayFromImage(canonical(truth.mask(own), target)) > 0
 
 
 def _on_frame(mask: SoftMask | None, frame: sitk.Image) -> np.ndarray:

@@ -14,11 +14,21 @@ from ..errors import InputError
 from ..text import name_key
 from .dicom import MODALITY_KEY
 from .grids import index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
+from .intensity import bounds, is_ct
 from .labelmap import label_counts
 from .places import TwoPlaces, two_places
 from .segmentation import Segmentation, Structure
 
-__all__ = ["align_segmentation", "check_names", "check_volume", "distinct_names", "modality_mismatch", "same_grid", "same_volume"]
+__all__ = [
+    "align_segmentation",
+    "check_names",
+    "check_volume",
+    "distinct_names",
+    "is_ct_volume",
+    "modality_mismatch",
+    "same_grid",
+    "same_volume",
+]
 
 Role = Literal["reference", "target"]
 
@@ -28,8 +38,6 @@ _SMALLEST_2D = 32
 _NOTICEABLE_LOSS = 0.01
 _NOTICEABLE_DEGREES = 0.1
 _HALF_VOXEL = 0.5
-# Air is -1000 HU; clipped CT still holds fat and lung below -100. MR intensities and radiographs are not negative by so much.
-_CT_BELOW_HU = -100.0
 
 _SCALARS = (
     sitk.sitkUInt8,
@@ -68,9 +76,10 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
         if undefined == array.size:
             raise _refused(role, "has no defined voxel: all are NaN or infinite.", "It was probably damaged by a computation.", _OTHER_FILE)
         if undefined:
-            image = _fill(image, array, finite)
+            smallest = bounds(array[finite])[0]
+            image = _fill(image, np.where(finite, array, array.dtype.type(smallest)))
             array = sitk.GetArrayViewFromImage(image)
-            warnings.append(f"{undefined} voxels of the {role} are NaN or infinite and were set to its smallest value, {array.min():g}.")
+            warnings.append(f"{undefined} voxels of the {role} are NaN or infinite and were set to its smallest value, {smallest:g}.")
     if array.min() == array.max():
         raise _refused(role, f"is constant: every voxel is {array.min():g}.", "There is no anatomy to see in it.", _OTHER_FILE)
     return image, warnings
@@ -175,12 +184,16 @@ def same_volume(a: sitk.Image, b: sitk.Image) -> bool:
     return same_grid(a, b) and np.array_equal(sitk.GetArrayViewFromImage(a), sitk.GetArrayViewFromImage(b))
 
 
-def modality_mismatch(reference: sitk.Image, target: sitk.Image) -> str | None:
-    """A warning where one volume is CT and the other is not, None otherwise.
+def is_ct_volume(volume: sitk.Image) -> bool:
+    """Whether a volume is CT: DICOM says so; of other files the intensities tell."""
+    if volume.HasMetaDataKey(MODALITY_KEY):
+        return bool(volume.GetMetaData(MODALITY_KEY) == "CT")
+    return is_ct(sitk.GetArrayViewFromImage(volume))
 
-    DICOM says which it is; for other files negative intensities tell CT in Hounsfield units from MR.
-    """
-    reference_ct, target_ct = _is_ct(reference), _is_ct(target)
+
+def modality_mismatch(reference: sitk.Image, target: sitk.Image) -> str | None:
+    """A warning where one volume is CT and the other is not, None otherwise."""
+    reference_ct, target_ct = is_ct_volume(reference), is_ct_volume(target)
     if reference_ct == target_ct:
         return None
     kinds = {True: "CT (Hounsfield units)", False: "another modality"}
@@ -258,8 +271,8 @@ def _check_thickness(image: sitk.Image, role: Role) -> list[str]:
     return [f"The {role} is one voxel thick ({shown} voxels) and is taken as a 2D image."]
 
 
-def _fill(image: sitk.Image, array: np.ndarray, finite: np.ndarray) -> sitk.Image:
-    filled = sitk.GetImageFromArray(np.where(finite, array, array[finite].min()))
+def _fill(image: sitk.Image, array: np.ndarray) -> sitk.Image:
+    filled = sitk.GetImageFromArray(array)
     filled.CopyInformation(image)
     for key in image.GetMetaDataKeys():
         filled.SetMetaData(key, image.GetMetaData(key))
@@ -393,10 +406,3 @@ def _named(fate: str, structures: list[Structure]) -> list[str]:
 
 def _millimetres(image: sitk.Image) -> str:
     return "(" + ", ".join(f"{c:.1f}" for c in image.GetOrigin()) + ") mm (LPS)"
-
-
-def _is_ct(image: sitk.Image) -> bool:
-    if image.HasMetaDataKey(MODALITY_KEY):
-        return bool(image.GetMetaData(MODALITY_KEY) == "CT")
-    array = sitk.GetArrayViewFromImage(image)
-    return bool(array.min() < _CT_BELOW_HU and np.median(array[array < 0]) < _CT_BELOW_HU)

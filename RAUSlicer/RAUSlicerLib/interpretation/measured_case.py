@@ -11,9 +11,8 @@ import SimpleITK as sitk
 from ..anatomy.shapes import Shape, shapes, voxels_in
 from ..anatomy.terms import Attached
 from ..errors import InputError
-from ..imaging.checks import same_grid
+from ..imaging.checks import is_ct_volume, same_grid
 from ..imaging.dicom import MODALITY_KEY
-from ..imaging.intensity import is_ct
 from ..imaging.segmentation import Segmentation, Structure
 from .evidence import CENTRE, Quantity
 
@@ -75,7 +74,7 @@ class MeasuredCase:
             )
         known = shapes(segmentation, own.values(), checkpoint)
         found = {structure: known[there] for structure, there in own.items() if there in known}
-        return cls(volume, segmentation, own, found, _pairs(found, attached), HOUNSFIELD if _is_ct(volume) else NO_UNIT)
+        return cls(volume, segmentation, own, found, _pairs(found, attached), HOUNSFIELD if is_ct_volume(volume) else NO_UNIT)
 
     def values(self, structure: Structure) -> Iterator[Value]:
         """Volume, extents, intensities and asymmetry of a structure, as far as the image has them."""
@@ -141,12 +140,6 @@ def _pairs(found: Mapping[Structure, Shape], attached: Attached) -> dict[Structu
         if len(others) == len(of_node[graph.name, node.id]) == 1:
             pairs[structure] = (structure, others[0]) if node.laterality == "left" else (others[0], structure)
     return pairs
-
-
-def _is_ct(volume: sitk.Image) -> bool:
-    if volume.HasMetaDataKey(MODALITY_KEY):
-        return bool(volume.GetMetaData(MODALITY_KEY) == "CT")
-    return is_ct(sitk.GetArrayViewFromImage(volume))
 
 
 def _size(image: sitk.Image) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..decimals import enough_decimals
 from ..results import Status
 from .evidence import Comparison, Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
 
@@ -24,18 +25,21 @@ AXES = {
 
 _UNIT_SIGNS = {"[hnsf'U]": "HU", "1": ""}
 # As many decimals as the numbers deserve: a voxel more or less must not change the display of a large structure.
-_DECIMALS = {"mm": ((10, 0), (0, 1)), "%": ((10, 0), (0, 1)), "[hnsf'U]": ((0, 0),)}
+_DECIMALS = {"mm": ((10, 0), (0.1, 1)), "%": ((10, 0), (0, 1)), "[hnsf'U]": ((0, 0),)}
 _MOST_FURTHEST = 3
-_DEFAULT_DECIMALS = ((100, 0), (10, 1), (0.01, 2), (0, 4))
+_DEFAULT_DECIMALS = ((100, 0), (10, 1), (0.01, 2), (0.001, 4))
 
 
 def number(value: float, unit: str = "") -> str:
     """A value with as many decimals as its unit and size deserve; a negative one with a true minus sign.
 
-    >>> number(1234.5, "mL"), number(3.519, "mL"), number(-12.4, "[hnsf'U]")
-    ('1234', '3.52', '−12')
+    >>> number(1234.5, "mL"), number(3.519, "mL"), number(-12.4, "[hnsf'U]"), number(0.0000417, "mL")
+    ('1234', '3.52', '−12', '0.000042')
     """
-    decimals = next(count for least, count in _DECIMALS.get(unit, _DEFAULT_DECIMALS) if abs(value) >= least)
+    sizes = _DECIMALS.get(unit, _DEFAULT_DECIMALS)
+    decimals = next((count for least, count in sizes if abs(value) >= least), None)
+    if decimals is None:
+        decimals = enough_decimals(value, sizes[-1][1])
     text = f"{value:.{decimals}f}"
     if float(text) == 0:
         text = text.lstrip("-")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from ..imaging.intensity import tamed
 from ..imaging.segmentation import Segmentation
 
 
@@ -34,7 +35,7 @@ SAGITTAL = Plane("Sagittal", 2, ("A", "P", "S", "I"), flip=True)
 class Oriented:
     """A volume and its label layers, reordered so that the array axes (z, y, x) run to superior, posterior, left.
 
-    ``spacing`` is in mm, in array order. An oblique volume keeps its own voxel axes; each goes by the nearest anatomical direction.
+    ``spacing`` is in mm, in array order; wild voxels of the volume are cut off. An oblique volume keeps its own voxel axes; each goes by the nearest anatomical direction.
     """
 
     volume: np.ndarray
@@ -46,7 +47,7 @@ class Oriented:
         oriented = sitk.DICOMOrient(volume, "LPS")
         x, y, z = oriented.GetSpacing()
         layers = tuple(sitk.GetArrayFromImage(sitk.DICOMOrient(layer, "LPS")) for layer in segmentation.layers)
-        return cls(sitk.GetArrayFromImage(oriented), layers, (z, y, x))
+        return cls(tamed(sitk.GetArrayFromImage(oriented)), layers, (z, y, x))
 
     def center(self) -> tuple[int, int, int]:
         """Index (z, y, x) of the middle of all structures; of the volume where there are none."""
@@ -85,7 +86,7 @@ class Oriented:
         low, high = np.percentile(inside, (1, 99.5))
         # A stripped volume's background is 0 and must stay black; the headroom keeps bright tissue from glaring under the colours.
         black = 0.0 if values.min() == 0 else float(low)
-        return black, black + 1.12 * max(float(high) - black, 1e-6)
+        return black, black + 1.12 * ((float(high) - black) or 1.0)
 
 
 def visible(cuts: tuple[np.ndarray, ...], labels: Mapping[tuple[int, int], object]) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..imaging.frame import canonical, from_array
+from ..imaging.frame import canonical, from_array, stored_like
 from ..imaging.segmentation import Segmentation, Structure
 from ..results import SoftMask
 
@@ -36,7 +36,7 @@ def resolve(
     layers = []
     for layer in range(count):
         labels = compete({s: m for s, m in masks.items() if s.layer == layer}, frame, least=least)
-        layers.append(to_native(from_array(labels, frame), target))
+        layers.append(stored_like(from_array(labels, frame), target))
     return Segmentation(layers[0], tuple(structures), tuple(layers[1:]))
 
 
@@ -77,11 +77,3 @@ def without_specks(mask: np.ndarray, kept: np.ndarray | None = None) -> np.ndarr
     if kept is not None:
         large[np.unique(islands[kept])] = True
     return large[islands] & mask
-
-
-def to_native(labels: sitk.Image, target: sitk.Image) -> sitk.Image:
-    """A canonical label map in the target's own axis order, flips and all, with the target's very own geometry."""
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(target.GetDirection())
-    native = sitk.DICOMOrient(labels, code)
-    native.CopyInformation(target)
-    return native

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from ..decimals import volume_text
+
 _LONGEST_NAME = 18
 _MOST_NAMED = 8
 # A structure this much smaller or larger than the reference's is worth a look.
@@ -84,7 +86,7 @@ def volume(millilitres: float) -> str:
     """A volume with as many decimals as make sense."""
     if millilitres >= 100:
         return f"{millilitres:.0f}"
-    return f"{millilitres:.1f}" if millilitres >= 1 else f"{millilitres:.2f}"
+    return volume_text(millilitres, 1 if millilitres >= 1 else 2)
 
 
 def ratio(value: float | None) -> str:

@@ -274,3 +274,21 @@ def test_modalities_of_real_volumes_are_told(data_folder: Path, ct_series: Path)
 
     assert all(modality_mismatch(a, b) for a in ct for b in mr)
     assert not any(modality_mismatch(a, b) for group in (ct, mr) for a in group for b in group)
+
+
+def test_a_single_dark_voxel_makes_no_ct_of_mr() -> None:
+    values = np.abs(np.random.default_rng(0).normal(200, 60, (12, 30, 30))).astype(np.int16)
+    plain = sitk.GetImageFromArray(values)
+    values[3, 4, 5] = -32768
+    assert modality_mismatch(plain, sitk.GetImageFromArray(values)) is None
+
+
+def test_undefined_voxels_take_a_value_that_the_image_has_elsewhere() -> None:
+    values = np.abs(np.random.default_rng(0).normal(200, 60, (12, 30, 30))).astype(np.float32)
+    least = values.min()
+    values[3, 4, 5], values[:, :4] = -3e38, np.nan
+    image = sitk.GetImageFromArray(values)
+    image.SetMetaData("0008|0060", "MR")
+    filled, (warning,) = check_volume(image, "target")
+    assert least <= sitk.GetArrayViewFromImage(filled)[:, :4].min() < 200 and "-3e" not in warning
+    assert filled.GetMetaData("0008|0060") == "MR"

@@ -1,9 +1,22 @@
+import itertools
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
-from RAUSlicerLib.imaging.frame import canonical, foreground_box, from_array, grid_over, normalized, resample, working_spacing
-from RAUSlicerLib.imaging.grids import index_to_world
+from RAUSlicerLib.imaging.frame import (
+    canonical,
+    foreground_box,
+    from_array,
+    grid_over,
+    normalized,
+    opened_together,
+    resample,
+    stored_like,
+    working_spacing,
+)
+from RAUSlicerLib.imaging.grids import index_to_world, same_grid
 
 
 def test_canonical_keeps_every_voxel_at_its_place(volume: sitk.Image) -> None:
@@ -96,3 +109,98 @@ def test_resampling_a_ramp_gives_positions(volume: sitk.Image) -> None:
     for index in ((0, 0, 0), (3, 2, 1), tuple(n - 1 for n in grid.GetSize())):
         i, j, k = frame.TransformPhysicalPointToContinuousIndex(grid.TransformIndexToPhysicalPoint(index))
         assert values[index[::-1]] == pytest.approx(i + 20 * j + 400 * k, abs=2e-3)
+
+
+TURNS = [np.eye(3)[:, order] * signs for order in itertools.permutations(range(3)) for signs in itertools.product((1.0, -1.0), repeat=3)]
+
+
+def noise(axes: np.ndarray, seed: int = 0) -> sitk.Image:
+    """A volume of different voxels of different sizes, with axes (columns) of which a third is left-handed and each is permuted."""
+    image = sitk.GetImageFromArray(np.random.default_rng(seed).permutation(4 * 5 * 6).reshape(4, 5, 6).astype(np.int32))
+    image.SetSpacing((0.7, 1.9, 5.0))
+    image.SetOrigin((-61.7, 17.3, 245.9))
+    image.SetDirection((axes @ TURNS[seed % 48]).ravel().tolist())
+    return image
+
+
+def axes_of(image: sitk.Image) -> np.ndarray:
+    return np.reshape(image.GetDirection(), (3, 3))
+
+
+def degrees_between(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(first.T @ second) - 1) / 2, -1, 1))))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed: int) -> None:
+    base, few = (
+        Rotation.random(random_state=seed),
+        Rotation.from_rotvec(Rotation.random(random_state=seed + 1).as_matrix()[0], degrees=True),
+    )
+    images = [
+        noise(axes, seed + 7 * n) for n, axes in enumerate((base.as_matrix(), (few**9 * base).as_matrix(), (few**-9 * base).as_matrix()))
+    ]
+
+    opened = [canonical(image) for image in opened_together(images)]
+
+    assert all(np.linalg.det(axes_of(one)) > 0.99 for one in opened)
+    assert degrees_between(axes_of(opened[0]), axes_of(opened[1])) == pytest.approx(9, abs=1e-3)
+    assert degrees_between(axes_of(opened[0]), axes_of(opened[2])) == pytest.approx(9, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_of_all_ways_to_open_a_target_the_nearest_to_the_reference_is_taken(seed: int) -> None:
+    images = [noise(Rotation.random(random_state=2 * seed + n).as_matrix(), seed + n) for n in range(2)]
+    target, reference = [canonical(image) for image in opened_together(images)]
+    least = min(
+        degrees_between(axes_of(reference), axes_of(images[0]) @ turn) for turn in TURNS if np.linalg.det(axes_of(images[0]) @ turn) > 0
+    )
+    assert degrees_between(axes_of(reference), axes_of(target)) == pytest.approx(least, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_every_voxel_keeps_its_place_and_comes_back_to_it(seed: int) -> None:
+    images = [noise(Rotation.random(random_state=3 * seed + n).as_matrix(), seed + n) for n in range(3)]
+    for image, chosen in zip(images, opened_together(images), strict=True):
+        frame = canonical(chosen)
+        for index in itertools.product((0, 3, 5), (0, 2, 4), (0, 1, 3)):
+            assert frame[frame.TransformPhysicalPointToIndex(image.TransformIndexToPhysicalPoint(index))] == image[index]
+        back = stored_like(frame, chosen)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
+        assert back.GetDirection() == image.GetDirection() and back.GetOrigin() == image.GetOrigin()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_opened_again_and_as_a_mask_a_volume_has_the_same_axes(seed: int) -> None:
+    image = noise(Rotation.random(random_state=seed).as_matrix(), seed)
+    other = noise(Rotation.random(random_state=seed + 100).as_matrix(), seed)
+    chosen = opened_together([image, other])[0]
+    frame = canonical(chosen)
+    assert same_grid(canonical(frame), frame)
+    assert same_grid(canonical(image > 60, chosen), frame)
+    # Chosen for another reference, the same volume forgets the first one.
+    alone = opened_together([chosen])[0]
+    assert same_grid(canonical(alone), canonical(opened_together([image])[0]))
+
+
+def test_volumes_that_lie_straight_come_back_as_they_are(volume: sitk.Image) -> None:
+    straight = noise(np.eye(3))
+    assert [one is given for one, given in zip(opened_together([volume, straight]), (volume, straight), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("degrees", [(40, 49), (49, 40), (49, 49), (44, 53)])
+@pytest.mark.parametrize("axis", range(3))
+def test_slices_of_a_tilted_scan_stay_slices(degrees: tuple[float, float], axis: int) -> None:
+    images = []
+    for angle in degrees:
+        image = noise(np.eye(3))
+        image.SetDirection(Rotation.from_rotvec(angle * np.eye(3)[axis], degrees=True).as_matrix().ravel().tolist())
+        images.append(image)
+    for image, chosen in zip(images, opened_together(images), strict=True):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(canonical(chosen)), sitk.GetArrayFromImage(image))
+
+
+def test_patients_a_quarter_turn_apart_are_opened_as_they_lie() -> None:
+    images = [noise(np.eye(3)), noise(Rotation.from_rotvec((0, 0, 90), degrees=True).as_matrix())]
+    for chosen in opened_together(images):
+        np.testing.assert_allclose(axes_of(canonical(chosen)), np.eye(3), atol=1e-12)

@@ -252,3 +252,9 @@ def test_every_stage_of_a_run_has_words_that_can_be_translated():
     for stage in {*named, runs.RETRY_STAGE, "starting", "confidence", "done", "waiting"}:
         assert stage in words._STAGES, stage
         assert words.progress(stage, None) == words._STAGES[stage] + "…"
+
+
+def test_a_tiny_structure_has_a_size_in_the_table():
+    from RAUSlicerLib.ui import words
+
+    assert [words.volume(size) for size in (0.0, 0.0000417, 0.25, 1.24, 171.4)] == ["0.00", "0.000042", "0.25", "1.2", "171"]

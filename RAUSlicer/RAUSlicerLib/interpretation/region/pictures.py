@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...imaging.intensity import tamed
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -77,4 +79,7 @@ def standardized(square: Tensor) -> Tensor:
 def prepare(picture: np.ndarray, side: int) -> tuple[Tensor, Letterbox]:
     """A gray picture (rows, columns), bright where much is absorbed, as input (1, 1, side, side) and how it lies there."""
     box = Letterbox(picture.shape[0], picture.shape[1], side)
-    return standardized(box.put(picture.astype(np.float32) - float(picture.min())))[None, None], box
+    values = tamed(picture).astype(np.float64)
+    # Whatever the unit of intensities, what the network sees is the same.
+    values = (values - values.min()) / (np.ptp(values) or 1.0)
+    return standardized(box.put(values))[None, None], box

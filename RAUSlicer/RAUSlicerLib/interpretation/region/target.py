@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import SimpleITK as sitk
 
-from ...imaging.intensity import is_ct
+from ...imaging.checks import is_ct_volume
 from ..evidence import Score
 from .drr import project
 from .model import LEAST_SIDE, RegionModel
@@ -26,7 +26,7 @@ def picture_of(volume: sitk.Image) -> tuple[np.ndarray, str] | None:
         return np.array(values, np.float32), CHEST
     if values.shape[0] == 1:
         return np.array(values[0], np.float32), CHEST
-    if is_ct(values):
+    if is_ct_volume(volume):
         return project(volume).image, ABDOMEN
     return None
 

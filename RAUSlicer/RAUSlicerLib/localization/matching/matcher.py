@@ -299,7 +299,9 @@ def _sides(box: tuple[slice, slice, slice], frame: sitk.Image) -> list[float]:
 
 def _labelled_box(reference: Reference) -> tuple[slice, slice, slice]:
     """Slices (z, y, x) of the canonical frame that hold all structures of an annotated case."""
-    marked = np.logical_or.reduce([sitk.GetArrayFromImage(canonical(layer)) > 0 for layer in reference.segmentation.layers])
+    marked = np.logical_or.reduce(
+        [sitk.GetArrayFromImage(canonical(layer, reference.volume)) > 0 for layer in reference.segmentation.layers]
+    )
     z, y, x = ndimage.find_objects(marked.astype(np.uint8))[0] if marked.any() else (slice(0, n) for n in marked.shape)
     return z, y, x
 

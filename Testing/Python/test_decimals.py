@@ -1,0 +1,39 @@
+"""A structure of any size, down to a single voxel of a mouse's scan, is shown with its size."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from RAUSlicerLib.cli_transfer import _print_result, transfer_report
+from RAUSlicerLib.decimals import volume_text
+from RAUSlicerLib.imaging.segmentation import Reference, Structure
+from RAUSlicerLib.interpretation.wording import number
+from RAUSlicerLib.results import Status, StructureResult, Transfer
+
+# One voxel of a hundredth of a mm, and a whole body.
+sizes = st.floats(-9, 5).map(lambda exponent: 10**exponent)
+
+
+@given(sizes)
+def test_volumes_are_shown_with_two_digits_at_least(millilitres: float) -> None:
+    assert float(volume_text(millilitres)) == pytest.approx(millilitres, rel=0.051)
+    assert float(number(millilitres, "mL")) == pytest.approx(millilitres, rel=0.34 if 0.01 <= millilitres < 0.1 else 0.051)
+    assert float(number(millilitres, "mm")) == pytest.approx(millilitres, rel=0.34)
+
+
+def test_usual_volumes_look_as_ever() -> None:
+    assert [volume_text(value) for value in (0.0, 0.12, 1.5, 1533.26)] == ["0.00", "0.12", "1.50", "1533.26"]
+    assert [number(value, "mL") for value in (0.0, 0.05, 0.0042, 8.0, 98.7)] == ["0.0000", "0.05", "0.0042", "8.00", "98.7"]
+
+
+def test_a_run_reports_the_size_of_a_tiny_structure(make_ellipsoids, capsys: pytest.CaptureFixture[str]) -> None:
+    reference: Reference = make_ellipsoids()
+    result = StructureResult(Structure(1, "habenula"), Status.FOUND, 0.9, 0.0000417, 0.000052)
+    transfer = Transfer(reference.segmentation, (result,), {})
+    (row,) = transfer_report(transfer, Path("out.nii.gz"))["structures"]
+    assert (row["volume_ml"], row["reference_volume_ml"]) == (0.000042, 0.000052)
+    _print_result(transfer, Path("out.nii.gz"))
+    shown = capsys.readouterr().out
+    assert "0.000042" in shown and "0.000052" in shown
