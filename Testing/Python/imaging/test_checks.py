@@ -216,6 +216,48 @@ def test_a_segmentation_elsewhere_is_refused(volume: sitk.Image, make_segmentati
         align_segmentation(segmentation.map_layers([moved]), volume)
 
 
+def test_a_segmentation_that_has_lost_its_place_is_refused_with_what_is_different(
+    volume: sitk.Image, make_segmentation: Make, on_grid: Callable[[sitk.Image, str], sitk.Image]
+) -> None:
+    """Its header is what programs write that know of no geometry; some of it may lie in the volume, and in the wrong place."""
+    segmentation = make_segmentation(volume)
+    lost = sitk.GetImageFromArray(sitk.GetArrayFromImage(segmentation.labelmap))
+    if volume.GetOrigin() == (0, 0, 0):
+        pytest.skip("this volume lies there itself")
+
+    for direction in ((1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)):
+        lost.SetDirection(direction)
+        with pytest.raises(InputError, match="lost its place") as caught:
+            align_segmentation(segmentation.map_layers([lost]), volume)
+        shown = " x ".join(f"{s:g}" for s in volume.GetSpacing())
+        assert f"1 x 1 x 1 mm instead of {shown} mm" in caught.value.explanation
+        assert "mm from the volume's" in caught.value.explanation
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda image: image.SetOrigin([x + 1000 for x in image.GetOrigin()]), "its first voxel at"),
+        (lambda image: image.SetSpacing([100 * s for s in image.GetSpacing()]), "mm instead of"),
+        (lambda image: image.SetDirection([-d for d in image.GetDirection()]), "axes that point"),
+    ],
+)
+def test_a_segmentation_elsewhere_is_refused_with_what_is_different(
+    change: Callable[[sitk.Image], None], told: str, volume: sitk.Image, make_segmentation: Make
+) -> None:
+    segmentation = make_segmentation(volume)
+    # Far from the first voxel, so that other axes or sizes lead elsewhere.
+    far = sitk.Image(segmentation.labelmap) * 0
+    far[8, 7, 6] = 3
+    change(far)
+
+    with pytest.raises(InputError, match="lies elsewhere") as caught:
+        align_segmentation(segmentation.map_layers([far]), volume)
+
+    assert told in caught.value.explanation
+    assert "starts at" not in caught.value.explanation
+
+
 def test_an_empty_segmentation_is_refused(volume: sitk.Image, make_segmentation: Make) -> None:
     segmentation = make_segmentation(volume)
 
@@ -240,6 +282,7 @@ def test_shared_names_stay_and_can_be_told_apart() -> None:
 
     assert checked.structures == structures
     assert "3 structures share a name" in warnings[0]
+    assert distinct_names((Structure(1, "Dr\u00fcse"), Structure(2, "dru\u0308se"))) == ("Dr\u00fcse (label 1)", "dru\u0308se (label 2)")
     assert distinct_names(structures) == ("Kidney (label 1)", "kidney  (label 2)", "Kidney (label 1) #2", "Liver")
 
 

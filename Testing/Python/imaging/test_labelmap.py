@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
+from RAUSlicerLib.imaging.labelmap import numbered, value_counts
 from RAUSlicerLib.imaging.palette import label_color
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
@@ -43,7 +44,7 @@ def test_structures_are_named_by_the_labels_file_and_by_their_value(volume: sitk
     assert [s.name for s in read.structures] == ["Leber", "nádor", "label 12", "label 300"]
 
 
-@pytest.mark.parametrize("content", ["{broken", "[1, 2]", '{"liver": 3}', '{"3": {"name": "liver"}}', "{}", '{"total": {"3": "liver"}}'])
+@pytest.mark.parametrize("content", ["{broken", "[1, 2]", '{"3": {"name": "liver"}}', "{}", '{"total": {"3": "liver"}}'])
 def test_a_labels_file_of_another_form_is_ignored_with_a_warning(
     volume: sitk.Image, make_segmentation: Make, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,6 +86,10 @@ def test_whole_numbers_of_any_type_are_labels(dtype: type, tmp_path: Path) -> No
         (np.where(np.arange(120) > 5, np.nan, 1.0), "fractions or undefined"),
         (np.arange(-60, 60, dtype=np.int16), "negative values, down to -60"),
         (np.arange(120, dtype=np.float64) * 1e9, "values up to"),
+        (np.where(np.arange(120) > 5, 1.02, 0), "fractions"),
+        (np.where(np.arange(120) > 5, np.inf, 1.0), "fractions or undefined"),
+        (np.where(np.arange(120) > 5, -1, 2).astype(np.float32), "negative values, down to -1"),
+        (np.where(np.arange(120) > 5, 1 << 32, 2), "values up to 4294967296"),
     ],
 )
 def test_what_is_no_label_map_is_refused(array: np.ndarray, reason: str, tmp_path: Path) -> None:
@@ -92,6 +97,51 @@ def test_what_is_no_label_map_is_refused(array: np.ndarray, reason: str, tmp_pat
 
     with pytest.raises(InputError, match=reason):
         read_segmentation(tmp_path / "seg.nrrd")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("off", [5e-5, -5e-5, 1e-3, -9e-3])
+@pytest.mark.parametrize("name", ["seg.nii.gz", "seg.nrrd", "seg.mha", "a.seg.nrrd"])
+def test_labels_that_are_whole_but_for_rounding_are_made_whole_and_that_is_told(
+    dtype: type, off: float, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = np.arange(120).reshape(4, 5, 6) % 4
+    image = sitk.GetImageFromArray((labels + off * (labels == 3) + off * (labels == 0)).astype(dtype))
+    if name == "a.seg.nrrd":
+        for number in (1, 2, 3):
+            for key, text in {"ID": f"S{number}", "LabelValue": str(number), "Layer": "0"}.items():
+                image.SetMetaData(f"Segment{number}_{key}", text)
+    sitk.WriteImage(image, str(tmp_path / name))
+
+    read = read_segmentation(tmp_path / name)
+
+    assert [s.label for s in read.structures] == [1, 2, 3]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), labels)
+    assert "off whole numbers" in caplog.text and name in caplog.text
+
+
+@pytest.mark.parametrize("labels", [(1, 65536), (70000, 70001), (614454277, 997, 312782574), (1, 4294967295)])
+@pytest.mark.parametrize("name", ["seg.nii.gz", "seg.nrrd", "seg.mha", "a.seg.nrrd"])
+def test_labels_of_any_size_are_read_and_written(labels: tuple[int, ...], name: str, tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint32)
+    array.flat[: len(labels)] = labels
+    image = sitk.GetImageFromArray(array)
+    sitk.WriteImage(image, str(tmp_path / "in.nrrd"))
+
+    read = read_segmentation(tmp_path / "in.nrrd")
+    write_segmentation(read, tmp_path / name, image)
+
+    again = read_segmentation(tmp_path / name)
+    assert sorted(s.label for s in again.structures) == sorted(labels)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(again.labelmap), array)
+    assert value_counts(array) == dict.fromkeys(sorted(labels), 1)
+
+
+def test_numbers_in_the_order_of_labels_of_any_size() -> None:
+    values = np.array([[0, 4294967295], [7, 614454277]], np.uint32)
+
+    np.testing.assert_array_equal(numbered(values, [614454277, 7, 4294967295, 5]), [[0, 3], [2, 1]])
+    np.testing.assert_array_equal(numbered(values, []), np.zeros((2, 2)))
 
 
 def test_an_image_given_as_label_map_is_refused(tmp_path: Path) -> None:
