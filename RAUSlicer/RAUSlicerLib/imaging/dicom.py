@@ -70,9 +70,8 @@ def read_dicom_file(path: Path) -> sitk.Image:
     """
     planes, what = _file_planes(path)
     image = _read(planes, what)
-    siblings = {file.path for file in look_through(path.parent.iterdir()) if file.planes and file.series == _series(planes)}
-    if planes[0].position is not None and len(siblings) > 1:
-        _log.warning("The file is one of %d slices in its folder and the only one read; give the folder to read all.", len(siblings))
+    if planes[0].position is not None:
+        _warn_of_siblings(planes)
     return image
 
 
@@ -143,5 +142,17 @@ def _with_modality(image: sitk.Image, plane: Plane) -> sitk.Image:
     return image
 
 
-def _series(planes: Sequence[Plane]) -> str:
-    return text(planes[0].header, "SeriesInstanceUID")
+def _warn_of_siblings(planes: Sequence[Plane]) -> None:
+    path, header = planes[0].path, planes[0].header
+    try:
+        siblings = [
+            file for file in look_through(path.parent.iterdir()) if file.planes and file.series == text(header, "SeriesInstanceUID")
+        ]
+    except OSError:
+        siblings = []
+    total = text(header, "InConcatenationTotalNumber")
+    if len(siblings) > 1:
+        what = "slices" if len(planes) == 1 else "files of its series"
+        _log.warning("The file is one of %d %s in its folder and the only one read; give the folder to read all.", len(siblings), what)
+    elif total.isdigit() and int(total) > 1:
+        _log.warning("The file is one of %s parts of an image (a concatenation) and the only one read.", total)

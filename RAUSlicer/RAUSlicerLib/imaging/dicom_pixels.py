@@ -45,7 +45,7 @@ def read_planes(planes: Sequence[Plane]) -> np.ndarray:
     places = sorted(enumerate(planes), key=lambda one: (str(one[1].path), one[1].frame))
     for path, group in groupby(places, key=lambda one: one[1].path):
         wanted = {plane.frame: (place, plane) for place, plane in group}
-        for number, stored in enumerate(_stored_frames(path, len(wanted)), start=1):
+        for number, stored in enumerate(_stored_frames(path), start=1):
             if number in wanted:
                 place, plane = wanted.pop(number)
                 array[place] = _rescaled(stored, plane)
@@ -89,22 +89,22 @@ def _rescaled(stored: np.ndarray, plane: Plane) -> np.ndarray:
     return stored if (slope, intercept) == (1.0, 0.0) else stored * slope + intercept
 
 
-def _stored_frames(path: Path, count: int) -> Iterator[np.ndarray]:
+def _stored_frames(path: Path) -> Iterator[np.ndarray]:
     """The frames of a file as stored, shape (row, column), in the order of the file."""
     dataset = read_dataset(path)
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
-    if (numbers(dataset, "SamplesPerPixel", 1, path) or (1.0,))[0] != 1 or text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-        raise InputError(
-            f"The image {str(path)!r} has 3 values a voxel.",
-            "Colour images can't be used: one intensity a voxel is needed.",
-            "Give the series that the colours were made from, or save one component as an image of its own.",
-        )
     try:
+        _complete(dataset)
+        if dataset.SamplesPerPixel != 1 or dataset.PhotometricInterpretation == "PALETTE COLOR":
+            raise InputError(
+                f"The image {str(path)!r} has 3 values a voxel.",
+                "Colour images can't be used: one intensity a voxel is needed.",
+                "Give the series that the colours were made from, or save one component as an image of its own.",
+            )
         # A length is left out only where frames are wrapped one by one, which a syntax that pydicom has never heard of does not tell.
-        if dataset.get_item("PixelData") is not None and (
-            dataset["PixelData"].is_undefined_length or (syntax.is_transfer_syntax and syntax.is_encapsulated)
-        ):
-            yield from _decompressed(dataset, count, syntax, path)
+        wrapped = "PixelData" in dataset and dataset["PixelData"].is_undefined_length
+        if wrapped or (syntax.is_transfer_syntax and syntax.is_encapsulated):
+            yield from _decompressed(dataset, syntax, path)
         else:
             yield from (_cleaned(frame, dataset) for frame in iter_pixels(dataset, raw=True))
     except InputError:
@@ -113,18 +113,32 @@ def _stored_frames(path: Path, count: int) -> Iterator[np.ndarray]:
         raise broken_pixels(path) from error
 
 
+def _complete(dataset: Dataset) -> None:
+    """Give elements that have one usual value that value where a broken header leaves them out."""
+    usual = {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "PixelRepresentation": 0,
+        "BitsStored": dataset.BitsAllocated,
+        "HighBit": int(dataset.get("BitsStored") or dataset.BitsAllocated) - 1,
+    }
+    for keyword, value in usual.items():
+        if not text(dataset, keyword):
+            setattr(dataset, keyword, value)
+
+
 def _cleaned(frame: np.ndarray, dataset: Dataset) -> np.ndarray:
     """A frame without what old scanners kept in the bits that a pixel does not use: overlays, or nothing where the sign should be."""
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if frame.dtype.kind not in "iu" or stored >= allocated:
         return frame
     unused = allocated - stored
-    above = allocated - 1 - int(dataset.get("HighBit", stored - 1))
+    above = allocated - 1 - int(dataset.HighBit)
     # Shifting up drops the bits above, shifting down those below and spreads the sign.
     return (frame << above) >> unused
 
 
-def _decompressed(dataset: Dataset, count: int, syntax: UID, path: Path) -> Iterator[np.ndarray]:
+def _decompressed(dataset: Dataset, syntax: UID, path: Path) -> Iterator[np.ndarray]:
     """Through GDCM, which is part of SimpleITK and knows all of JPEG; what it can't decode through pydicom and the decoders it finds."""
     total = int(dataset.get("NumberOfFrames") or 1)
     offsets = None

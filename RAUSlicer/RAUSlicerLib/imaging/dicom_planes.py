@@ -90,6 +90,9 @@ APART: dict[str, tuple[str | None, str]] = {
 # Directions have length one and are at right angles, up to what rounding to two digits leaves; finer rounding is left as it is.
 _SKEW, _ROUNDING = 0.02, 1e-4
 _NUMERIC = re.compile(r"[-+0-9.eEnaifNAIF\\\[\], ']*")
+_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+# A film is refused anyway; a header may promise any number of frames.
+_LONGEST_FILM = 10000
 _FIRST_TYPES = (b"UI", b"CS", b"DA", b"TM", b"UL", b"SH", b"LO", b"DT", b"OB")
 
 
@@ -176,7 +179,10 @@ def look_into(path: Path) -> DicomFile | None:
             whole = header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian or file.read(4) in _PIXELS
         if not whole and ("Rows" in header or not header or "Image Storage" in _class_name(header)):
             raise unreadable(path, "It ends before its pixels, or its header is damaged.")
-        return DicomFile(path, header, _planes(header, path) if _is_image(header) else ())
+        if not _is_image(header):
+            return DicomFile(path, header, ())
+        _require_size(header, path)
+        return DicomFile(path, header, _planes(header, path))
     except OSError as error:
         return DicomFile(path, header, (), unreadable(path, error.strerror or "The operating system refuses to open it."))
     except InputError as error:
@@ -239,13 +245,26 @@ def _is_image(header: pydicom.Dataset) -> bool:
     return "Rows" in header and not no_image
 
 
+def _form(header: pydicom.Dataset, path: Path) -> tuple[int, int, int]:
+    """How many frames, rows and columns there are."""
+    counts = [numbers(header, keyword, 1, path) for keyword in ("NumberOfFrames", "Rows", "Columns")]
+    frames, rows, columns = (int(count[0]) if count else default for count, default in zip(counts, (1, 0, 0), strict=True))
+    if min(rows, columns, frames) < 1:
+        raise unreadable(path, f"Its header speaks of {frames} frames of {rows} x {columns} pixels.")
+    return frames, rows, columns
+
+
+def _require_size(header: pydicom.Dataset, path: Path) -> None:
+    """Refuse an uncompressed image that ends early, or whose header asks for an absurd size, before anything is decoded."""
+    frames, rows, columns = _form(header, path)
+    bits = numbers(header, "BitsAllocated", 1, path) or (1.0,)
+    if header.file_meta.TransferSyntaxUID in _UNCOMPRESSED and frames * rows * columns * bits[0] / 8 > path.stat().st_size:
+        raise unreadable(path, f"It ends before all pixels of its {frames} frames of {rows} x {columns} are there.")
+
+
 def _planes(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
     """The planes of an image, in the order in which they are stored."""
-    counts = [numbers(header, keyword, 1, path) for keyword in ("Rows", "Columns", "NumberOfFrames")]
-    rows, columns = (int(count[0]) if count else 0 for count in counts[:2])
-    stored = int(counts[2][0]) if counts[2] else 1
-    if min(rows, columns, stored) < 1:
-        raise unreadable(path, f"Its header speaks of {stored} frames of {rows} x {columns} pixels.")
+    stored, rows, columns = _form(header, path)
     frames = _items(header, "PerFrameFunctionalGroupsSequence")
     shared = _items(header, "SharedFunctionalGroupsSequence")
     if frames and len(frames) != stored:
@@ -254,7 +273,7 @@ def _planes(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
         return tuple(_plane(header, path, k, [frame, *shared[:1]]) for k, frame in enumerate(frames, start=1))
     if stored > 1:
         # Without functional groups only the first frame's place could be known.
-        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, stored + 1))
+        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
     return (_plane(header, path, 1, shared[:1]),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.dicom import series_files, source_planes
@@ -101,6 +103,31 @@ def test_a_missing_part_of_a_concatenation_is_an_error(block: sitk.Image, tmp_pa
 
     with pytest.raises(InputError, match="2 of the 3 parts"):
         read_volume(tmp_path / "series")
+
+
+def test_a_part_of_a_concatenation_alone_says_so(block: sitk.Image, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = {"ConcatenationUID": "1.9", "InConcatenationTotalNumber": 3}
+    path = enhanced(block, tmp_path / "1.dcm", [0, 1], InConcatenationNumber=1, **part)
+
+    assert read_volume(path).GetSize()[2] == 2
+    assert "one of 3 parts" in caplog.text
+
+
+@pytest.mark.parametrize("frames", [7, 2**31 - 1])
+@pytest.mark.parametrize("placed", [True, False])
+def test_more_frames_than_the_file_holds_are_refused_at_once(block: sitk.Image, tmp_path: Path, frames: int, placed: bool) -> None:
+    header = {} if placed else {"PerFrameFunctionalGroupsSequence": []}
+    path = enhanced(block, tmp_path / "e.dcm", range(6), NumberOfFrames=frames, **header)
+
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        read_volume(path)
+    compressed = pydicom.dcmread(path)
+    compressed.file_meta.TransferSyntaxUID = RLELossless
+    compressed.PixelData = encapsulate([compressed.PixelData])
+    compressed["PixelData"].is_undefined_length = True
+    compressed.save_as(path)
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        read_volume(path)
 
 
 def test_one_frame_is_a_volume_of_one_slice(block: sitk.Image, on_grid: OnGrid, tmp_path: Path, grids_agree: GridsAgree) -> None:

@@ -194,3 +194,19 @@ def test_the_type_holds_every_rescaled_value(
 
     assert read.dtype == kind
     np.testing.assert_array_equal(read, smooth * float(slope))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_elements_that_have_one_usual_value_may_be_missing(
+    smooth: np.ndarray, write_series: WriteSeries, tmp_path: Path, compressed: bool
+) -> None:
+    folder = write_series(sitk.GetImageFromArray(smooth), tmp_path / "series", PixelRepresentation=0)
+    if compressed:
+        compress_all(folder, "rle")
+    for file in folder.iterdir():
+        slice_ = pydicom.dcmread(file)
+        for keyword in ("SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation", "BitsStored", "HighBit"):
+            delattr(slice_, keyword)
+        slice_.save_as(file)
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), smooth)
