@@ -106,9 +106,7 @@ def wild(image: sitk.Image) -> sitk.Image:
 
 
 @pytest.mark.parametrize("case", ["tilted by 41 and 50 degrees", "tiny intensities and wild voxels"])
-def test_a_heart_is_found_whatever_the_header_and_a_few_voxels_say(
-    embedded: Pipeline, hearts: tuple[Reference, Reference], case: str
-) -> None:
+def test_a_heart_is_found_whatever_header_and_unit_say(embedded: Pipeline, hearts: tuple[Reference, Reference], case: str) -> None:
     reference, target = hearts
     volume = target.volume
     if case.startswith("tilted"):

@@ -14,6 +14,8 @@ import numpy as np
 CT_WINDOW = (-125.0, 275.0)
 # Metal can be brighter, but never so much of a volume.
 _HIGHEST_HU = 5000.0
+# An organ without vessels full of contrast.
+_SOFT_HU = 150.0
 # What is nearer to the darkest voxel, as a share of all intensities' range, is background.
 _DARK = 0.02
 # So many voxels, or this share, may be wild with no more than such a step between them and the others.
@@ -36,8 +38,8 @@ def is_ct(values: np.ndarray) -> bool:
     low, high = np.percentile(sample, (0.5, 99.5))
     if not (low < -90 and 30 < high < _HIGHEST_HU):
         return False
-    # An image without negative intensities but the one that it is padded with is MR, or the soft tissue of a CT and nothing else.
-    return not _padding(sample) or bool(high <= CT_WINDOW[1])
+    # Without negative intensities but the one that it is padded with, an image is MR, or a CT's soft tissue and nothing else.
+    return not _padding(sample) or bool(high < _SOFT_HU)
 
 
 def bounds(values: np.ndarray) -> tuple[float, float]:

@@ -67,8 +67,9 @@ def test_the_type_of_numbers_does_not_matter(kind: type) -> None:
 
 
 @pytest.mark.parametrize("padding", [-1.0, -1000.0, -1024.0, -2000.0, -32768.0])
-def test_a_padded_mr_is_as_dark_there_as_air(padding: float) -> None:
-    values = mr()
+@pytest.mark.parametrize("brightest", [255.0, 600.0])
+def test_a_padded_mr_is_as_dark_there_as_air(padding: float, brightest: float) -> None:
+    values = mr() * (brightest / mr().max())
     values[:, :6] = padding
     assert not is_ct(values)
     plain = normalize(mr())
@@ -110,7 +111,7 @@ def test_a_mark_burnt_into_the_image_leaves_the_rest_as_it_is() -> None:
 def test_bright_tissue_is_no_mark() -> None:
     # A vessel full of contrast, ten times as bright, with partial volumes all around it.
     values = mr()
-    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    _, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
     values += 6000 * np.exp(-(((x - 0.2) ** 2 + y**2) / 0.02))
     assert bounds(values)[1] == values.max()
     np.testing.assert_array_equal(tamed(values), values)
