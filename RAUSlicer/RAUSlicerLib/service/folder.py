@@ -23,6 +23,7 @@ LONGEST_PATH = 4096
 _PREFIX = "rauslicer-exchange-"
 _TOKEN = "token"
 _LOCK = ".lock"
+_SHOWN = 300
 # Folders of versions that had no locks; their owners have ended long since.
 _OLD_SECONDS = 2 * 24 * 3600
 
@@ -116,7 +117,7 @@ def is_path(value: object) -> bool:
 
 def shortened(text: str) -> str:
     """A text of a message as an error repeats it."""
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def remove(folder: Path) -> None:

@@ -135,9 +135,10 @@ def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_mid
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
         group = int(owner.stdout.readline())
-        assert len(list(temporary.glob("*/run-*/*"))) > 0
+        made = list(temporary.glob("*/run-*/*"))
         owner.send_signal(signal.SIGKILL)
 
+    assert made
     assert group_is_gone(group)
     assert list(temporary.iterdir()) == []
 
@@ -181,7 +182,7 @@ def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient
 
     assert "ZeroDivisionError" in error["problem"]
     assert "ZeroDivisionError" in scripted.log and "scripted_worker.py" in scripted.log
-    assert "Jane Doe" not in scripted.log
+    assert "Jane" not in scripted.log and "Jane" not in str(error)
 
 
 def corrected(case, structure="Leber, groß"):
