@@ -11,6 +11,7 @@ from typing import Any
 
 from . import NOTICE
 from .errors import InputError
+from .printable import printable
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -32,9 +33,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run_ask(options: argparse.Namespace) -> int:
     """Answer one question and print the answer; return the exit code."""
     from .interpretation.measuring import measure
+    from .interpretation.places import check_point
     from .interpretation.questions import answer
     from .interpretation.segmented import load_reference, load_segmented
 
+    if options.at is not None:
+        check_point(tuple(options.at))
     target = load_segmented(options.target, options.segmentation, options.result)
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     point = None if options.at is None else tuple(options.at)
@@ -43,18 +47,18 @@ def run_ask(options: argparse.Namespace) -> int:
     region = None if options.region is None else _region(options.region, target.segmentation.labelmap)
     if not options.json:
         for warning in target.warnings:
-            print(f"Warning: {warning}", file=sys.stderr)
+            print(f"Warning: {printable(warning)}", file=sys.stderr)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:
         document = {"notice": NOTICE, **asdict(answered), "warnings": list(target.warnings)}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
         return 0
     for sentence in answered.sentences:
-        print(sentence.text)
+        print(printable(sentence.text))
         if sentence.structures:
             sure = "" if sentence.confidence is None else f", confidence {sentence.confidence:.2f}"
-            print(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})")
+            print(printable(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})"))
     print(NOTICE)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 # Whole numbers beyond this fit into no array and no file format that is written here.
@@ -25,6 +26,18 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def load(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: as for ``loads``; or it is a device or a pipe, which may have no end.
+        OSError: it is missing or can't be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return loads(path.read_bytes())
 
 
 def _refuse(constant: str) -> Any:

@@ -148,7 +148,7 @@ def read_json(path: Path) -> Any:
         InputError: it is missing or damaged.
     """
     try:
-        return strict_json.loads(path.read_bytes())
+        return strict_json.load(path)
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
 
