@@ -125,8 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = strict_json.load(path)
         for item in document["structures"]:
-            if not isinstance(item.get("label"), int | None):
-                raise ValueError(f"the label {item['label']!r} is no whole number")
+            if not isinstance(item["name"], str) or not isinstance(item.get("label"), int | None):
+                raise ValueError("a name is no text, or a label no whole number")
             _result(Structure(1, item["name"]), item, 1.0)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(

@@ -133,6 +133,12 @@ def test_a_point_that_is_no_place_in_the_question_itself_is_an_input_error(ask) 
     assert code == 3 and "is not a place" in err
 
 
+def test_a_coordinate_may_be_written_with_an_exponent(ask) -> None:
+    code, out, err = ask("What is here?", "--at", "-9.5e-05", "-1E+0", "-.5")
+
+    assert code == 0 and out, err
+
+
 def test_a_point_far_outside_is_answered(ask) -> None:
     code, out, _err = ask("What is here?", "--at", "1000000", "-1000000", "1000000")
 
