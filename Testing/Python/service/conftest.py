@@ -64,10 +64,24 @@ def wait_for():
 
 
 @pytest.fixture
+def wait_for_log():
+    """wait_for_log(client, text, count): the lines of the log, once the text is in so many; a thread of its own reads them."""
+
+    def wait(client, text, count=1, seconds=60.0):
+        end = time.monotonic() + seconds
+        while sum(text in line for line in client.log.splitlines()) < count:
+            assert time.monotonic() < end, f"not in the log within {seconds} s: {text!r}; log: {client.log}"
+            time.sleep(0.01)
+        return client.log.splitlines()
+
+    return wait
+
+
+@pytest.fixture
 def group_is_gone():
     """group_is_gone(group): wait until no process of a group is left; False if some are."""
 
-    def gone(group, seconds=10.0):
+    def gone(group, seconds=60.0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:

@@ -177,11 +177,12 @@ def test_another_environment_that_lacks_packages_says_which_python_lacks_what(te
     assert "No module named" in error["problem"] and str(python) in error["explanation"]
 
 
-def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient(scripted, case, wait_for):
+def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient(scripted, case, wait_for, wait_for_log):
     error = answer(scripted, wait_for, transfer(scripted, case, "bug"))
 
     assert "ZeroDivisionError" in error["problem"]
-    assert "ZeroDivisionError" in scripted.log and "scripted_worker.py" in scripted.log
+    wait_for_log(scripted, "ZeroDivisionError")
+    wait_for_log(scripted, "scripted_worker.py")
     assert "Jane" not in scripted.log and "Jane" not in str(error)
 
 

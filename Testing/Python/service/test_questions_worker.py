@@ -104,7 +104,7 @@ def test_a_report_comes_back_with_all_its_evidence(scripted, wait_for, asked):
     assert volumes[0].comparison.reference == 0.2
 
 
-def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for, asked):
+def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for, asked, wait_for_log):
     index = np.argwhere(asked.segmentation.array(asked.results[0].structure))[0][::-1]
     point = asked.volume.TransformIndexToPhysicalPoint([int(i) for i in index])
     region = asked.segmentation.array(asked.results[1].structure)
@@ -118,24 +118,24 @@ def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for
     assert "Leber, groß" in {name for sentence in here.sentences for name in sentence.structures}
     assert "100 % of the marked region lie in Tumor" in marked.text
     assert not unknown.is_known
-    assert scripted.log.splitlines().count("measured") == 1
+    assert wait_for_log(scripted, "measured", 1).count("measured") == 1
 
 
-def test_a_changed_case_is_measured_anew(scripted, wait_for, asked):
+def test_a_changed_case_is_measured_anew(scripted, wait_for, asked, wait_for_log):
     report(scripted, wait_for, asked)
 
     ask(scripted, wait_for, renamed(asked, "Spleen"), "Where is the spleen?")
 
-    assert scripted.log.splitlines().count("measured") == 2
+    assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
-def test_after_a_run_the_case_is_sent_again(scripted, wait_for, case, asked):
+def test_after_a_run_the_case_is_sent_again(scripted, wait_for, case, asked, wait_for_log):
     report(scripted, wait_for, asked)
     request = RunRequest(*case, localizer="copy", model="copy", device="cpu")
     reply_to(scripted, wait_for, scripted.transfer(scripted.new_run_folder(), request))
 
     assert report(scripted, wait_for, asked)["type"] == "result"
-    assert scripted.log.splitlines().count("measured") == 2
+    assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])
@@ -177,10 +177,11 @@ def test_a_report_that_can_no_longer_be_saved_when_it_is_ready_is_an_error(scrip
     assert report(scripted, wait_for, asked)["type"] == "result"
 
 
-def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, wait_for, asked):
+def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, wait_for, asked, wait_for_log):
     error = report(scripted, wait_for, renamed(asked, "bug"))
 
     assert (error["type"], error["code"]) == ("error", "internal")
+    wait_for_log(scripted, "ZeroDivisionError")
     assert "Jane" not in scripted.log and "Jane" not in str(error)
     assert report(scripted, wait_for, asked)["type"] == "result"
 

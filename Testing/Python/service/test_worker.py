@@ -35,7 +35,7 @@ def test_the_worker_greets_with_its_versions(client, wait_for):
     assert hello["pid"] == client.pid
 
 
-def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(scripted, case, wait_for):
+def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(scripted, case, wait_for, wait_for_log):
     id_ = request(scripted, case)
 
     replies = wait_for(scripted, is_answer(id_))
@@ -46,8 +46,8 @@ def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(
     original = case[0].segmentation
     for structure in transfer.segmentation.structures:
         np.testing.assert_array_equal(transfer.segmentation.array(structure), original.array(structure))
-    assert "a library prints to stdout" in scripted.log
-    assert "a child process prints to stdout" in scripted.log
+    wait_for_log(scripted, "a library prints to stdout")
+    wait_for_log(scripted, "a child process prints to stdout")
 
 
 def test_the_same_process_serves_the_next_run(scripted, case, wait_for):
