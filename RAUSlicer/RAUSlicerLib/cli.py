@@ -10,7 +10,6 @@ from pathlib import Path
 
 from . import NOTICE, __version__
 from .errors import RAUSlicerError, ResourceError
-from .printable import printable
 
 CANCELLED = 130
 
@@ -64,8 +63,7 @@ def _is_shortage(error: Exception) -> bool:
 def _report(error: RAUSlicerError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    said = "\n  ".join(printable(text, keep="\n") for text in (error.problem, error.explanation, error.solution))
-    print(f"Error: {said}", file=sys.stderr)
+    print(f"Error: {error.problem}\n  {error.explanation}\n  {error.solution}", file=sys.stderr)
     return error.exit_code
 
 

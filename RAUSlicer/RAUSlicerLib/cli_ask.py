@@ -12,7 +12,6 @@ from typing import Any
 
 from . import NOTICE
 from .errors import InputError
-from .printable import printable
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -50,18 +49,18 @@ def run_ask(options: argparse.Namespace) -> int:
     region = None if options.region is None else _region(options.region, target.segmentation.labelmap)
     if not options.json:
         for warning in target.warnings:
-            print(f"Warning: {printable(warning)}", file=sys.stderr)
+            print(f"Warning: {warning}", file=sys.stderr)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:
         document = {"notice": NOTICE, **asdict(answered), "warnings": list(target.warnings)}
-        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(document, indent=2, ensure_ascii=False))
         return 0
     for sentence in answered.sentences:
-        print(printable(sentence.text))
+        print(sentence.text)
         if sentence.structures:
             sure = "" if sentence.confidence is None else f", confidence {sentence.confidence:.2f}"
-            print(printable(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})"))
+            print(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})")
     print(NOTICE)
     return 0
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from . import NOTICE
 from .errors import InputError
-from .printable import printable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -56,7 +55,7 @@ def run_report(options: argparse.Namespace) -> int:
 
     case = load_segmented(options.target, options.segmentation, options.result)
     for warning in case.warnings:
-        print(f"Warning: {printable(warning)}", file=sys.stderr)
+        print(f"Warning: {warning}", file=sys.stderr)
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     library = None if options.library is None else Library.load(options.library)
     findings = measure(case.volume, case.segmentation, case.results, reference, library)

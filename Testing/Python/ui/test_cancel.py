@@ -194,12 +194,13 @@ def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start,
     assert panel.ui.transferButton.visible
 
 
-def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene):
+def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene, release):
     start("slow end")
     click(panel.ui.cancelButton)
     free()
 
     scene.Clear(0)
+    release()
 
     wait_until(lambda: "no longer in the scene" in panel.ui.problemLabel.text)
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
