@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, ResourceError
-from ..outputs import require_free, require_writable, writing
 from ..printable import printable
 from . import process as processes
 from .folder import TOKEN_VARIABLE, ExchangeFolder
@@ -228,6 +227,8 @@ class WorkerClient:
             ResourceError: the worker can't be started.
         """
         if save is not None:
+            from ..outputs import require_free, require_writable
+
             # The dialog has asked whether an existing file may be replaced.
             require_free(save, "report", force=True, inputs=[] if dicom is None else [dicom])
             require_writable(save, "report")
@@ -335,6 +336,8 @@ class WorkerClient:
             return message
         if message["type"] != "result":
             return {**message, "problem": message["problem"].replace(str(made), str(path))}
+        from ..outputs import writing
+
         try:
             with writing(path, "report") as part:
                 shutil.copyfile(made, part)
