@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
     command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image, to compare with")
     command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
+    # argparse takes -1e-05 and -inf for options, and programs write coordinates like the first.
+    command._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE)
     place = command.add_mutually_exclusive_group()
     place.add_argument("--at", type=float, nargs=3, metavar=("X", "Y", "Z"), help="where 'here' is, in mm (LPS; see --ras)")
     place.add_argument("--region", type=Path, metavar="MASK", help="what 'the marked region' is: an image that is not 0 there")
@@ -32,9 +35,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run_ask(options: argparse.Namespace) -> int:
     """Answer one question and print the answer; return the exit code."""
     from .interpretation.measuring import measure
+    from .interpretation.places import check_point
     from .interpretation.questions import answer
     from .interpretation.segmented import load_reference, load_segmented
 
+    if options.at is not None:
+        check_point(tuple(options.at))
     target = load_segmented(options.target, options.segmentation, options.result)
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     point = None if options.at is None else tuple(options.at)

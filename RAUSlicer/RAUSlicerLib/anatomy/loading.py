@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from .. import strict_json
 from ..errors import InputError
 from .graph import AnatomyGraph, Code, Laterality, Node
 from .names import name_key
@@ -34,7 +34,7 @@ def read_graph(path: Path) -> AnatomyGraph:
             used twice.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.load(path)
     except (OSError, ValueError) as error:
         raise _refused(path, "can't be read", str(error)) from error
     try:

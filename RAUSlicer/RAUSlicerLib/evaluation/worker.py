@@ -8,7 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,7 @@ def forget_peak() -> None:
 
 
 def serve(model: str, device: str) -> None:
-    """Answer requests until the input ends."""
+    """Answer requests until the input ends; does not return."""
     # Libraries print to standard output; the answers go to a copy of it that they don't know.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -45,7 +49,7 @@ def serve(model: str, device: str) -> None:
     from .methods import Bench
 
     bench = Bench(model, device)
-    for line in sys.stdin:
+    for line in _requests():
         request = json.loads(line)
         forget_peak()
         try:
@@ -54,6 +58,23 @@ def serve(model: str, device: str) -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _requests() -> Iterator[str]:
+    """The lines of the input. It ends with the benchmark, however that ends, and then this process does, in the middle of its work."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            # What a method has started ends too.
+            os.killpg(0, signal.SIGKILL)
+        os._exit(0)
+
+    threading.Thread(target=read, name="requests", daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 def _answer(bench: Any, request: dict[str, Any]) -> dict[str, Any]:

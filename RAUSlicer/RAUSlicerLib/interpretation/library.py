@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import strict_json
 from ..anatomy.terms import GRAPHS, load_graph
 from ..errors import InputError, OutputError
 from .evidence import Comparison, Measurement, Quantity, StructureFindings
@@ -113,7 +114,7 @@ class Library:
                 that are no numbers.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = strict_json.load(path)
         except (OSError, ValueError) as error:
             raise _refused(path, "can't be read", f"{error}.") from error
         try:

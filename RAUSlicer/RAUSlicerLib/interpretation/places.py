@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import InputError
 from ..imaging.grids import index_to_world
 from ..imaging.segmentation import Segmentation, Structure
 
@@ -15,11 +16,28 @@ Point = tuple[float, float, float]
 # The nearest structure is looked for in a box around the point that grows by this factor until it holds one.
 _FIRST_MM = 8.0
 _GROWTH = 2.0
+# A kilometre: no scanner's coordinates reach so far, and much larger numbers can't be counted with.
+_FARTHEST_MM = 1e6
+
+
+def check_point(point: Point) -> Point:
+    """The point (LPS, mm), as it is.
+
+    Raises:
+        InputError: it is not a place: a coordinate is no number, infinite, or beyond any scanner's.
+    """
+    if all(-_FARTHEST_MM <= value <= _FARTHEST_MM for value in point):
+        return point
+    raise InputError(
+        f"The point ({', '.join(f'{value:g}' for value in point)}) is not a place.",
+        f"Coordinates are numbers of millimetres, of at most {_FARTHEST_MM:.0f}.",
+        "Give the three coordinates of a point in the image.",
+    )
 
 
 def voxel_at(grid: sitk.Image, point: Point) -> tuple[int, int, int] | None:
     """The index (x, y, z) of the voxel that holds a point (LPS, mm); None outside of the image."""
-    index = grid.TransformPhysicalPointToIndex(point)
+    index = grid.TransformPhysicalPointToIndex(check_point(point))
     inside = all(0 <= value < size for value, size in zip(index, grid.GetSize(), strict=True))
     return (int(index[0]), int(index[1]), int(index[2])) if inside else None
 
@@ -40,7 +58,7 @@ def nearest(segmentation: Segmentation, point: Point) -> tuple[Structure, float]
     """
     grid = segmentation.labelmap
     spacing, size = np.array(grid.GetSpacing()), np.array(grid.GetSize())
-    at = np.array(grid.TransformPhysicalPointToContinuousIndex(point))
+    at = np.array(grid.TransformPhysicalPointToContinuousIndex(check_point(point)))
     # From a point outside of the image, the box has to reach it first.
     reach = _FIRST_MM + float(np.linalg.norm((np.clip(at, 0, size - 1) - at) * spacing))
     while True:
@@ -74,7 +92,7 @@ def _nearest_in(
 
 def distance_outside(grid: sitk.Image, point: Point) -> float:
     """How far a point (LPS, mm) lies outside of an image, in mm; 0 inside."""
-    at, size = np.array(grid.TransformPhysicalPointToContinuousIndex(point)), np.array(grid.GetSize())
+    at, size = np.array(grid.TransformPhysicalPointToContinuousIndex(check_point(point))), np.array(grid.GetSize())
     return float(np.linalg.norm((np.clip(at, -0.5, size - 0.5) - at) * np.array(grid.GetSpacing())))
 
 

@@ -15,7 +15,7 @@ from . import answering, comparing
 from .answering import Case, Said
 from .evidence import Answer, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .naming import Meant, Names, NotMeant
-from .places import Point, centre, union
+from .places import Point, centre, check_point, union
 from .question_grammar import Kind, Question, parse
 from .wording import amount, confidence_of, listed
 
@@ -47,7 +47,12 @@ def answer(
         region: What "the marked region" is: booleans (z, y, x) on the segmentation's grid. It goes before ``point``.
         graphs: Names of the anatomy graphs whose names and synonyms are understood; all of them for None.
         load: Loads a graph by name.
+
+    Raises:
+        InputError: a point, in the question or beside it, is not a place.
     """
+    if point is not None:
+        check_point(point)
     asked = parse(question)
     if asked is None:
         return Answer(question, _not_understood(findings), is_known=False)

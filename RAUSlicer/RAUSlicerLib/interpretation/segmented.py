@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from .. import strict_json
 from ..errors import InputError
 from ..imaging.checks import align_segmentation, check_names, check_volume
 from ..imaging.files import read_segmentation, read_volume
@@ -100,10 +100,24 @@ def _result(structure: Structure, item: Mapping[str, Any] | None, volume: float)
     if item is None:
         return StructureResult(structure, Status.FOUND if volume else Status.NOT_FOUND, UNKNOWN, volume, 0.0)
     presence, box = item.get("presence"), item.get("box_mm")
-    corners = None if box is None else (tuple(box[0]), tuple(box[1]))
-    place = None if presence is None else Localization(structure, float(presence), corners)
+    place = None if presence is None else Localization(structure, _share(presence), None if box is None else _corners(box))
     status = Status(item["status"]) if volume else Status.NOT_FOUND
-    return StructureResult(structure, status, float(item["confidence"]), volume, float(item["reference_volume_ml"]), place)
+    return StructureResult(structure, status, _share(item["confidence"]), volume, _number(item["reference_volume_ml"]), place)
+
+
+def _number(value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{value!r} stands where a number is needed")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    return _number(value, 0.0, 1.0)
+
+
+def _corners(box: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    (a, b, c), (d, e, f) = ([_number(value, -math.inf) for value in corner] for corner in box)
+    return (a, b, c), (d, e, f)
 
 
 def _key(name: str, label: int | None = None) -> tuple[str, int | None]:
@@ -112,8 +126,10 @@ def _key(name: str, label: int | None = None) -> tuple[str, int | None]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = strict_json.load(path)
         for item in document["structures"]:
+            if not isinstance(item["name"], str) or not isinstance(item.get("label"), int | None):
+                raise ValueError("a name is no text, or a label no whole number")
             _result(Structure(1, item["name"]), item, 1.0)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from .. import strict_json
 from ..errors import InputError
 from ..imaging.files import read_segmentation, read_volume, write_segmentation
 from ..imaging.segmentation import Reference, Segmentation
@@ -59,14 +60,19 @@ def read_case(request: Mapping[str, Any]) -> CaseRequest:
         InputError: a file is missing or unreadable.
     """
     voxels = read_segmentation(request["segmentation"])
-    said = read_json(Path(request["description"]))
-    structures = tuple(structure_from_json(item) for item in said["structures"])
+    path = Path(request["description"])
+    said = read_json(path)
+    try:
+        structures = tuple(structure_from_json(item) for item in said["structures"])
+        results = tuple(result_from_json(item) for item in said["results"])
+        source = {str(heading): str(text) for heading, text in said["source"].items()}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _damaged(path) from error
     reference = None
     if request.get("reference"):
         reference = Reference(read_volume(request["reference"]), read_segmentation(request["reference_segmentation"]))
     segmentation = Segmentation(voxels.labelmap, structures, voxels.overlays)
-    results = tuple(result_from_json(item) for item in said["results"])
-    return CaseRequest(read_volume(request["target"]), segmentation, results, reference, said["source"])
+    return CaseRequest(read_volume(request["target"]), segmentation, results, reference, source)
 
 
 def write_region(folder: Path, region: np.ndarray, grid: sitk.Image) -> str:
@@ -99,7 +105,10 @@ def read_answer(path: Path) -> Answer:
         InputError: the file is missing or damaged.
     """
     values = read_json(path)
-    return Answer(values["question"], tuple(sentence_of(item) for item in values["sentences"]), values["is_known"])
+    try:
+        return Answer(str(values["question"]), tuple(sentence_of(item) for item in values["sentences"]), bool(values["is_known"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -139,13 +148,14 @@ def read_json(path: Path) -> Any:
         InputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="ascii"))
+        return strict_json.load(path)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"The temporary file {path.name!r} is missing or damaged.",
-            "Something removed it, or the disk was full.",
-            "Try again.",
-        ) from error
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    problem = f"The temporary file {path.name!r} is missing or damaged."
+    return InputError(problem, "Something removed it, or the disk was full.", "Try again.")
 
 
 def _description(case: CaseRequest) -> Json:

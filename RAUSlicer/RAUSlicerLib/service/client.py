@@ -6,6 +6,7 @@ import collections
 import itertools
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ResourceError
+from ..errors import OutputError, ResourceError
+from ..printable import printable
 from ..text import name_key
 from . import process as processes
-from .folder import ExchangeFolder
-from .protocol import REPLIES, Message, ProtocolError, decode, encode
+from .folder import TOKEN_VARIABLE, ExchangeFolder
+from .protocol import LONGEST_REPLY, Message, ProtocolError, decode_reply, encode, error_fields, read_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .requests import CaseRequest, RunRequest
 
 _LOG_LINES = 400
+_LONGEST_LOG_LINE = 2000  # bytes
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -96,6 +99,8 @@ class WorkerClient:
         # The case that the worker has measured last, and the open requests about cases.
         self._measured: str | None = None
         self._asked: set[str] = set()
+        # Where a report is made and where the user wants it, by request: the worker writes into the exchange folder only.
+        self._saving: dict[str, tuple[Path, Path]] = {}
 
     @property
     def running(self) -> bool:
@@ -121,7 +126,7 @@ class WorkerClient:
         self._undelivered.extend(self._crashed())
         try:
             folder = ExchangeFolder(self._temporary_folder)
-            started = processes.start(self._command, self._environment)
+            started = processes.start(self._command, {**self._environment, TOKEN_VARIABLE: folder.token})
         except OSError as error:
             raise ResourceError(
                 f"The worker can't be started with {self._command[0]!r}: {error.strerror or error}.",
@@ -135,7 +140,8 @@ class WorkerClient:
         arguments = (started, self._generation, self._messages)
         threading.Thread(target=_read_replies, args=arguments, name="worker-replies", daemon=True).start()
         threading.Thread(target=_read_log, args=(started, self._log), name="worker-log", daemon=True).start()
-        self.send("hello", folder=str(folder.path))
+        # Not by way of ``send``, which would start another worker where this one has ended already.
+        self._write("hello", {"folder": str(folder.path)})
 
     def new_run_folder(self) -> Path:
         """A fresh temporary folder for the files of one run; starts the worker where it does not run."""
@@ -146,6 +152,9 @@ class WorkerClient:
     def send(self, kind: str, **fields: Any) -> str:
         """Send a request, starting the worker where it does not run, and return the request's id."""
         self.start()
+        return self._write(kind, fields)
+
+    def _write(self, kind: str, fields: Mapping[str, Any]) -> str:
         assert self._process is not None and self._process.stdin is not None
         id_ = str(next(self._ids))
         self._open.add(id_)
@@ -215,13 +224,22 @@ class WorkerClient:
             dicom: A file of the target's series, which a DICOM report belongs to.
 
         Raises:
-            OutputError: the temporary folder can't be written.
+            OutputError: the temporary folder, or the file that it is to be saved to, can't be written.
             ResourceError: the worker can't be started.
         """
+        if save is not None:
+            from ..outputs import require_free, require_writable
+
+            # The dialog has asked whether an existing file may be replaced.
+            require_free(save, "report", force=True, inputs=[] if dicom is None else [dicom])
+            require_writable(save, "report")
         fields = self._case_fields(folder, case)
-        saved = {name: None if path is None else str(path) for name, path in (("save", save), ("dicom", dicom))}
+        made = None if save is None else folder / f"saved{save.suffix}"
+        saved = {name: None if path is None else str(path) for name, path in (("save", made), ("dicom", dicom))}
         id_ = self.send("report", **fields, output=str(folder / "report.json"), **saved)
         self._asked.add(id_)
+        if made is not None and save is not None:
+            self._saving[id_] = made, save
         return id_
 
     def ask(
@@ -279,18 +297,23 @@ class WorkerClient:
             if generation != self._generation:
                 continue
             if message is None:
+                if replies:
+                    # Ending removes the temporary folder, and the files of these replies have still to be read.
+                    self._messages.put((generation, None))
+                    return replies
                 replies.extend(self._crashed())
                 continue
             if message["type"] != "progress":
                 self._open.discard(message["id"])
                 self._note_warm(message)
+                message = self._saved(message)
             replies.append(message)
 
     def stop(self, seconds: float = 2.0) -> None:
         """End the worker: ask it to leave, wait that long, then end it with all it started. Removes the temporary folder."""
         if self.running:
             assert self._process is not None
-            self.send("shutdown")
+            self._write("shutdown", {})
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -307,11 +330,28 @@ class WorkerClient:
             self._kept = frozenset(name_key(name) for name in message.get("warm") or ())
             self._warm = case if self._kept else None
 
+    def _saved(self, message: Message) -> Message:
+        """The message, once the report is where the user wants it; or why it is not."""
+        made, path = self._saving.pop(message["id"] or "", (None, None))
+        if made is None or path is None:
+            return message
+        if message["type"] != "result":
+            return {**message, "problem": message["problem"].replace(str(made), str(path))}
+        from ..outputs import writing
+
+        try:
+            with writing(path, "report") as part:
+                shutil.copyfile(made, part)
+        except OutputError as error:
+            return {"type": "error", "id": message["id"], **error_fields(error)}
+        return {**message, "saved": str(path)}
+
     def _discard_process(self) -> None:
         self._generation += 1  # replies of the old process no longer count
         self._open.clear()
         self._cases.clear()
         self._asked.clear()
+        self._saving.clear()
         self._warm = self._measured = None
         if self._finalizer is not None:
             self._finalizer()
@@ -329,6 +369,8 @@ class WorkerClient:
         explanation = f"Its exit code is {code}."
         if code in (-9, 137):
             explanation = "It was killed, by the operating system where memory ran out, or by a user."
+        elif code in (-15, 143):
+            explanation = "It was told to end, by the operating system or by a user."
         fields = {
             "code": "crash",
             "problem": "The worker process stopped unexpectedly.",
@@ -342,17 +384,28 @@ class WorkerClient:
 
 def _read_replies(process: subprocess.Popen[bytes], generation: int, messages: queue.Queue[tuple[int, Message | None]]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
+    while line := read_line(process.stdout, LONGEST_REPLY):
         try:
-            message = decode(line, REPLIES)
+            message = decode_reply(line)
         except ProtocolError as error:
-            fields = {"code": error.code, "problem": error.problem, "explanation": error.explanation, "solution": error.solution}
-            message = {"type": "error", "id": None, **fields}
-        messages.put((generation, message))
+            message = {"type": "error", "id": None, **error_fields(error)}
+        messages.put((generation, _shown(message)))
     messages.put((generation, None))
+
+
+def _shown(message: Message) -> Message:
+    """A reply whose words may be shown: they repeat names and paths. What files and structures are found by stays as it is."""
+    words = ("problem", "explanation", "solution", "stage", "structure", "warnings")
+    return {name: _clean(value) if name in words else value for name, value in message.items()}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _read_log(process: subprocess.Popen[bytes], log: collections.deque[str]) -> None:
     assert process.stderr is not None
-    for line in process.stderr:
-        log.append(line.decode("utf-8", errors="replace").rstrip())
+    while line := read_line(process.stderr, _LONGEST_LOG_LINE):
+        log.append(printable(line.decode("utf-8", errors="replace").rstrip(), keep="\t"))

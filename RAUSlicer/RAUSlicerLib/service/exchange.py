@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ def result_to_json(result: StructureResult) -> Json:
     return {
         "structure": structure_to_json(result.structure),
         "status": result.status.value,
-        "confidence": float(result.confidence),
+        # JSON has no NaN; unknown is none.
+        "confidence": None if math.isnan(result.confidence) else float(result.confidence),
         "volume_ml": float(result.volume_ml),
         "reference_volume_ml": float(result.reference_volume_ml),
         "localization": None if result.localization is None else _localization_to_json(result.localization),
@@ -193,7 +195,7 @@ def result_from_json(item: Mapping[str, Any]) -> StructureResult:
     return StructureResult(
         structure=structure,
         status=Status(item["status"]),
-        confidence=item["confidence"],
+        confidence=math.nan if item["confidence"] is None else item["confidence"],
         volume_ml=item["volume_ml"],
         reference_volume_ml=item["reference_volume_ml"],
         localization=None if item["localization"] is None else _localization_from_json(item["localization"], structure),

@@ -1,36 +1,123 @@
-"""The temporary folder through which arrays go: private, and gone when its owner is."""
+"""The temporary folder through which arrays go: private, gone with its owner, and the only place that a worker writes to."""
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import time
-import weakref
 from pathlib import Path
 
+from ..scratch import ScratchFolder
+from .protocol import ProtocolError
+
+TOKEN_VARIABLE = "RAUSLICER_EXCHANGE_TOKEN"
+"""The environment variable by which a client tells its worker what is written in the folder that they share."""
+
+LONGEST_PATH = 4096
+
 _PREFIX = "rauslicer-exchange-"
-_STALE_SECONDS = 2 * 24 * 3600
+_TOKEN = "token"
+_LOCK = ".lock"
+_SHOWN = 300
+# Folders of versions that had no locks; their owners have ended long since.
+_OLD_SECONDS = 2 * 24 * 3600
 
 
 class ExchangeFolder:
     """A folder only this user can read, removed by ``close``, at garbage collection, or at the end of the interpreter.
 
-    Folders of owners that were killed are removed when the next one is made.
+    Folders of owners that were killed are removed when the next one is made. ``token`` is written inside: a worker that was told the same
+    text knows that its own client has made the folder.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
         root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
-        remove_abandoned(root)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
-        self._finalizer = weakref.finalize(self, remove, self.path)
+        _remove_old(root)
+        self._scratch = ScratchFolder(root, _PREFIX)
+        self.path = self._scratch.path
+        self.token = secrets.token_hex(32)
+        (self.path / _TOKEN).write_text(self.token, encoding="ascii")
 
     def new_run(self) -> Path:
         """A fresh folder for one run."""
         return Path(tempfile.mkdtemp(prefix="run-", dir=self.path))
 
     def close(self) -> None:
-        self._finalizer()
+        self._scratch.close()
+
+
+class Exchange:
+    """A worker's side of the folder: nothing is written elsewhere.
+
+    Args:
+        folder: What the client calls it.
+        token: What the client has said when it started the worker.
+
+    Raises:
+        ProtocolError: it is no folder that this client has made for this worker.
+    """
+
+    def __init__(self, folder: str, token: str | None) -> None:
+        self._token = token
+        self.path = Path(folder)
+        reason = self._why_not()
+        if reason:
+            raise ProtocolError(
+                f"The exchange folder {shortened(folder)} is refused: {reason}.",
+                "Arrays go through a temporary folder that the client makes for its worker. The worker writes there and nowhere else, "
+                "and removes it at the end.",
+                "Restart the worker.",
+            )
+
+    def holds(self, path: str) -> bool:
+        """Whether a path leads to something inside, whatever links it goes through."""
+        try:
+            return self.path.resolve() in Path(path).resolve().parents
+        except (OSError, RuntimeError, ValueError):
+            return False
+
+    def remove(self) -> None:
+        """Remove it; somebody else's folder that has taken its name is left alone."""
+        if self._why_not() is None:
+            remove(self.path)
+            with contextlib.suppress(OSError):
+                self.path.with_name(self.path.name + _LOCK).unlink()
+
+    def _why_not(self) -> str | None:
+        path = self.path
+        if self._token is None or not path.is_absolute() or not path.name.startswith(_PREFIX):
+            return "it is none that this client has made"
+        try:
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                return "it is no folder"
+            if os.name != "nt" and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
+                return "it is not private"
+            inside = (path / _TOKEN).read_bytes()[: len(self._token) + 1] if (path / _TOKEN).is_file() else b""
+        except (OSError, ValueError):
+            return "it can't be looked into"
+        return None if hmac.compare_digest(inside, self._token.encode()) else "it is none that this client has made"
+
+
+def is_path(value: object) -> bool:
+    """Whether a value of a message can name a file at all."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_PATH or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shortened(text: str) -> str:
+    """A text of a message as an error repeats it."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def remove(folder: Path) -> None:
@@ -38,25 +125,9 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_abandoned(root: Path) -> None:
-    """Remove exchange folders whose owner no longer runs."""
-    for folder in root.glob(f"{_PREFIX}*"):
-        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and _abandoned(folder, int(owner)):
-            remove(folder)
-
-
-def _abandoned(folder: Path, owner: int) -> bool:
-    if os.name == "nt":
-        # Windows has no harmless question about a process (signal 0 would end it), so age must do.
-        try:
-            return time.time() - folder.stat().st_mtime > _STALE_SECONDS
-        except OSError:
-            return False
-    try:
-        os.kill(owner, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _remove_old(root: Path) -> None:
+    """Remove exchange folders of versions that held no locks; nobody else would, and they hold what is a patient's."""
+    for folder in root.glob(f"{_PREFIX}*-*"):
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and not folder.is_symlink() and time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+                remove(folder)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from .protocol import CancelledError, Message, ProtocolError
 from .requests import CaseRequest
@@ -15,7 +16,8 @@ from .requests import CaseRequest
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..interpretation.evidence import Report, StructureFindings
+    from ..imaging.segmentation import Segmentation
+    from ..interpretation.evidence import StructureFindings
 
 READING_STAGE, MEASURING_STAGE, WRITING_STAGE = "reading the result", "measuring", "writing the report"
 
@@ -45,6 +47,8 @@ class Interpreter:
         Raises:
             RAUSlicerError: whatever hinders it and can be explained.
         """
+        if message.get("save") is not None:
+            _check_output(message)
         measured = self._measured(message, progress, cancel)
         progress(ProgressEvent(WRITING_STAGE, 0.8))
         said = _answer(message, measured) if message["type"] == "ask" else _report(message, measured)
@@ -89,21 +93,28 @@ def _answer(message: Message, measured: _Measured) -> Message:
         case.results,
         case.segmentation,
         point=None if point is None else (point[0], point[1], point[2]),
-        region=_region(message),
+        region=_region(message, case.segmentation),
     )
     path = Path(message["output"])
     write_answer(path, answered)
     return {"answer": str(path)}
 
 
-def _region(message: Mapping[str, Any]) -> np.ndarray | None:
+def _region(message: Mapping[str, Any], segmentation: Segmentation) -> np.ndarray | None:
     if message.get("region") is None:
         return None
     import SimpleITK as sitk
 
     from ..imaging.files import read_volume
 
-    region: np.ndarray = sitk.GetArrayFromImage(read_volume(message["region"])) > 0
+    mask = read_volume(message["region"])
+    if mask.GetSize() != segmentation.labelmap.GetSize():
+        raise InputError(
+            f"The marked region has {mask.GetSize()} voxels, the target {segmentation.labelmap.GetSize()}.",
+            "It marks voxels of the target.",
+            "Mark the region again.",
+        )
+    region: np.ndarray = sitk.GetArrayFromImage(mask) > 0
     return region
 
 
@@ -116,17 +127,25 @@ def _report(message: Message, measured: _Measured) -> Message:
     write_report(path, report)
     if message.get("save") is None:
         return {"report": str(path)}
-    _save(report, Path(message["save"]), measured.case, message.get("dicom"))
+    from ..interpretation.rendering.files import ReportedCase, save_reports
+
+    case = measured.case
+    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, _source_of(message))
+    save_reports(report, [Path(message["save"])], reported)
+    # The client puts it where the user wants it.
     return {"report": str(path), "saved": message["save"]}
 
 
-def _save(report: Report, path: Path, case: CaseRequest, dicom: str | None) -> None:
-    from ..interpretation.rendering.files import ReportedCase, check_outputs, save_reports
+def _check_output(message: Message) -> None:
+    from ..interpretation.rendering.files import check_outputs
 
-    source = None if dicom is None else Path(dicom)
-    # The dialog has asked whether an existing file may be replaced.
-    check_outputs([path], [] if source is None else [source], force=True)
-    save_reports(report, [path], ReportedCase.of_results(case.volume, case.segmentation, case.results, source))
+    source = _source_of(message)
+    check_outputs([Path(message["save"])], [] if source is None else [source], force=True)
+
+
+def _source_of(message: Message) -> Path | None:
+    """A file of the target's series, which a DICOM report belongs to."""
+    return Path(message["dicom"]) if message.get("dicom") else None
 
 
 def _unless_cancelled(cancel: CancelToken) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ _SHARE = 0.95
 
 
 def use_threads(count: int | None) -> None:
-    """Let networks and image filters use so many threads; None leaves them as they are."""
+    """Let networks and image filters use so many threads, but no more than there are processors; None leaves them as they are."""
     if count is None:
         return
+    count = min(count, os.cpu_count() or 1)
     import SimpleITK as sitk
     import torch
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
+from ..printable import printable
+
 _EDITOR_NODE = "RAUSlicerSegmentEditor"
 
 
@@ -34,7 +36,8 @@ class EditorSection:
         """Edit a segment of a result; ``row`` says which, and ``target`` is the volume it lies on."""
         self.close()
         self._node, self._target, self._key = node, target, row.key
-        self._ui.editingLabel.text = _("Editing {structure}: correct one or more slices, then press Update.").format(structure=row.name)
+        name = printable(row.name)
+        self._ui.editingLabel.text = _("Editing {structure}: correct one or more slices, then press Update.").format(structure=name)
         self._ui.editorFrame.visible = True
         self._show_editor(row)
 

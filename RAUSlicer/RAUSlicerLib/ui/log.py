@@ -12,6 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import __version__
+from ..printable import printable
 
 _MOST_LINES = 500
 # How long the button says that the log was copied.
@@ -28,11 +29,12 @@ class RunLog:
 
     def hide(self, names: dict[str, str]) -> None:
         """Replace these texts (names of volumes carry names of patients) by others, from now on and when the log is read."""
-        self._hidden.update({name: other for name, other in names.items() if name})
+        # Messages repeat a name as it can be shown.
+        self._hidden.update({shown: other for name, other in names.items() for shown in (name, printable(name)) if shown})
 
     def add(self, line: str) -> None:
         """Add a line, with the time of day."""
-        self._lines = [*self._lines, f"{time.strftime('%H:%M:%S')} {line}"][-_MOST_LINES:]
+        self._lines = [*self._lines, f"{time.strftime('%H:%M:%S')} {printable(line)}"][-_MOST_LINES:]
         self._changed()
 
     def text(self, worker_log: str) -> str:

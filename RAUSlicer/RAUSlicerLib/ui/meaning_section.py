@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from ..printable import printable
 from ..scene import record, views
 from . import words
 from .meaning_jobs import QuestionJob, ReportJob
@@ -255,7 +256,7 @@ class MeaningSection(VTKObservationMixin):
         self._label()
 
     def _say(self, text: str) -> None:
-        self._ui.reportMessageLabel.text = text
+        self._ui.reportMessageLabel.text = printable(text, keep="\n")
         self._ui.reportMessageLabel.visible = bool(text)
 
     def _show_progress(self, running: bool) -> None:

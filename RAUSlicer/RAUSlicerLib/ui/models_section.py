@@ -22,6 +22,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ..printable import printable
 from . import settings
 
 _POLL_MS = 300
@@ -84,6 +85,7 @@ class ModelsSection:
         self.resume_button = _button(_("Resume download"), _("Resume the download"), resume, self._resume)
         self.resume_button.setVisible(False)
         self.message = qt.QLabel()
+        self.message.setTextFormat(qt.Qt.PlainText)
         self.message.setWordWrap(True)
         # In one widget: a form's rows with a table and a text that wraps came to lie over each other.
         whole = qt.QWidget()
@@ -106,8 +108,8 @@ class ModelsSection:
         for number, model in enumerate(self._models):
             licences = ", ".join(sorted(_licences(model))) or _("unknown")
             for column, text in enumerate((model.name, _size(model.size), licences, _STATES[model.state]())):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(str(model.path) if column == 0 else text)
+                item = qt.QTableWidgetItem(printable(text))
+                item.setToolTip(printable(str(model.path) if column == 0 else text))
                 self.table.setItem(number, column, item)
         self._show_buttons()
 
@@ -178,7 +180,7 @@ class ModelsSection:
         self._show_buttons()
 
     def _say(self, text: str) -> None:
-        self.message.setText(text)
+        self.message.setText(printable(text, keep="\n"))
         self.message.setVisible(bool(text))
 
     def cancel(self, *_arguments) -> None:

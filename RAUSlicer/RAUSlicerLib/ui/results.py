@@ -7,6 +7,7 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
+from ..printable import printable
 from . import words
 from .structures import swatch
 
@@ -200,16 +201,17 @@ class ResultTable:
         status, ratio = words.status(row), words.ratio(row.ratio)
         volume = words.volume(row.volume_ml) if row.present else "–"
         reference = words.volume(row.reference_volume_ml)
+        name = printable(row.name)
         below = _("{volume} / {reference} ({ratio})").format(volume=volume, reference=reference, ratio=ratio)
         texts = {
-            _NAME: row.name if self._wide else f"{row.name}\n{below}",
+            _NAME: name if self._wide else f"{name}\n{below}",
             _STATUS: status,
             _CONFIDENCE: "",
             _VOLUME: volume,
             _REFERENCE: reference,
             _RATIO: ratio,
         }
-        tool_tips = {_NAME: row.name if self._wide else f"{row.name}\n{words.ratio_tool_tip(row.ratio)}", _CONFIDENCE: status}
+        tool_tips = {_NAME: name if self._wide else f"{name}\n{words.ratio_tool_tip(row.ratio)}", _CONFIDENCE: status}
         for column, text in texts.items():
             item = qt.QTableWidgetItem(text)
             item.setToolTip(tool_tips.get(column, words.ratio_tool_tip(row.ratio) if column == _RATIO else text))

@@ -20,6 +20,7 @@ from ..scene.undo import UndoSteps
 from ..service.client import WorkerClient
 from ..service.folder import remove
 from ..service.runs import RETRY_STAGE
+from ..service.worker_log import place_of
 from . import settings
 from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
 from .meaning_jobs import QuestionJob, ReportJob
@@ -198,11 +199,13 @@ class RunController:
         if isinstance(error, RAUSlicerError):
             self._fail_with(run, error.problem, error.explanation, error.solution)
             return
-        # An exception in a Qt slot goes nowhere, and the panel would wait for ever: every one becomes a message.
-        logging.exception("RAUSlicer: unexpected error")
+        # An exception in a Qt slot goes nowhere, and the panel would wait for ever: every one becomes a message. Its own words may hold
+        # names of patients and files.
+        said = f"{type(error).__name__} ({place_of(error)})"
+        logging.error("RAUSlicer: unexpected error: %s", said)
         self._fail_with(
             run,
-            _("An unexpected error stopped the run: {error}").format(error=f"{type(error).__name__}: {error}"),
+            _("An unexpected error stopped the run: {error}").format(error=said),
             _("This is a fault in RAUSlicer."),
             _("Try again; if it happens again, send the log to the developers."),
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
+from ..printable import printable
 from . import words
 from .remaining import TimeLeft
 
@@ -72,7 +73,7 @@ class RunSection:
             (self._ui.explanationLabel, explanation),
             (self._ui.solutionLabel, solution),
         ):
-            label.text = text
+            label.text = printable(text, keep="\n")
             label.visible = bool(text)
         self._ui.messageBox.visible = True
 

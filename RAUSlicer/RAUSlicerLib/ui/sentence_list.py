@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 import qt
 
+from ..printable import printable
 from . import words
 
 # A sentence on more structures than this says next to nothing of a single one.
@@ -49,8 +50,8 @@ class SentenceList:
             if title:
                 self._add_title(title, bold=True)
             for sentence in sentences:
-                item = qt.QListWidgetItem(sentence.text)
-                item.setToolTip(words.evidence(sentence))
+                item = qt.QListWidgetItem(printable(sentence.text))
+                item.setToolTip(printable(words.evidence(sentence), keep="\n"))
                 self._widget.addItem(item)
                 self._sentences.append(sentence)
         if note:
@@ -77,7 +78,7 @@ class SentenceList:
                 visible = visible or fits
 
     def _add_title(self, title: str, bold: bool) -> None:
-        item = qt.QListWidgetItem(title)
+        item = qt.QListWidgetItem(printable(title))
         font = item.font()
         font.setBold(bold)
         font.setItalic(not bold)

@@ -8,6 +8,8 @@ import qt
 import slicer
 from slicer.util import VTKObservationMixin
 
+from ..printable import printable
+
 _ID_ROLE = 32  # Qt::UserRole
 _SWATCH = 14  # pixels
 
@@ -83,11 +85,11 @@ class StructureList(VTKObservationMixin):
     def _fill(self, rows: list[tuple]) -> None:
         self._widget.clear()
         for id_, name, color, ticked in rows:
-            item = qt.QListWidgetItem(swatch(color), name)
+            item = qt.QListWidgetItem(swatch(color), printable(name))
             item.setData(_ID_ROLE, id_)
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | qt.Qt.ItemIsUserCheckable)
             item.setCheckState(qt.Qt.Checked if ticked else qt.Qt.Unchecked)
-            item.setToolTip(name)
+            item.setToolTip(printable(name))
             self._widget.addItem(item)
 
     def _narrow(self, _text: str = "") -> None:

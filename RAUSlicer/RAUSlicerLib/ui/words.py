@@ -5,6 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ..decimals import volume_text
+from ..printable import printable
 
 _LONGEST_NAME = 18
 _MOST_NAMED = 8
@@ -34,6 +35,7 @@ _STAGES = {
 
 def shortened(name: str) -> str:
     """A name that fits on a button at 350 pixels; series names of DICOM can be long."""
+    name = printable(name)
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 

@@ -1,6 +1,7 @@
 """``rauslicer ask`` from files to the answer; measuring and answering are the real ones."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,121 @@ def test_half_a_reference_is_wrong_usage(ask, files: Path) -> None:
     with pytest.raises(SystemExit) as leaving:
         ask("What is here?", "--reference", files / "r" / "volume.nii.gz")
     assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize("frame", ["lps", "ras"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "1e300", "-1e7"])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_point_that_is_no_place_is_an_input_error_and_no_endless_loop(ask, axis: int, value: str, frame: str) -> None:
+    point = ["0", "0", "0"]
+    point[axis] = value
+
+    code, out, err = ask("What is here?", "--at", *point, *(["--ras"] if frame == "ras" else []))
+
+    assert (code, out) == (3, "") and "is not a place" in err
+
+
+def test_a_point_that_is_no_place_in_the_question_itself_is_an_input_error(ask) -> None:
+    code, _out, err = ask(f"What is at LPS {'9' * 80} 0 0?")
+
+    assert code == 3 and "is not a place" in err
+
+
+def test_a_coordinate_may_be_written_with_an_exponent(ask) -> None:
+    code, out, err = ask("What is here?", "--at", "-9.5e-05", "-1E+0", "-.5")
+
+    assert code == 0 and out, err
+
+
+def test_a_point_far_outside_is_answered(ask) -> None:
+    code, out, _err = ask("What is here?", "--at", "1000000", "-1000000", "1000000")
+
+    assert code == 0 and "outside" in out
+
+
+_SAID = {"label": 2, "name": "left kidney", "status": "found", "confidence": 0.3, "presence": 0.8}
+_NUMBERS = {"volume_ml": 1.0, "reference_volume_ml": 2.0, "box_mm": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"structures": [_SAID | _NUMBERS | wrong]})
+        for wrong in (
+            {"confidence": float("nan")},
+            {"confidence": float("inf")},
+            {"confidence": -0.1},
+            {"confidence": 30},
+            {"confidence": "0.3"},
+            {"confidence": True},
+            {"confidence": None},
+            {"presence": float("nan")},
+            {"presence": [0.5]},
+            {"reference_volume_ml": float("-inf")},
+            {"reference_volume_ml": -1.0},
+            {"reference_volume_ml": 10**400},
+            {"box_mm": [[0, 0, 0], [1, 1, float("nan")]]},
+            {"box_mm": "ab"},
+            {"box_mm": [[0, 0], [1, 1]]},
+            {"box_mm": [[0, 0, 0]]},
+            {"label": [2]},
+            {"label": {"a": 1}},
+            {"name": 3},
+            {"name": None},
+            {"status": "lost"},
+        )
+    ]
+    + ["[" * 100_000, '{"structures": ' + '{"a":' * 100_000, "", "[]", "{}", "null", '{"structures": null}', '{"structures": [1]}']
+    + ['{"structures": [{"confidence": 1e999}]}', '{"structures": [{"confidence": ' + "9" * 5000 + "}]}", '{"structures": {"a": 1}}'],
+)
+@pytest.mark.parametrize("command", ["ask", "report"])
+def test_a_result_file_with_numbers_that_are_none_is_an_input_error(ask, files: Path, command: str, text: str, capsys) -> None:
+    path = files / "wrong.json"
+    path.write_text(text)
+
+    if command == "ask":
+        code, _out, err = ask("Where is the left kidney?", "--result", path)
+    else:
+        given = ["--target", files / "t" / "volume.nii.gz", "--segmentation", files / "t" / "labels.nii.gz", "--result", path]
+        code = main(["report", *(str(option) for option in given), "--output", str(files / "report.md")])
+        err = capsys.readouterr().err
+
+    assert code == 3 and "can't be used" in err and "fault of RAUSlicer" not in err
+    assert len(err) < 2000
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x00" * 100, '{"structures": []}'.encode("utf-16")])
+def test_a_result_file_in_no_encoding_is_an_input_error(ask, files: Path, content: bytes) -> None:
+    (files / "wrong.json").write_bytes(content)
+
+    assert ask("Where is the left kidney?", "--result", files / "wrong.json")[0] == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_result_file_without_an_end_is_an_input_error(ask, files: Path) -> None:
+    os.mkfifo(files / "pipe.json")
+
+    for path in (files / "pipe.json", Path("/dev/zero"), files):
+        assert ask("Where is the left kidney?", "--result", path)[0] == 3
+
+
+@pytest.mark.parametrize(
+    "text", ['{"graphs": ' + "[" * 100_000, '{"format": NaN, "graphs": {}}', '{"format": 1, "cases": 1e999, "graphs": {}}']
+)
+def test_a_library_with_numbers_that_are_none_is_an_input_error(files: Path, text: str, capsys) -> None:
+    (files / "library.json").write_text(text)
+    given = ["--target", files / "t" / "volume.nii.gz", "--segmentation", files / "t" / "labels.nii.gz"]
+
+    code = main(["report", *map(str, given), "--library", str(files / "library.json"), "--output", str(files / "report.md")])
+
+    assert code == 3 and "library" in capsys.readouterr().err
+
+
+def test_an_answer_as_json_is_json_where_confidences_are_unknown(ask) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for question in ("Which structures are uncertain?", "Where is the left kidney?", "Is the left kidney present?"):
+        code, out, err = ask(question, "--json")
+        assert code == 0, err
+        json.loads(out, parse_constant=refuse)

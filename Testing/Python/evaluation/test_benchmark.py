@@ -1,6 +1,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +166,52 @@ def test_a_process_that_dies_is_a_failed_run_and_the_next_one_gets_another() -> 
         assert "InputError" in running.ask("classical", unknown, CancelToken())["error"]
         child = running._running["classical"]._child
     assert child.poll() is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are killed otherwise there")
+def test_a_process_in_the_middle_of_a_run_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    # A method that never ends and has started a process of its own, in a worker of a benchmark that has asked it and waits.
+    busy = (
+        "import os, subprocess, sys, time\n"
+        "from RAUSlicerLib.evaluation import methods, worker\n"
+        "class Bench:\n"
+        "    def __init__(self, *_given): pass\n"
+        "methods.Bench = Bench\n"
+        "def answer(_bench, request):\n"
+        "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    open(request['folder'], 'w').write(f'{os.getpgrp()} ')\n"
+        "    time.sleep(600)\n"
+        "worker._answer = answer\n"
+        "worker.serve('embedded', 'cpu')"
+    )
+    started, script = tmp_path / "started", tmp_path / "busy.py"
+    script.write_text(busy)
+    benchmark = (
+        "import subprocess, sys; from RAUSlicerLib.evaluation import processes; from RAUSlicerLib.progress import CancelToken\n"
+        "real = subprocess.Popen\n"
+        f"processes.subprocess.Popen = lambda _command, **given: real([sys.executable, {str(script)!r}], **given)\n"
+        f"with processes.Processes('embedded', 'cpu') as running: running.ask('classical', {{'folder': {str(started)!r}}}, CancelToken())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", benchmark], env=environment) as owner:
+        until = time.monotonic() + 120
+        while not (started.exists() and started.read_text().endswith(" ")) and owner.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        owner.kill()
+    group = int(started.read_text())
+
+    until = time.monotonic() + 120
+    while _is_running(group) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _is_running(group)
+
+
+def _is_running(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_run_in_progress_is_stopped_by_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:

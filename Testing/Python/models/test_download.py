@@ -178,11 +178,11 @@ def test_ctrl_c_keeps_what_is_here_and_installs_nothing(home: Path, hub) -> None
     # A shell's background jobs ignore Ctrl-C, and so would all that they start.
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
-    until = time.monotonic() + 90
+    until = time.monotonic() + 300
     while hub.sent < 4_000_000 and time.monotonic() < until and running.poll() is None:
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    output, errors = running.communicate(timeout=60)
+    output, errors = running.communicate(timeout=300)
     assert running.returncode == CANCELLED and "Cancelled" in errors and "Traceback" not in errors, errors
     assert " % of " in output
     assert added() == [] and [broken.name for broken in list_unfinished()] == ["Qwen/tiny"]

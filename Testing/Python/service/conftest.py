@@ -29,7 +29,15 @@ def client(temporary):
 
 
 @pytest.fixture
-def scripted(temporary):
+def release(tmp_path, monkeypatch):
+    """release(): let a step of the scripted pipeline end that hears nothing until then."""
+    path = tmp_path / "release"
+    monkeypatch.setenv("SCRIPTED_RELEASE", str(path))
+    return path.touch
+
+
+@pytest.fixture
+def scripted(temporary, release):
     """A client of the real worker around a scripted pipeline."""
     client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-u", str(HERE / "scripted_worker.py")])
     yield client
@@ -49,7 +57,7 @@ def tiny(temporary, tiny_model):
 def wait_for():
     """wait_for(client, predicate): poll until a reply satisfies it; returns all replies so far."""
 
-    def wait(client, predicate, seconds=60.0):
+    def wait(client, predicate, seconds=180.0):
         replies = []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -64,10 +72,24 @@ def wait_for():
 
 
 @pytest.fixture
+def wait_for_log():
+    """wait_for_log(client, text, count): the lines of the log, once the text is in so many; a thread of its own reads them."""
+
+    def wait(client, text, count=1, seconds=180.0):
+        end = time.monotonic() + seconds
+        while sum(text in line for line in client.log.splitlines()) < count:
+            assert time.monotonic() < end, f"not in the log within {seconds} s: {text!r}; log: {client.log}"
+            time.sleep(0.01)
+        return client.log.splitlines()
+
+    return wait
+
+
+@pytest.fixture
 def group_is_gone():
     """group_is_gone(group): wait until no process of a group is left; False if some are."""
 
-    def gone(group, seconds=10.0):
+    def gone(group, seconds=60.0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +19,13 @@ from RAUSlicerLib.imaging.segmentation import Segmentation
 from RAUSlicerLib.progress import ProgressEvent
 from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
 from RAUSlicerLib.service import worker
+
+
+def held():
+    """A step that hears nothing and lasts until the test lets go of it."""
+    release, end = Path(os.environ["SCRIPTED_RELEASE"]), time.monotonic() + 600
+    while not release.exists() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -75,22 +83,22 @@ class Pipeline:
         elif model == "slow checking":
             progress(ProgressEvent("segmentation", 0.8, "Liver"))
             progress(ProgressEvent("confidence", 0.92))
-            time.sleep(4)
+            held()
         elif model == "deaf":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             progress(ProgressEvent("segmentation", 0.5, str(os.getpid())))
             time.sleep(600)
         elif model == "long step":
             progress(ProgressEvent("matching", 0.2))
-            time.sleep(4)
+            held()
         elif model == "long drawing":
             progress(ProgressEvent("segmentation", 0.5))
-            time.sleep(4)
+            held()
         elif model == "slow end":
             progress(ProgressEvent("segmentation", 0.5, "Liver"))
             while not cancel.cancelled:
                 time.sleep(0.01)
-            time.sleep(4)
+            held()
         elif model == "crash":
             os._exit(3)
         elif model == "memory":
@@ -127,7 +135,7 @@ def measure(volume, segmentation, results, reference=None, library=None, checkpo
     print("measured", flush=True)
     names = distinct_names(tuple(result.structure for result in results))
     if names[0] == "slow":
-        for _ in range(400):
+        for _ in range(60_000):
             checkpoint()
             time.sleep(0.01)
     elif names[0] == "crash":

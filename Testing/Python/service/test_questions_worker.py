@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from RAUSlicerLib.errors import InputError
+from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.interpretation.evidence import Quantity
 from RAUSlicerLib.results import Localization, Status, StructureResult
 from RAUSlicerLib.service import case_files
@@ -104,7 +104,7 @@ def test_a_report_comes_back_with_all_its_evidence(scripted, wait_for, asked):
     assert volumes[0].comparison.reference == 0.2
 
 
-def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for, asked):
+def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for, asked, wait_for_log):
     index = np.argwhere(asked.segmentation.array(asked.results[0].structure))[0][::-1]
     point = asked.volume.TransformIndexToPhysicalPoint([int(i) for i in index])
     region = asked.segmentation.array(asked.results[1].structure)
@@ -118,24 +118,24 @@ def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for
     assert "Leber, groß" in {name for sentence in here.sentences for name in sentence.structures}
     assert "100 % of the marked region lie in Tumor" in marked.text
     assert not unknown.is_known
-    assert scripted.log.splitlines().count("measured") == 1
+    assert wait_for_log(scripted, "measured", 1).count("measured") == 1
 
 
-def test_a_changed_case_is_measured_anew(scripted, wait_for, asked):
+def test_a_changed_case_is_measured_anew(scripted, wait_for, asked, wait_for_log):
     report(scripted, wait_for, asked)
 
     ask(scripted, wait_for, renamed(asked, "Spleen"), "Where is the spleen?")
 
-    assert scripted.log.splitlines().count("measured") == 2
+    assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
-def test_after_a_run_the_case_is_sent_again(scripted, wait_for, case, asked):
+def test_after_a_run_the_case_is_sent_again(scripted, wait_for, case, asked, wait_for_log):
     report(scripted, wait_for, asked)
     request = RunRequest(*case, localizer="copy", model="copy", device="cpu")
     reply_to(scripted, wait_for, scripted.transfer(scripted.new_run_folder(), request))
 
     assert report(scripted, wait_for, asked)["type"] == "result"
-    assert scripted.log.splitlines().count("measured") == 2
+    assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])
@@ -151,20 +151,38 @@ def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, wait_for, as
     assert [item for item in tmp_path.iterdir() if item.name.startswith(".rauslicer")] == []
 
 
-@pytest.mark.parametrize(("name", "problem"), [("r.docx", "no format"), ("r.dcm", "no DICOM series"), ("no/r.md", "can't be written")])
+@pytest.mark.parametrize(("name", "problem"), [("r.docx", "no format"), ("r.dcm", "no DICOM series")])
 def test_a_report_that_can_not_be_saved_is_explained_and_the_worker_lives_on(scripted, wait_for, asked, tmp_path, name, problem):
     error = report(scripted, wait_for, asked, save=tmp_path / name)
 
     assert (error["type"], error["code"]) == ("error", "output")
-    assert problem in error["problem"]
+    assert problem in error["problem"] and str(tmp_path / name) in error["problem"]
     assert report(scripted, wait_for, asked)["type"] == "result"
 
 
-def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, wait_for, asked):
+def test_a_report_is_not_begun_where_it_can_not_be_saved(scripted, asked, tmp_path):
+    with pytest.raises(OutputError, match="can't be written"):
+        scripted.report(scripted.new_run_folder(), asked, save=tmp_path / "no" / "r.md")
+
+
+def test_a_report_that_can_no_longer_be_saved_when_it_is_ready_is_an_error(scripted, wait_for, asked, tmp_path):
+    folder = tmp_path / "soon gone"
+    folder.mkdir()
+    id_ = scripted.report(scripted.new_run_folder(), asked, save=folder / "r.md")
+    folder.rmdir()
+
+    error = reply_to(scripted, wait_for, id_)
+
+    assert (error["type"], error["code"]) == ("error", "output"), error
+    assert report(scripted, wait_for, asked)["type"] == "result"
+
+
+def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, wait_for, asked, wait_for_log):
     error = report(scripted, wait_for, renamed(asked, "bug"))
 
     assert (error["type"], error["code"]) == ("error", "internal")
-    assert "Jane Doe" not in scripted.log
+    wait_for_log(scripted, "ZeroDivisionError")
+    assert "Jane" not in scripted.log and "Jane" not in str(error)
     assert report(scripted, wait_for, asked)["type"] == "result"
 
 
@@ -191,6 +209,12 @@ def test_cancel_is_answered_while_it_measures_and_the_next_one_works(scripted, w
         {"case": "x", "output": 3, "question": "?"},
         {"case": "x", "output": "y"},
         {"case": "x", "output": "y", "question": "?", "point": [1, 2]},
+        {"case": "x", "output": "y", "question": "?", "point": [1, 2, 1e300]},
+        {"case": "x", "output": "y", "question": "?", "point": [1, 2, 10**18]},
+        {"case": "x", "output": "y\0", "question": "?"},
+        {"case": "x", "output": "y" * 6000, "question": "?"},
+        {"case": "x", "output": "\ud800", "question": "?"},
+        {"case": "x", "output": "y", "question": "?", "reference": "z"},
         {"case": "x", "output": "y", "question": "?", "target": "z"},
         {"case": "x", "output": "y", "question": "?", "dicom": ["z"]},
     ],
@@ -200,7 +224,8 @@ def test_a_question_with_missing_or_wrong_fields_gets_a_protocol_error(scripted,
 
 
 def test_a_question_about_a_case_that_is_not_kept_says_so(scripted, wait_for):
-    error = reply_to(scripted, wait_for, scripted.send("ask", case="x", output="y", question="What is here?"))
+    output = str(scripted.new_run_folder() / "answer.json")
+    error = reply_to(scripted, wait_for, scripted.send("ask", case="x", output=output, question="What is here?"))
 
     assert error["code"] == "protocol"
     assert "no longer kept" in error["problem"]

@@ -51,7 +51,15 @@ def panel(scene, hosted, own_settings, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def scripted(monkeypatch):
+def release(tmp_path_factory, monkeypatch):
+    """release(): let a step of the scripted pipeline end that hears nothing until then."""
+    path = tmp_path_factory.mktemp("release") / "now"
+    monkeypatch.setenv("SCRIPTED_RELEASE", str(path))
+    return path.touch
+
+
+@pytest.fixture
+def scripted(monkeypatch, release):
     """Let the panel's worker run a scripted pipeline: the parameter ``model`` says what happens."""
     from RAUSlicerLib.service.client import WorkerClient
 
@@ -64,7 +72,7 @@ def wait_until():
     """wait_until(predicate): let Qt run until it holds."""
     from host import modules
 
-    def wait(predicate, seconds=30.0):
+    def wait(predicate, seconds=180.0):
         end = time.monotonic() + seconds
         while not predicate():
             assert time.monotonic() < end, "it did not happen in time"

@@ -36,8 +36,13 @@ def start(panel, scripted, wait_until):
 @pytest.fixture
 def free(panel, wait_until):
     """free(): wait until the panel can be used again."""
-    # Four times what is promised, because machines may be busy, and far less than a slow worker is waited for.
-    return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled, seconds=8.0)
+    # The worker is held by the tests, so that nothing but the panel's own patience makes it free.
+    return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
+
+
+def test_the_panel_is_free_two_seconds_after_a_cancel():
+    # What is promised; how long a busy machine takes for it is not.
+    assert run._CANCEL_S <= 2.0
 
 
 def is_gone(group):
@@ -86,18 +91,19 @@ def test_cancel_while_the_result_is_checked_keeps_every_structure(panel, start, 
     assert results_of(segmentation) == []
 
 
-def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps_the_result(panel, start, free, wait_until):
+def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps_the_result(panel, start, free, wait_until, release):
     segmentation = start("slow checking", "Checking the result")
 
     click(panel.ui.cancelButton)
     free()
 
     assert results_of(segmentation) == [] and "by itself" in panel.ui.explanationLabel.text
+    release()
     wait_until(lambda: results_of(segmentation))
     assert panel.parameters.resultSegmentation is results_of(segmentation)[0]
 
 
-def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, free, wait_until):
+def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, free, wait_until, release):
     segmentation = start("slow end")
 
     click(panel.ui.cancelButton)
@@ -106,6 +112,7 @@ def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, st
     assert results_of(segmentation) == []
     assert "by itself" in panel.ui.explanationLabel.text
     assert panel.ui.inputsSection.enabled and not panel.ui.progressBar.visible
+    release()
     wait_until(lambda: results_of(segmentation))
     modules.settle(100)
     (node,) = results_of(segmentation)
@@ -115,7 +122,7 @@ def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, st
     np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", panel.parameters.targetVolume) > 0, LIVER)
 
 
-def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, start, free, wait_until):
+def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, start, free, wait_until, release):
     segmentation = start("slow end")
     click(panel.ui.cancelButton)
     free()
@@ -124,13 +131,14 @@ def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, sta
     click(panel.ui.transferButton)
 
     assert panel.ui.cancelButton.visible and panel._controller.running
+    release()
     wait_until(lambda: len(results_of(segmentation)) == 1)
     wait_until(lambda: panel.ui.transferButton.visible)
     assert len(results_of(segmentation)) == 2
     assert "cancelled" not in panel.ui.resultsLabel.text
 
 
-def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, wait_until):
+def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, wait_until, release):
     segmentation = start("slow end")
     click(panel.ui.cancelButton)
     free()
@@ -140,6 +148,7 @@ def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, 
     free()
 
     assert "cancelled before a structure was finished" in panel.ui.problemLabel.text
+    release()
     wait_until(lambda: len(results_of(segmentation)) == 1)
     modules.settle(300)
     assert panel.ui.transferButton.visible and not panel._controller.running
@@ -160,7 +169,7 @@ def test_a_worker_that_never_puts_it_together_is_ended_with_a_message(panel, sta
     assert list(tmp_path.glob("rauslicer-*")) == [] and results_of(segmentation) == []
 
 
-def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_until):
+def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_until, release):
     segmentation = start("slow end")
     click(panel.ui.cancelButton)
     free()
@@ -168,6 +177,7 @@ def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_unt
     panel._controller.restart()
 
     assert panel._controller._client.running
+    release()
     wait_until(lambda: results_of(segmentation))
     wait_until(lambda: panel._controller._client is None)
 
@@ -184,12 +194,13 @@ def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start,
     assert panel.ui.transferButton.visible
 
 
-def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene):
+def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene, release):
     start("slow end")
     click(panel.ui.cancelButton)
     free()
 
     scene.Clear(0)
+    release()
 
     wait_until(lambda: "no longer in the scene" in panel.ui.problemLabel.text)
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []

@@ -33,7 +33,10 @@ def asked(monkeypatch, requirements, scene, own_settings):
         texts: list = []
 
         def press():
-            dialog = next(w for w in qt.QApplication.topLevelWidgets() if w.objectName == "firstRunDialog")
+            dialog = next((w for w in qt.QApplication.topLevelWidgets() if w.objectName == "firstRunDialog"), None)
+            if dialog is None:
+                qt.QTimer.singleShot(20, press)
+                return
             texts.append(dialog.informativeText)
             qt.QTest.mouseClick(next(b for b in dialog.buttons() if b.text == button), qt.Qt.LeftButton)
 

@@ -219,9 +219,10 @@ def test_the_application_killed_during_a_run_leaves_no_process_and_no_file(tmp_p
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as application:
         line = next((line for line in application.stdout if line.startswith("worker ")), "the application ended")
         group = int(line.split()[1])
-        assert any(tmp_path.glob("rauslicer-exchange-*/run-*/*"))
+        made = list(tmp_path.glob("rauslicer-exchange-*/run-*/*"))
         application.send_signal(signal.SIGKILL)
 
+    assert made
     wait_until(lambda: is_gone(group))
     assert list(tmp_path.glob("rauslicer-*")) == []
 

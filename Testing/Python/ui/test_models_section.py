@@ -20,7 +20,7 @@ def rows(section):
 def finish(section):
     from host import modules
 
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while section._process is not None and time.monotonic() < until:
         modules.settle()
         time.sleep(0.05)

@@ -245,6 +245,59 @@ def test_an_error_shows_problem_explanation_and_solution_and_the_next_run_works(
     assert results_of(scene, segmentation) is not None
 
 
+EVIL = "\x1b[2JLiver\x07\x9b1m\u202eright"
+
+
+def test_control_characters_in_names_are_shown_as_escapes_and_the_names_stay(panel, scripted, scene, wait_until):
+    reference = nodes.volume("Reference CT")
+    segmentation = nodes.segmentation(reference, {"a": REFERENCE["Liver"], "b": REFERENCE["Milz"]})
+    segmentation.GetSegmentation().GetSegment("a").SetName(EVIL)
+    nodes.volume(EVIL)
+    modules.settle()
+    ui = panel.ui
+
+    ui.logSection.collapsed = False
+    click(ui.transferButton)
+    wait_until(finished(panel))
+
+    table, structures = ui.resultsTable, ui.structuresList
+    shown = [table.item(row, 0).text() for row in range(table.rowCount)] + [table.item(row, 0).toolTip() for row in range(table.rowCount)]
+    shown += [structures.item(row).text() for row in range(structures.count)] + [
+        structures.item(row).toolTip() for row in range(structures.count)
+    ]
+    shown += [ui.transferButton.text, ui.resultsLabel.text, ui.progressLabel.text, ui.logText.toPlainText()]
+    assert any("\\x1b[2JLiver" in text for text in shown)
+    assert all(text.replace("\n", "").isprintable() for text in shown), shown
+    node = results_of(scene, segmentation)
+    assert EVIL in [node.GetSegmentation().GetSegment(id_).GetName() for id_ in node.GetSegmentation().GetSegmentIDs()]
+
+
+def test_control_characters_in_a_message_are_shown_as_escapes_and_it_is_no_markup(panel):
+    panel._show_failure(EVIL + "\r", "<b>bold</b>", "a\nb")
+
+    assert panel.ui.problemLabel.text.isprintable() and "Liver" in panel.ui.problemLabel.text
+    assert panel.ui.solutionLabel.text == "a\nb"
+    labels = (panel.ui.problemLabel, panel.ui.explanationLabel, panel.ui.solutionLabel)
+    assert all(label.textFormat == qt.Qt.PlainText for label in labels)
+
+
+def test_an_unexpected_error_says_where_and_nothing_of_the_patient(panel, scripted, loaded, wait_until, monkeypatch, caplog):
+    loaded()
+
+    def fail(_reply):
+        raise ZeroDivisionError("in the volume of " + " ".join(("Jane", "Doe")))
+
+    monkeypatch.setattr("RAUSlicerLib.service.exchange.read_result", fail)
+    panel.ui.logSection.collapsed = False
+
+    click(panel.ui.transferButton)
+    wait_until(finished(panel))
+
+    assert "ZeroDivisionError (test_panel.py, line" in panel.ui.problemLabel.text
+    for text in (panel.ui.problemLabel.text, panel.ui.logText.toPlainText(), caplog.text):
+        assert "ZeroDivisionError" in text and "Jane" not in text
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_killed_worker_gives_a_message(panel, scripted, loaded, wait_until):
     loaded()

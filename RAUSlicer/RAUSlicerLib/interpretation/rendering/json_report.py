@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ... import NOTICE, __version__
+from ... import NOTICE, __version__, strict_json
 from ...errors import InputError
 from ...results import Status
 from ..evidence import Comparison, Measurement, Quantity, Report, Score, Section, Sentence, SentenceKind, StructureFindings
@@ -28,7 +28,7 @@ def parse(text: str) -> Report:
         InputError: it is no JSON, no report, or one of a later schema.
     """
     try:
-        values = json.loads(text)
+        values = strict_json.loads(text)
     except ValueError as error:
         raise _refused("It is no JSON.") from error
     return from_values(values)
