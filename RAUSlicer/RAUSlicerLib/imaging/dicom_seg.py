@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..errors import InputError, OutputError
+from ..outputs import put_dicom
 from .dicom import image_of, is_dicom, read_dicom_file, read_dicom_folder, series_files
 from .grids import same_grid
 from .image_file import unreadable
@@ -122,7 +123,7 @@ def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, 
         )
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise _no_source(path, "The target's DICOM headers lack what a segmentation must repeat.") from error
-    dataset.save_as(path)
+    put_dicom(path, dataset)
 
 
 def _no_source(path: Path, problem: str) -> OutputError:

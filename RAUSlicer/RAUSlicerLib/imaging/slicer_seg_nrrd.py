@@ -83,12 +83,14 @@ def compose(segmentation: Segmentation) -> sitk.Image:
     return image
 
 
-def write(segmentation: Segmentation, path: Path) -> None:
-    """Write a .seg.nrrd file."""
-    sitk.WriteImage(compose(segmentation), str(path), useCompression=True)
+def write(segmentation: Segmentation, path: Path) -> sitk.Image:
+    """Write a .seg.nrrd file; return the image that it holds."""
+    image = compose(segmentation)
+    sitk.WriteImage(image, str(path), useCompression=True)
     if segmentation.overlays:
         # ITK calls the layers' axis a vector; Slicer and the tools that follow it call it a list, and some look for that word.
         path.write_bytes(path.read_bytes().replace(b"\nkinds: vector ", b"\nkinds: list ", 1))
+    return image
 
 
 def _layers(image: sitk.Image, path: Path) -> list[sitk.Image]:

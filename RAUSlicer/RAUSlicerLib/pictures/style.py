@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .. import NOTICE
-from ..errors import OutputError
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
+from ..outputs import write_bytes
 
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"
@@ -32,19 +33,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the figure as PNG.
+    """Write the figure as PNG, whole or not at all.
 
     Raises:
         OutputError: the file can't be written.
     """
-    try:
-        figure.savefig(path, dpi=dpi, facecolor=BACKGROUND, format="png")
-    except OSError as error:
-        raise OutputError(
-            f"The picture {str(path)!r} could not be written.",
-            f"The system says: {error.strerror or error}.",
-            "Choose an existing folder that you may write to.",
-        ) from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, facecolor=BACKGROUND, format="png")
+    write_bytes(path, "picture", drawn.getvalue())
 
 
 def structure_color(structure: Structure) -> Color:
