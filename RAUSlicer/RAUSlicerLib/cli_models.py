@@ -129,8 +129,8 @@ def _download(options: argparse.Namespace) -> ModelFolder:
     console = progress_console()
     if not console.is_terminal:
         return download(options.repository, options.name, options.revision, _Log())
-    streams = {"redirect_stdout": False, "redirect_stderr": False}
-    with Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, **streams) as bars:
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bars:
         bar = bars.add_task(options.repository, total=None)
         return download(
             options.repository, options.name, options.revision, lambda done, total: bars.update(bar, completed=done, total=total)

@@ -38,8 +38,8 @@ def show_progress() -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[structure]}", markup=False),
     )
     # A speed measured over the last half minute follows stages of different pace.
-    streams = {"redirect_stdout": False, "redirect_stderr": False}
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=30.0, **streams) as bar:
+    bar = Progress(*columns, console=console, transient=True, speed_estimate_period=30.0, redirect_stdout=False, redirect_stderr=False)
+    with bar:
         task = bar.add_task("starting", total=1.0, structure="")
 
         def update(event: ProgressEvent) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
@@ -54,18 +54,20 @@ def progress_console() -> Console:
     return _console(sys.stderr)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: object) -> Console:
     # rich writes codes that steer the terminal, and means to.
-    return Console(file=stream.styled if isinstance(stream, _Stream) else stream, highlight=False, markup=False, emoji=False)
+    file = cast(IO[str], stream.styled if isinstance(stream, _Stream) else stream)
+    return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def safe_streams() -> Iterator[_Streams]:
     """Within it, all that is printed passes this door, also by libraries, with warnings and logs."""
     _open_missing()
-    before, shown = (sys.stdout, sys.stderr), warnings.showwarning
+    before: tuple[TextIO | None, TextIO | None] = (sys.stdout, sys.stderr)
+    shown = warnings.showwarning
     streams = _Streams(_Stream(before[0]), _Stream(before[1]))
-    sys.stdout, sys.stderr = streams.out, streams.error  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams.out, streams.error
     # Warnings of libraries quote what they found, such as the name of a patient, and nobody who runs a command can act on them.
     warnings.showwarning = lambda *_arguments, **_named: None
     log, silent = logging.getLogger(__package__), logging.NullHandler()
@@ -223,9 +225,10 @@ def _open_missing() -> None:
 
 def _let_go(stream: TextIO | None) -> None:
     """Empty a stream that can't be written to, so that the interpreter does not fail with it at the very end."""
+    if stream is None:
+        return
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             nothing = os.open(os.devnull, os.O_WRONLY)
