@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import OutputError, RAUSlicerError
-from .imaging.companions import companions, may_name_labels
+from .imaging.companions import companions, names_files
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
         is_odd = path.exists() and not is_folder and not path.is_file()
         is_input = any(_is_read(path, source) for source in inputs)
-        names_labels = not is_input and any(may_name_labels(path, source) for source in inputs)
+        names_labels = any(is_same_place(path, file) for source in inputs for file in names_files(source))
     except OSError as error:
         # A name that is too long, or a folder that can't be looked into.
         raise unwritable(path, what, error) from error

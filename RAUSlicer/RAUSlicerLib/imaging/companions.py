@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-# Files beside a segmentation, or in the folder above it, that name its labels.
+# Files beside a segmentation that name its labels; the last one may also be in the folder above it.
 NAMES_FILES = ("labels.json", "dataset.json")
 
 # Suffix of a header -> the key that says where its voxels are.
@@ -28,13 +28,12 @@ def companions(path: Path) -> list[Path]:
     return [] if key is None else [path.parent / entry for entry in _data_files(path, key)]
 
 
-def may_name_labels(path: Path, source: Path) -> bool:
-    """Whether ``path`` is where names of the labels in ``source`` are looked for."""
-    if path.name.casefold() not in NAMES_FILES or source.is_dir():
-        return False
-    folder = path.absolute().parent.resolve()
-    here = source.absolute().parent.resolve()
-    return folder == here or (folder == here.parent and path.name.casefold() == "dataset.json")
+def names_files(path: Path) -> list[Path]:
+    """Where names of the labels in ``path`` are looked for, whether or not there are any. None for a folder."""
+    if path.is_dir():
+        return []
+    folder = path.absolute().parent
+    return [*(folder / name for name in NAMES_FILES), folder.parent / NAMES_FILES[-1]]
 
 
 def _data_files(header: Path, key: bytes) -> list[str]:

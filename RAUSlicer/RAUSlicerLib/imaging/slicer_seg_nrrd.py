@@ -76,7 +76,8 @@ def compose(segmentation: Segmentation) -> sitk.Image:
             "LabelValue": str(structure.label),
             "Tags": tags,
         }.items():
-            image.SetMetaData(f"Segment{index}_{key}", value)
+            # Halves of characters, as from a names file with a broken encoding, have no UTF-8.
+            image.SetMetaData(f"Segment{index}_{key}", value.encode("utf-8", "backslashreplace").decode("utf-8"))
     image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
     image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
     image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")

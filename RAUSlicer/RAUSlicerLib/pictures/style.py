@@ -14,6 +14,7 @@ from .. import NOTICE
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
 from ..outputs import write_bytes
+from ..printable import printable
 
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"
@@ -53,7 +54,7 @@ def write_title(figure: Figure, title: str, subtitle: str) -> None:
     width, height = figure.get_size_inches()
     left, right = 0.22 / width, 1 - 0.22 / width
     figure.text(left, 1 - 0.20 / height, title, color=TEXT, fontsize=15, fontweight="bold", va="top")
-    figure.text(left, 1 - 0.50 / height, subtitle, color=MUTED, fontsize=10, va="top", parse_math=False)
+    figure.text(left, 1 - 0.50 / height, printable(subtitle), color=MUTED, fontsize=10, va="top", parse_math=False)
     figure.text(right, 1 - 0.22 / height, NOTICE, color="#f0b429", fontsize=10, ha="right", va="top")
 
 
@@ -75,5 +76,7 @@ def write_legend(figure: Figure, entries: Sequence[tuple[Structure, str]], colum
         swatch = Rectangle((x / width, (y - 0.06) / height), 0.13 / width, 0.13 / height, facecolor=structure_color(structure))
         swatch.set_transform(figure.transFigure)
         figure.add_artist(swatch)
-        figure.text((x + 0.20) / width, y / height, label, color=TEXT, fontsize=8.5, va="center", parse_math=False)
+        # Halves of characters and line ends in a name are more than a line of text can show.
+        text = printable(label)
+        figure.text((x + 0.20) / width, y / height, text, color=TEXT, fontsize=8.5, va="center", parse_math=False)
     figure.text(0.22 / width, 0.13 / height, note, color=MUTED, fontsize=8.5, va="center")
