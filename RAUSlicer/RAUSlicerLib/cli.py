@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import NOTICE, __version__
-from .errors import RAUSlicerError, ResourceError
+from .cli_progress import terminated_like_interrupted
+from .errors import OutputError, RAUSlicerError, ResourceError
+from .printing import safe_streams, say
 
 CANCELLED = 130
 
@@ -35,23 +37,42 @@ _SHORTAGE = ResourceError(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    with safe_streams() as streams:
+        try:
+            with terminated_like_interrupted():
+                options = _parser().parse_args(arguments)
+                code = _run(options)
+        except KeyboardInterrupt:
+            say("Cancelled.", error=True)
+            return CANCELLED
+        if streams.lost is None:
+            return code
+        say(f"Warning: what was printed has not all arrived: {streams.lost.strerror}.", error=True)
+        # An answer that nobody got is all that there was.
+        return code or (OutputError.exit_code if options.command == "ask" else 0)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
     except RAUSlicerError as error:
         return _report(error, options.debug)
-    except KeyboardInterrupt:
-        print("Cancelled.", file=sys.stderr)
-        return CANCELLED
     except Exception as error:
         if _is_shortage(error):
             return _report(_SHORTAGE, options.debug)
         if options.debug:
             traceback.print_exc()
-        print(f"Unexpected error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("This is a fault of RAUSlicer. Run the command again with --debug and report what it prints.", file=sys.stderr)
+        # Its own words may quote what a file says of a patient.
+        say(f"Unexpected error: {type(error).__name__} {_place(error)}", error=True)
+        say("This is a fault of RAUSlicer. Run the command again with --debug and report what it prints.", error=True)
         return 1
     return code
+
+
+def _place(error: Exception) -> str:
+    """Where in this library an error arose, or passed through last."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(Path(__file__).parent)]
+    return f"in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "in a library"
 
 
 def _is_shortage(error: Exception) -> bool:
@@ -63,7 +84,9 @@ def _is_shortage(error: Exception) -> bool:
 def _report(error: RAUSlicerError, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"Error: {error.problem}\n  {error.explanation}\n  {error.solution}", file=sys.stderr)
+    say(f"Error: {error.problem}", error=True)
+    say(f"  {error.explanation}", error=True)
+    say(f"  {error.solution}", error=True)
     return error.exit_code
 
 
@@ -223,9 +246,9 @@ def _add_train(commands: argparse._SubParsersAction, parent: argparse.ArgumentPa
         from .training.recipe import run_recipe
         from .training.recipe_config import read_config
 
-        made = run_recipe(read_config(options.config), dry_run=options.dry_run)
+        made = run_recipe(read_config(options.config), dry_run=options.dry_run, say=say)
         if made is not None:
-            print(f"The trained model is in {made}. Add it with: rauslicer models add {made} --name NAME")
+            say(f"The trained model is in {made}. Add it with: rauslicer models add {made} --name NAME")
         return 0
 
     command.set_defaults(run=run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from dataclasses import asdict
@@ -12,6 +11,8 @@ from typing import Any
 
 from . import NOTICE
 from .errors import InputError
+from .outputs import json_text
+from .printing import say
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -49,19 +50,19 @@ def run_ask(options: argparse.Namespace) -> int:
     region = None if options.region is None else _region(options.region, target.segmentation.labelmap)
     if not options.json:
         for warning in target.warnings:
-            print(f"Warning: {warning}", file=sys.stderr)
+            say(f"Warning: {warning}", error=True)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:
         document = {"notice": NOTICE, **asdict(answered), "warnings": list(target.warnings)}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json_text(document, sys.stdout.encoding or "utf-8"))
         return 0
     for sentence in answered.sentences:
-        print(sentence.text)
+        say(sentence.text)
         if sentence.structures:
             sure = "" if sentence.confidence is None else f", confidence {sentence.confidence:.2f}"
-            print(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})")
-    print(NOTICE)
+            say(f"    rests on: {'; '.join(sentence.structures)} ({sentence.kind}{sure})")
+    say(NOTICE)
     return 0
 
 

@@ -52,14 +52,26 @@ def run_benchmark_command(options: argparse.Namespace) -> int:
     """Run a suite and print its tables; return the exit code."""
     from .cli import CANCELLED
     from .cli_progress import cancel_on_interrupt, show_progress
+    from .evaluation.records import require_own
+    from .models.store import model_folders
+    from .outputs import require_outside
 
     run = {"bars": _run_bars, "trust": _run_trust, "vqa": _run_vqa}[options.suite]
+    require_outside([("output", options.output / "any")], model_folders(options.model))
+    require_own(options.output, *_FILES[options.suite])
     with cancel_on_interrupt() as cancel:
         with show_progress() as progress:
             tables, notes = run(options, progress, cancel)
         _print(tables, [*notes, f"Written to {options.output}."])
     return CANCELLED if cancel.cancelled else 0
 
+
+# The log of each suite, which makes its other files known as its own.
+_FILES = {
+    "bars": ("runs.jsonl", ("table.md", "summary.md", "scores.json", "dice_*.png")),
+    "trust": ("runs.jsonl", ("trust.md", "trust.json")),
+    "vqa": ("vqa.jsonl", ("vqa.md",)),
+}
 
 Tables = list[tuple[str, Sequence[str], list[list[str]]]]
 
@@ -146,21 +158,17 @@ def _failures(runs: Sequence[Run], missing: int) -> list[str]:
 
 
 def _print(tables: Tables, notes: Sequence[str]) -> None:
-    import sys
-
     from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
-    # A log has no width of its own, and figures that are cut off are no use.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    from .printing import Table, say, show
+
     for title, columns, lines in tables:
         printed = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for line in lines:
             printed.add_row(*line)
-        console.print(printed)
+        show(printed)
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        say(note)
 
 
 def _names(text: str | None) -> list[str] | None:

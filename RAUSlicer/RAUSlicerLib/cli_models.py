@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-from rich.table import Table
 
 from .errors import ModelError
 from .models.manifest import read_manifest
 from .models.store import ModelFolder, add, list_models, list_unfinished, remove, resolve, user_folder
+from .printing import Table, progress_console, say, show
+from .scratch import remove_abandoned
 
 
 def add_model_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParser) -> None:
@@ -48,6 +47,7 @@ def add_model_actions(command: argparse.ArgumentParser, parent: argparse.Argumen
 
 def run_models(options: argparse.Namespace) -> int:
     """Run one action on the models; return the exit code."""
+    remove_abandoned(user_folder())
     if options.action == "list":
         _print_models()
         return 0
@@ -57,7 +57,7 @@ def run_models(options: argparse.Namespace) -> int:
         return _plan(options)
     if options.action == "remove":
         model = remove(options.name)
-        print(f"Removed {model.name} from {model.path.parent}.")
+        say(f"Removed {model.name} from {model.path.parent}.")
         return 0
     if options.action == "add":
         model = add(options.folder, options.name)
@@ -68,14 +68,13 @@ def run_models(options: argparse.Namespace) -> int:
 
         shown = {"picture": options.picture, "regions": options.regions, "pixels": options.pixels}
         model = compose(options.name, options.backbone, options.sam2, **shown)
-    print(f"Added {model.name} to {model.path}.")
+    say(f"Added {model.name} to {model.path}.")
     if not model.runs:
-        print("It is something to build on. Make a model of it with: rauslicer models compose NAME --backbone BACKBONE --sam2 SAM2")
+        say("It is something to build on. Make a model of it with: rauslicer models compose NAME --backbone BACKBONE --sam2 SAM2")
     return 0
 
 
 def _print_models() -> None:
-    console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("Model", "Part", "Kind", "Licence"):
         table.add_column(heading, overflow="fold")
@@ -90,15 +89,13 @@ def _print_models() -> None:
                 kind, licence = "?", "?"
             size = sum(path.stat().st_size for path in model.part(part).iterdir()) / 1e6
             table.add_row(model.name, part, kind, licence, f"{size:.1f}", model.part_state(part))
-    console.print(table, markup=False)
+    show(table)
     for broken in list_unfinished():
-        console.print(
+        say(
             f"Unfinished: {broken.name}, {broken.size / 1e6:.1f} MB. `rauslicer models download {broken.name}` goes on,"
-            f" `rauslicer models remove {broken.name}` deletes it.",
-            markup=False,
-            soft_wrap=True,
+            f" `rauslicer models remove {broken.name}` deletes it."
         )
-    console.print(f"Added models lie in {user_folder()}.", markup=False, soft_wrap=True)
+    say(f"Added models lie in {user_folder()}.")
 
 
 def _verify(models: list[ModelFolder]) -> int:
@@ -107,10 +104,11 @@ def _verify(models: list[ModelFolder]) -> int:
         try:
             parts = model.verify()
         except ModelError as error:
-            print(f"{model.name}: {error.problem}\n  {error.explanation}\n  {error.solution}", file=sys.stderr)
+            for line in (f"{model.name}: {error.problem}", f"  {error.explanation}", f"  {error.solution}"):
+                say(line, error=True)
             code = error.exit_code
         else:
-            print(f"{model.name}: {', '.join(parts)}: all files as they were made")
+            say(f"{model.name}: {', '.join(parts)}: all files as they were made")
     return code
 
 
@@ -119,7 +117,7 @@ def _plan(options: argparse.Namespace) -> int:
     from .models.rau import plan_model
 
     for sentence in plan_model(options.name, choose_device(options.device), options.precision):
-        print(sentence)
+        say(sentence)
     return 0
 
 
@@ -127,11 +125,12 @@ def _download(options: argparse.Namespace) -> ModelFolder:
     from .models.download import SUGGESTED, download
 
     licence = SUGGESTED.get(options.repository)
-    print(f"Downloading {options.repository}" + (f" ({licence})" if licence else "") + "; a break loses nothing, run the command again.")
-    console = Console(stderr=True)
+    say(f"Downloading {options.repository}" + (f" ({licence})" if licence else "") + "; a break loses nothing, run the command again.")
+    console = progress_console()
     if not console.is_terminal:
         return download(options.repository, options.name, options.revision, _Log())
-    with Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bars:
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bars:
         bar = bars.add_task(options.repository, total=None)
         return download(
             options.repository, options.name, options.revision, lambda done, total: bars.update(bar, completed=done, total=total)
@@ -148,4 +147,4 @@ class _Log:
         percent = 100 * done // max(total, 1)
         if percent > self._last:
             self._last = percent
-            print(f"{percent} % of {total / 1e6:.0f} MB", flush=True)
+            say(f"{percent} % of {total / 1e6:.0f} MB")

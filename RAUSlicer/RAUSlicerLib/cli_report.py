@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import NOTICE
 from .errors import InputError
+from .printing import say
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -55,7 +55,7 @@ def run_report(options: argparse.Namespace) -> int:
 
     case = load_segmented(options.target, options.segmentation, options.result)
     for warning in case.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+        say(f"Warning: {warning}", error=True)
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     library = None if options.library is None else Library.load(options.library)
     findings = measure(case.volume, case.segmentation, case.results, reference, library)
@@ -69,15 +69,16 @@ def run_report(options: argparse.Namespace) -> int:
     if library is not None:
         beside.append(f"the library {library.name!r} ({library.cases} cases)")
     reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, options.target, options.segmentation)
-    _write(findings, {**case.source, "compared with": " and ".join(beside) or "nothing"}, reported, options.output)
-    print(NOTICE)
+    for sentence in _write(findings, {**case.source, "compared with": " and ".join(beside) or "nothing"}, reported, options.output):
+        say(sentence)
+    say(NOTICE)
     return 0
 
 
 def report_on_run(
     result: Transfer, references: Sequence[Reference], target: sitk.Image, outputs: Sequence[Path], target_path: Path, result_path: Path
-) -> None:
-    """Measure what a run has found, write the reports and say where they are.
+) -> list[str]:
+    """Measure what a run has found and write the reports; return what is to be said of them.
 
     Args:
         result: What the run returned; of a cancelled one, what was finished.
@@ -96,10 +97,10 @@ def report_on_run(
     if result.cancelled:
         source["run"] = "cancelled; only what was finished"
     reported = ReportedCase.of_results(target, result.segmentation, result.results, target_path, result_path)
-    _write(findings, source, reported, outputs)
+    return _write(findings, source, reported, outputs)
 
 
-def _write(findings: Sequence[StructureFindings], source: Mapping[str, str], case: ReportedCase, outputs: Sequence[Path]) -> None:
+def _write(findings: Sequence[StructureFindings], source: Mapping[str, str], case: ReportedCase, outputs: Sequence[Path]) -> list[str]:
     from .interpretation.factuality import check_report
     from .interpretation.rendering.files import save_reports
     from .interpretation.report import write_report
@@ -107,6 +108,5 @@ def _write(findings: Sequence[StructureFindings], source: Mapping[str, str], cas
     report = write_report(findings, {heading.capitalize(): text for heading, text in source.items()})
     checked = check_report(report, findings)
     save_reports(report, outputs, case)
-    print(f"{len(findings)} structures, {len(report.sentences)} sentences; {checked.right} of {checked.checked} measured ones check out.")
-    for path in outputs:
-        print(f"Written to {path}.")
+    figures = f"{checked.right} of {checked.checked} measured ones check out."
+    return [f"{len(findings)} structures, {len(report.sentences)} sentences; {figures}", *(f"Written to {path}." for path in outputs)]

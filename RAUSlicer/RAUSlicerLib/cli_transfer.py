@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from . import NOTICE, __version__
 from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
 from .decimals import enough_decimals, volume_text
-from .errors import OutputError
 from .imaging.checks import distinct_names
 from .imaging.files import check_output, write_segmentation
-from .inputs import load_inputs, split_names
-from .outputs import require_free, require_writable, writing
+from .inputs import Inputs, load_inputs, split_names
+from .models.store import model_folders
+from .outputs import make_folder, require_apart, require_free, require_outside, require_writable, take_all, write_json
+from .printing import Table, say, show
 from .results import Transfer
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -31,6 +29,7 @@ PICTURE_3D = "volume_3d.png"
 def run_transfer(options: argparse.Namespace) -> int:
     """Check outputs and inputs, transfer, write what came out, and print it; return the exit code."""
     _check_outputs(options)
+    # All of it: who stops while results are being written wants what is finished, and whole.
     with cancel_on_interrupt() as cancel:
         inputs = load_inputs(list(zip(options.reference, options.reference_segmentation, strict=True)), options.target)
         names = None if options.structures is None else split_names(options.structures, inputs.references)
@@ -49,27 +48,51 @@ def run_transfer(options: argparse.Namespace) -> int:
                 progress=progress,
                 cancel=cancel,
             )
-    _warn([sentence for sentence in result.warnings if sentence not in inputs.warnings])
-    if result.cancelled and not result.results:
-        print("Cancelled before any structure was finished; nothing was written.", file=sys.stderr)
-        return CANCELLED
-    write_segmentation(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
-    if options.json:
-        with writing(options.json, "file") as part:
-            document = transfer_report(result, options.output, inputs.warnings)
-            part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.pictures:
-        from .pictures import contact_sheet, picture_3d
+        _warn([sentence for sentence in result.warnings if sentence not in inputs.warnings])
+        if result.cancelled and not result.results:
+            say("Cancelled before any structure was finished; nothing was written.", error=True)
+            return CANCELLED
+        done: list[str] = []
+        try:
+            take_all(_writing_steps(options, inputs, result, done))
+        finally:
+            # Not before: whoever reads what is printed may go away at any time.
+            _print_result(result)
+            for sentence in done:
+                say(sentence)
+        say(f"{NOTICE} Results are drafts: check every structure.")
+        return CANCELLED if result.cancelled else 0
 
-        options.pictures.mkdir(exist_ok=True)
-        contact_sheet(inputs.references[0], inputs.target, result, options.pictures / CONTACT_SHEET)
-        picture_3d(result.segmentation, options.pictures / PICTURE_3D)
-    _print_result(result, options.output)
-    if options.report:
+
+def _writing_steps(options: argparse.Namespace, inputs: Inputs, result: Transfer, done: list[str]) -> list[Callable[[], None]]:
+    """What writes the files that are asked for, the most precious first; each adds to ``done`` what is to be said of it."""
+
+    def segmentation() -> None:
+        write_segmentation(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+        done.append(f"Written to {options.output} in {sum(result.timings.values()):.0f} s.")
+
+    def document() -> None:
+        write_json(options.json, "file", transfer_report(result, options.output, inputs.warnings))
+
+    def reports() -> None:
         from .cli_report import report_on_run
 
-        report_on_run(result, inputs.references, inputs.target, options.report, options.target, options.output)
-    return CANCELLED if result.cancelled else 0
+        done.extend(report_on_run(result, inputs.references, inputs.target, options.report, options.target, options.output))
+
+    def pictures() -> None:
+        from .pictures import contact_sheet, picture_3d
+
+        make_folder(options.pictures)
+        sheet, surfaces = options.pictures / CONTACT_SHEET, options.pictures / PICTURE_3D
+        take_all(
+            [
+                partial(contact_sheet, inputs.references[0], inputs.target, result, sheet),
+                partial(picture_3d, result.segmentation, surfaces),
+            ]
+        )
+
+    wanted = ((segmentation, True), (document, options.json), (reports, options.report), (pictures, options.pictures))
+    return [step for step, asked in wanted if asked]
 
 
 def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -111,38 +134,34 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
 def _check_outputs(options: argparse.Namespace) -> None:
     check_output(options.output, options.force, volume_path=options.target)
     inputs = [options.target, *options.reference, *options.reference_segmentation]
-    require_free(options.output, "output", force=options.force, inputs=inputs)
+    outputs = [("output", options.output)]
     if options.report:
         from .interpretation.rendering.files import check_outputs
 
         check_outputs(options.report, inputs, options.force)
-        _require_apart(options.report, [path for path in (options.output, options.json) if path is not None])
+        outputs += [("report", path) for path in options.report]
     if options.json:
-        require_free(options.json, "file", force=options.force, inputs=inputs)
         require_writable(options.json, "file")
+        outputs.append(("file", options.json))
     if options.pictures:
         if not options.pictures.is_dir():
             require_free(options.pictures, "folder of pictures", force=False)
             require_writable(options.pictures.absolute(), "folder of pictures")
-        for name in (CONTACT_SHEET, PICTURE_3D):
-            require_free(options.pictures / name, "picture", force=options.force, inputs=inputs)
-
-
-def _require_apart(reports: Sequence[Path], others: Sequence[Path]) -> None:
-    for path in reports:
-        if path.absolute() in [other.absolute() for other in others]:
-            raise OutputError(
-                f"The report {str(path)!r} has the name of another output.", "One would replace the other.", "Choose another name."
-            )
+        else:
+            require_writable(options.pictures / CONTACT_SHEET, "picture")
+        outputs += [("picture", options.pictures / name) for name in (CONTACT_SHEET, PICTURE_3D)]
+    for what, path in outputs:
+        require_free(path, what, force=options.force, inputs=inputs)
+    require_outside(outputs, model_folders(options.model))
+    require_apart([*outputs, *([("folder of pictures", options.pictures)] if options.pictures else [])])
 
 
 def _warn(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        print(f"Warning: {sentence}", file=sys.stderr)
+        say(f"Warning: {sentence}", error=True)
 
 
-def _print_result(result: Transfer, output: Path) -> None:
-    console = Console(highlight=False)
+def _print_result(result: Transfer) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Structure", overflow="fold")
     table.add_column("Status", no_wrap=True)
@@ -152,8 +171,6 @@ def _print_result(result: Transfer, output: Path) -> None:
     for name, outcome in zip(names, result.results, strict=True):
         figures = (f"{outcome.confidence:.2f}", volume_text(outcome.volume_ml), volume_text(outcome.reference_volume_ml))
         table.add_row(name, str(outcome.status), *figures)
-    console.print(table, markup=False)
+    show(table)
     if result.cancelled:
-        console.print("Cancelled: only the structures above were finished.")
-    console.print(f"Written to {output} in {sum(result.timings.values()):.0f} s.", markup=False, soft_wrap=True)
-    console.print(f"{NOTICE} Results are drafts: check every structure.")
+        say("Cancelled: only the structures above were finished.")

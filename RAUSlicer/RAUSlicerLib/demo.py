@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 import SimpleITK as sitk
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from . import NOTICE
 from .cli_transfer import CONTACT_SHEET, PICTURE_3D, transfer_report
@@ -22,10 +22,15 @@ from .decimals import volume_text
 from .errors import OutputError
 from .imaging.files import check_output, read_segmentation, read_volume, write_segmentation
 from .imaging.segmentation import Reference, Segmentation
+from .models.store import model_folders
+from .outputs import make_folder, require_free, require_outside, unwritable, write_json
 from .pictures import contact_sheet, picture_3d
+from .printable import printable
+from .printing import Table, output_console
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .resources import resource_path
 from .results import Status, Transfer
+from .scratch import ScratchFolder
 
 RESULT = "result.seg.nrrd"
 REPORT = "report.json"
@@ -99,9 +104,9 @@ def run_demo(
         OutputError: ``output`` can't be created or written to.
         RAUSlicerError: as ``pipeline.transfer`` raises it.
     """
-    _create(output)
+    make_folder(output)
     files = tuple(output / name for name in (RESULT, CONTACT_SHEET, PICTURE_3D, REPORT))
-    check_output(files[0], force=True)
+    _check_outputs(files, model)
     clock = _Clock()
     reference, target = load_sample()
     clock.lap("read")
@@ -120,16 +125,47 @@ def run_demo(
     clock.lap("transfer")
     agreement = agreement_with_atlas(reference.segmentation, result.segmentation)
     progress(ProgressEvent("writing", 0.92))
-    write_segmentation(result.segmentation, files[0], target, force=True)
-    contact_sheet(reference, target, result, files[1])
-    progress(ProgressEvent("writing", 0.96))
-    picture_3d(result.segmentation, files[2])
-    clock.lap("write")
-    demo = DemoResult(result, agreement, files, clock.seconds)
-    files[3].write_text(json.dumps(demo_report(demo), indent=2) + "\n", encoding="utf-8")
+    try:
+        with ScratchFolder(output) as scratch:
+            write_segmentation(result.segmentation, scratch / RESULT, target)
+            contact_sheet(reference, target, result, scratch / CONTACT_SHEET)
+            progress(ProgressEvent("writing", 0.96))
+            picture_3d(result.segmentation, scratch / PICTURE_3D)
+            clock.lap("write")
+            demo = DemoResult(result, agreement, files, clock.seconds)
+            write_json(scratch / REPORT, "report", demo_report(demo))
+            # The report first: it tells the next demo that the other files are a demo's, even if this one is killed here.
+            for name in (REPORT, RESULT, CONTACT_SHEET, PICTURE_3D):
+                os.replace(scratch / name, output / name)
+    except OSError as error:
+        raise unwritable(output, "output", error) from error
     progress(ProgressEvent("writing", 1.0))
-    print_report(demo, console or Console())
+    print_report(demo, console or output_console())
     return demo
+
+
+def _check_outputs(files: Sequence[Path], model: str) -> None:
+    """Make sure that the files can be written, and that those which are there are a demo's."""
+    outputs = [("output", path) for path in files]
+    require_outside(outputs, model_folders(model))
+    check_output(files[0], force=True)
+    own = _is_demos(files[-1])
+    for what, path in outputs:
+        require_free(path, what, force=True)
+        if path.exists() and not own:
+            raise OutputError(
+                f"The file {str(path)!r} is there already, and no earlier demo has written it.",
+                "The demo replaces only files of its own.",
+                "Choose another folder with --output.",
+            )
+
+
+def _is_demos(report: Path) -> bool:
+    try:
+        document = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and "agreement_note" in document
 
 
 def _loaded(model: str, device: str) -> Run:
@@ -180,29 +216,18 @@ def print_report(demo: DemoResult, console: Console) -> None:
     console.print(f"{counts}. Mean agreement* of those found: {_decimal(totals['mean_agreement_found'])}.", highlight=False)
     console.print(f"* {AGREEMENT_NOTE}", highlight=False)
     for warning in demo.transfer.warnings:
-        console.print(f"Warning: {warning}", highlight=False, markup=False)
+        console.print(f"Warning: {printable(warning)}", highlight=False, markup=False)
     if demo.transfer.cancelled:
         console.print("The run was stopped; what was finished until then is kept.")
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in demo.seconds.items())
     console.print(f"Time: {times}; {sum(demo.seconds.values()):.1f} s in all.", highlight=False)
     for file in demo.files:
-        console.print(f"Written: {file}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Written: {printable(str(file))}", highlight=False, markup=False, soft_wrap=True)
     console.print(NOTICE)
 
 
 def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _create(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The output folder {str(folder)!r} could not be created.",
-            f"The system says: {error.strerror or error}.",
-            "Choose a folder that you may write to, for example with --output.",
-        ) from error
 
 
 class _Clock:

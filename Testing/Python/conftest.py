@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,3 +160,35 @@ def hub(hub_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_model: Path) -> Pipeline:
     return Pipeline(str(tiny_model), "cpu")
+
+
+class SmallDisk:
+    """A file system of 256 KiB that can be filled to the last byte."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self, leaving: int = 0) -> None:
+        """Fill it but for so many bytes."""
+        with open(self.path / "filler", "wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(b"x" * 1024)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+            filler.truncate(filler.tell() - leaving)
+
+    def free(self) -> None:
+        (self.path / "filler").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A small disk; skipped where this user may not mount one."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+    if sys.platform != "linux" or os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs Linux and the rights of root")
+    yield SmallDisk(path)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)

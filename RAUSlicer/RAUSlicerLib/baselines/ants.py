@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from ..errors import ResourceError
 from ..imaging.segmentation import Reference
 from ..progress import CancelToken, ProgressCallback
+from ..scratch import ScratchFolder
 from .registration import SEED, between_worlds, overlaid
 from .warping import WarpingPropagator
 
@@ -43,10 +44,8 @@ class AntsPropagator(WarpingPropagator):
     def find_transform(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> sitk.Transform:
         ants = self.require()
         fixed, moving, start = overlaid(target, reference.volume)
-        with tempfile.TemporaryDirectory(prefix="rauslicer-ants-") as folder:
-            found = ants.registration(
-                _to_ants(ants, fixed), _to_ants(ants, moving), "SyN", outprefix=str(Path(folder) / "syn"), random_seed=SEED
-            )
+        with ScratchFolder(Path(tempfile.gettempdir()), "rauslicer-ants-") as folder:
+            found = ants.registration(_to_ants(ants, fixed), _to_ants(ants, moving), "SyN", outprefix=str(folder / "syn"), random_seed=SEED)
             # In the order in which images are resampled: field, then affine. Both are ITK's own formats, in the frame of the volumes.
             field, affine = found["fwdtransforms"]
             warp = sitk.DisplacementFieldTransform(sitk.ReadImage(field, sitk.sitkVectorFloat64))

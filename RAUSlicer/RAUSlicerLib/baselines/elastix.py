@@ -6,6 +6,7 @@ Source: Klein et al., elastix: a toolbox for intensity-based medical image regis
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 from ..errors import ResourceError
 from ..imaging.segmentation import Reference
 from ..progress import CancelToken, ProgressCallback
+from ..scratch import ScratchFolder
 from .registration import between_worlds, overlaid
 from .warping import WarpingPropagator
 
@@ -53,8 +55,8 @@ class ElastixPropagator(WarpingPropagator):
         given = [_to_itk(itk, image) for image in (fixed, moving)]
         _, found = itk.elastix_registration_method(*given, parameter_object=parameters, log_to_console=False)
         # Left to itself, transformix writes the field into the current folder.
-        with tempfile.TemporaryDirectory(prefix="rauslicer-elastix-") as folder:
-            shifts = itk.array_from_image(itk.transformix_deformation_field(given[1], found, output_directory=folder)).copy()
+        with ScratchFolder(Path(tempfile.gettempdir()), "rauslicer-elastix-") as folder:
+            shifts = itk.array_from_image(itk.transformix_deformation_field(given[1], found, output_directory=str(folder))).copy()
         field = sitk.GetImageFromArray(np.ascontiguousarray(shifts, dtype=np.float64), isVector=True)
         field.CopyInformation(fixed)
         # The last transform of a composite is applied first.

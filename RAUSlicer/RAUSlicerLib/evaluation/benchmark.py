@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
@@ -14,7 +13,9 @@ from typing import Any
 import SimpleITK as sitk
 
 from .. import __version__
+from ..outputs import write_json
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..scratch import ScratchFolder
 from .methods import METHODS, check_methods, default_methods, fingerprint
 from .pairs import REFERENCES_A_TARGET, SEED, Trial, choose_trials
 from .processes import Cancelled, Processes
@@ -118,12 +119,12 @@ def run_plan(
             number += len(names) - len(open_)
             if not open_ or cancel.cancelled:
                 continue
-            with tempfile.TemporaryDirectory(prefix="rauslicer-benchmark-") as scratch:
-                truth = prepare(trial, Path(scratch))
+            with ScratchFolder(Path(tempfile.gettempdir()), "rauslicer-benchmark-") as scratch:
+                truth = prepare(trial, scratch)
                 for name in open_:
                     progress(ProgressEvent(_words(trial), number / total, name))
                     try:
-                        log.add(_run(trial, truth, name, weights[name], processes, Path(scratch), cancel))
+                        log.add(_run(trial, truth, name, weights[name], processes, scratch, cancel))
                     except Cancelled:
                         break
                     number += 1
@@ -160,7 +161,7 @@ def write_scores(results: Results, path: Path, **settings: Any) -> None:
         "missing_runs": results.missing,
         "runs": [asdict(run) for run in results.runs],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(path, "file", document, indent=1)
 
 
 def _words(trial: Trial) -> str:

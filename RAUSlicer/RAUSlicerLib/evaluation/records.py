@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import OutputError
+from ..outputs import make_folder, unwritable, write_text
 from .pairs import Trial
 
 LOG = "runs.jsonl"
+# What every line of it begins with.
+_START = '{"domain": "'
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,30 +91,66 @@ def key_of(trial: Trial, method: str, model: str) -> tuple[str, ...]:
     return (method, model, trial.domain, trial.target.name, trial.variant, *trial.reference_names)
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder for results.
+def read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What a file of one JSON object a line holds; a last line that an interruption cut off is taken out of it. It is made if need be.
 
     Raises:
-        OutputError: it can't be created.
+        OutputError: it is not what a benchmark wrote, and is left as it is; or the operating system refuses.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        path.touch()
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        kept = [read(json.loads(line)) for line in whole.splitlines()]
+        rest = text[len(whole) :]
+        if not (_START.startswith(rest) or rest.startswith(_START)):
+            raise ValueError("its last line is none of a benchmark's")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise OutputError(
-            f"The folder {str(folder)!r} can't be created.", f"The system says: {error.strerror or error}.", "Choose another folder."
+            f"The file {str(path)!r} is there already, and no benchmark has written it.",
+            f"It can't be gone on with ({type(error).__name__}).",
+            "Choose another folder with --output.",
         ) from error
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of one JSON object a line; a last line that an interruption cut off is taken out of the file."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
+    except OSError as error:
+        raise unwritable(path, "file", error) from error
+    if rest:
         # What follows must not be glued to it.
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+        write_text(path, "file", whole)
+    return kept
+
+
+def add_line(path: Path, values: dict[str, Any]) -> None:
+    """Add a JSON object to such a file.
+
+    Raises:
+        OutputError: the disk is full, or the operating system refuses otherwise.
+    """
+    line = (json.dumps(values) + "\n").encode()
+    try:
+        with path.open("ab") as file:
+            before = file.tell()
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.stat().st_size != before + len(line):
+            raise OSError(errno.EIO, "not all of it has arrived; the disk may be full")
+    except OSError as error:
+        raise unwritable(path, "file", error) from error
+
+
+def require_own(folder: Path, log: str, patterns: Sequence[str]) -> None:
+    """Make sure that the tables in a folder are a benchmark's before they are replaced: then its log lies beside them.
+
+    Raises:
+        OutputError: somebody else has such a file there.
+    """
+    there = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if there and not (folder / log).is_file():
+        raise OutputError(
+            f"The file {str(there[0])!r} is there already, and {log!r} of the benchmark that wrote it is not.",
+            "A benchmark replaces only files of its own.",
+            "Choose another folder with --output.",
+        )
 
 
 class RunLog:
@@ -117,11 +160,11 @@ class RunLog:
         """Read what is there.
 
         Raises:
-            OutputError: the folder can't be created.
+            OutputError: the folder can't be created, or its file is no benchmark's.
         """
         make_folder(folder)
         self._path = folder / LOG
-        self._runs = {run.key: run for run in map(Run.from_dict, read_lines(self._path))}
+        self._runs = {run.key: run for run in read_lines(self._path, Run.from_dict)}
 
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return key in self._runs
@@ -132,10 +175,9 @@ class RunLog:
     def add(self, run: Run) -> None:
         """Keep a run; an earlier one of the same key is replaced."""
         self._runs[run.key] = run
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(run)) + "\n")
+        add_line(self._path, asdict(run))
 
     def forget(self, methods: Collection[str]) -> None:
         """Drop the runs of some methods, so that they are run again."""
         self._runs = {key: run for key, run in self._runs.items() if run.method not in methods}
-        self._path.write_text("".join(json.dumps(asdict(run)) + "\n" for run in self._runs.values()), encoding="utf-8")
+        write_text(self._path, "file", "".join(json.dumps(asdict(run)) + "\n" for run in self._runs.values()))

@@ -9,7 +9,6 @@ Models are folders or training states. Writes ``regions.md`` and ``regions.json`
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from ..interpretation.region.model import REGION_MODEL, RegionModel
 from ..interpretation.region.network import RegionConfig, RegionNet, Regions, Seen
 from ..interpretation.region.text import encode, negation
+from ..outputs import make_folder, write_json, write_text
 from ..training.export import take
 from ..training.regions import load_all, make_vocabulary
 from ..training.regions_batches import FALSE, TRUE, Batch, Vocabulary, assemble
@@ -319,9 +319,9 @@ def read_cases(args: argparse.Namespace) -> tuple[list[RegionCase], list[RegionC
 def write(args: argparse.Namespace, name: str, document: dict[str, Any], tables: str) -> None:
     """Both files of the results."""
     output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (output / f"{name}.md").write_text(tables, encoding="utf-8")
+    make_folder(output)
+    write_json(output / f"{name}.json", "figures", document, indent=1)
+    write_text(output / f"{name}.md", "table", tables)
     print(f"Written to {output}: {name}.md, {name}.json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -9,6 +10,7 @@ from statistics import fmean, median
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..outputs import write_bytes, write_text
 from .bars import Verdict
 from .benchmark import Results
 from .metrics import precision_and_recall
@@ -31,11 +33,11 @@ def write_report(results: Results, verdicts: Sequence[Verdict], output: Path) ->
     lines = [LEGEND, ""]
     for title, runs in groups(results.runs):
         lines += [f"## {title}", "", *_table(COLUMNS, table(runs)), ""]
-    (output / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(output / "table.md", "table", "\n".join(lines))
     state = "All runs are there." if not results.missing else f"{results.missing} runs of the list are still missing."
     failed = sum(run.error is not None for run in results.runs)
     summary = [f"{len(results.runs)} runs, {failed} of them failed. {state}", "", *_table(VERDICT_COLUMNS, verdict_rows(verdicts)), ""]
-    (output / "summary.md").write_text("\n".join(summary), encoding="utf-8")
+    write_text(output / "summary.md", "table", "\n".join(summary))
 
 
 def groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
@@ -113,7 +115,9 @@ def _plot(runs: Sequence[Run], domain: str, path: Path) -> None:
         axes.grid(axis="y", alpha=0.3)
     grid[0].set_ylabel("Dice of a structure in a run")
     figure.suptitle(domain)
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write_bytes(path, "picture", drawn.getvalue())
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

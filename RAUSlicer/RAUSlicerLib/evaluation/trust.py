@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from ..outputs import write_text
 from ..results import Status
 from .bars import confidence_against_dice
 from .benchmark import Plan
@@ -146,7 +147,7 @@ def write_trust(runs: Sequence[Run], missing: int, output: Path) -> None:
     lines = [LEGEND, "", f"{missing} runs of the list are still missing." if missing else "All runs are there.", ""]
     for columns, cells in ((CHECK_COLUMNS, check_rows(runs)), (COLUMNS, rows(runs)), (SIDE_COLUMNS, side_rows(runs))):
         lines += ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *cells)] + [""]
-    (output / "trust.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(output / "trust.md", "table", "\n".join(lines))
 
 
 def _gone(run: Run, score: StructureScore) -> bool:

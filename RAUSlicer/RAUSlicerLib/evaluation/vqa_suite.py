@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ import SimpleITK as sitk
 
 from ..imaging.segmentation import Segmentation, Structure
 from ..inputs import load_inputs
+from ..outputs import make_folder, write_text
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from .methods import fingerprint
 from .pairs import Case, Trial, choose_trials, scored_labels
-from .records import make_folder, read_lines
+from .records import add_line, read_lines
 from .scoring import FEWEST_VOXELS
 from .vqa import Answered, answer
 
@@ -77,7 +77,7 @@ def run_vqa(
     for trial in choose_trials(data, split, domains, limit):
         first.setdefault(trial.target, trial)
     make_folder(output)
-    known = {sheet.key: sheet for sheet in map(Sheet.from_dict, read_lines(output / LOG))}
+    known = {sheet.key: sheet for sheet in read_lines(output / LOG, Sheet.from_dict)}
     ask = _Asker(model, device)
     sheets = []
     for number, trial in enumerate(first.values()):
@@ -90,8 +90,7 @@ def run_vqa(
             if answered is None:
                 continue
             known[key] = answered
-            with (output / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(answered)) + "\n")
+            add_line(output / LOG, asdict(answered))
         sheets.append(known[key])
         _write_report(sheets, output / "vqa.md")
     progress(ProgressEvent("done", 1.0))
@@ -184,7 +183,7 @@ def _by_domain(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
 def _write_report(sheets: Sequence[Sheet], path: Path) -> None:
     lines = [LEGEND, "", "## Name a marked region", "", *_table(NAMING, naming_rows(sheets))]
     lines += ["", "## Is X present in this slice", "", *_table(PRESENCE, presence_rows(sheets)), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "table", "\n".join(lines))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..errors import InputError, OutputError
+from ..outputs import put_dicom
 from .dicom import image_of, is_dicom, read_dicom_file, read_dicom_folder, series_files
 from .dicom_planes import read_dataset
 from .grids import same_grid
@@ -127,7 +128,7 @@ def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, 
         )
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise _no_source(path, "The target's DICOM headers lack what a segmentation must repeat.") from error
-    dataset.save_as(path)
+    put_dicom(path, dataset)
 
 
 def _no_source(path: Path, problem: str) -> OutputError:

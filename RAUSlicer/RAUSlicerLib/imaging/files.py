@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
@@ -168,11 +169,28 @@ def write_segmentation(
 
 def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, volume_path: str | Path | None) -> None:
     if has_suffix(part, (".seg.nrrd",)):
-        slicer_seg_nrrd.write(segmentation, part)
+        _require_same(slicer_seg_nrrd.write(segmentation, part), part, path)
     elif has_suffix(part, (".dcm",)):
         write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
     else:
-        sitk.WriteImage(merge_layers(segmentation, path), str(part), useCompression=True)
+        labelmap = merge_layers(segmentation, path)
+        sitk.WriteImage(labelmap, str(part), useCompression=True)
+        _require_same(labelmap, part, path)
+
+
+def _require_same(written: sitk.Image, part: Path, path: Path) -> None:
+    """Raise OutputError unless a file holds the image that was written: ITK does not say that the disk was full when it writes NIfTI."""
+    try:
+        read = read_image(part)
+        whole = same_grid(read, written) and np.array_equal(sitk.GetArrayViewFromImage(read), sitk.GetArrayViewFromImage(written))
+    except InputError:
+        whole = False
+    if not whole:
+        raise OutputError(
+            f"The segmentation can't be written to {str(path)!r}.",
+            "What was written reads back as something else; the disk may be full or damaged.",
+            "Free some space or choose another folder.",
+        )
 
 
 def _is_dicom(path: Path) -> bool:

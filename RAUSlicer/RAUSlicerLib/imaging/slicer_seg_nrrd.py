@@ -99,19 +99,22 @@ def compose(segmentation: Segmentation) -> sitk.Image:
             "LabelValue": str(structure.label),
             "Tags": tags,
         }.items():
-            image.SetMetaData(f"Segment{index}_{key}", value)
+            # Halves of characters, as from a names file with a broken encoding, have no UTF-8.
+            image.SetMetaData(f"Segment{index}_{key}", value.encode("utf-8", "backslashreplace").decode("utf-8"))
     image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
     image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
     image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
     return image
 
 
-def write(segmentation: Segmentation, path: Path) -> None:
-    """Write a .seg.nrrd file."""
-    sitk.WriteImage(compose(segmentation), str(path), useCompression=True)
+def write(segmentation: Segmentation, path: Path) -> sitk.Image:
+    """Write a .seg.nrrd file; return the image that it holds."""
+    image = compose(segmentation)
+    sitk.WriteImage(image, str(path), useCompression=True)
     if segmentation.overlays:
         # ITK calls the layers' axis a vector; Slicer and the tools that follow it call it a list, and some look for that word.
         path.write_bytes(path.read_bytes().replace(b"\nkinds: vector ", b"\nkinds: list ", 1))
+    return image
 
 
 def _layers(image: sitk.Image, path: Path) -> list[sitk.Image]:

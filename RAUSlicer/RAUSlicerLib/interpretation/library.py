@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ import numpy as np
 
 from .. import strict_json
 from ..anatomy.terms import GRAPHS, load_graph
-from ..errors import InputError, OutputError
+from ..errors import InputError
+from ..outputs import write_json
 from .evidence import Comparison, Measurement, Quantity, StructureFindings
 
 FORMAT = 1
@@ -98,12 +98,7 @@ class Library:
             rounded = [float(f"{value:.6g}") for value in values]
             graphs.setdefault(graph, {}).setdefault(node, {})[quantity.value] = {"unit": UNITS[quantity], "values": rounded}
         content = {"format": FORMAT, "name": self.name, "cases": self.cases, "graphs": graphs}
-        try:
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                f"The library can't be written to {str(path)!r}.", f"{error.strerror or error}.", "Choose a folder that you may write to."
-            ) from error
+        write_json(path, "library", content, indent=1)
 
     @classmethod
     def load(cls, path: Path) -> Library:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..errors import ModelError, OutputError
+from ..outputs import put
+from ..scratch import ScratchFolder
 from .manifest import CARD, CHECKSUMS, CONFIG, damaged, read_json, read_manifest, replace_folder, verify_file, write_manifest
 
 TENSORS = "model.safetensors"
@@ -84,20 +86,29 @@ def save_checkpoint(
     stored = {key: _storable(key, tensor, dtype) for key, tensor in tensors.items()}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            made = Path(scratch) / "checkpoint"
+        with ScratchFolder(folder.parent, ".saving-") as scratch:
+            made = scratch / folder.name
             made.mkdir()
             save_file(stored, made / TENSORS, metadata={"format": "pt"})
-            (made / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            (made / CARD).write_text(card, encoding="utf-8")
+            _require_whole(made / TENSORS, stored)
+            put(made / CONFIG, (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode())
+            put(made / CARD, card.encode())
             write_manifest(made, name=name, kind=kind, licence=licence)
             replace_folder(made, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutputError(
             f"The checkpoint {str(folder)!r} can't be written.",
-            f"The system says: {error.strerror or error}.",
+            f"The system says: {getattr(error, 'strerror', None) or error}.",
             "Choose a writable folder with enough space.",
         ) from error
+
+
+def _require_whole(path: Path, stored: Mapping[str, torch.Tensor]) -> None:
+    """Raise unless a file is as long as its header says, and that names all tensors."""
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    if shapes != {name: list(tensor.shape) for name, tensor in stored.items()}:
+        raise OSError(errno.EIO, "not all tensors have arrived; the disk may be full")
 
 
 def _storable(key: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,7 +7,7 @@ from the first day, and the training by RAU's recipe starts from it.
 from __future__ import annotations
 
 import json
-import tempfile
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from ..errors import ModelError, OutputError
 from ..localization.vlm.full_size import FullSizeConfig, FullSizeVlm, Lora
 from ..localization.vlm.network import RauVlm
+from ..scratch import ScratchFolder
 from ..segmentation.sam2 import MemorySegmenter
 from ..segmentation.sam2_checkpoints import SIZES
 from .backbones import PART, fingerprint, open_backbone
 from .checkpoint import load_config, save_checkpoint
 from .imports import SAM2_BASE
-from .manifest import read_manifest, replace_folder
+from .manifest import read_manifest
 from .plan import Placement
 from .rau import base_tensors, load_part
 from .store import EMBEDDED, ModelFolder, check_name, resolve, user_folder
@@ -90,10 +91,11 @@ def compose(
     home = user_folder()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".composing-", dir=home) as scratch:
-            made = Path(scratch) / name
+        with ScratchFolder(home, ".composing-") as scratch:
+            made = scratch / name
             save_model(made, name, vlm, eyes, base, sam2, UNTRAINED)
-            replace_folder(made, home / name)
+            # Somebody else may have taken the name in the meantime.
+            os.rename(made, home / check_name(name))
     except OSError as error:
         raise OutputError(
             f"The model can't be written to {str(home / name)!r}.", f"The system says: {error.strerror or error}.", "Free space there."

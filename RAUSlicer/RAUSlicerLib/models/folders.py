@@ -8,6 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from ..errors import OutputError
+from ..outputs import write_json
+
 FOLDER_VARIABLE = "RAUSLICER_MODELS"
 # Hidden, so that no list of models takes it for one.
 STAGING = ".downloading-"
@@ -42,14 +45,12 @@ def known_checksum(path: Path) -> str | None:
 
 def remember_checksum(path: Path, checksum: str) -> None:
     """Note a file's SHA-256: hashing 16 GB takes half a minute, at every start. Nothing happens where it can't be written."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         home = user_folder()
         record = dict(list(_record().items())[-_MOST:])
         record[_which(path)] = [*_stamp(path), checksum]
         home.mkdir(parents=True, exist_ok=True)
-        scratch = home / f"{_RECORD}.{os.getpid()}"
-        scratch.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        scratch.replace(home / _RECORD)
+        write_json(home / _RECORD, "record", record, indent=1)
 
 
 def _record() -> dict[str, list]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -97,6 +98,8 @@ def _link_or_copy(source: Path, destination: Path) -> None:
             os.link(source, destination)
             return
     shutil.copyfile(source, destination)
+    if destination.stat().st_size != source.stat().st_size:
+        raise OSError(errno.EIO, "not all of it has arrived; the disk may be full")
 
 
 def licence_of(folder: Path) -> str:

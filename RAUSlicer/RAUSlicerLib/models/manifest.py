@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..outputs import put
+from ..scratch import BEFORE
 from .folders import known_checksum, remember_checksum
 
 CONFIG = "config.json"
@@ -116,18 +117,17 @@ def write_manifest(folder: Path, *, name: str, kind: str, licence: str) -> None:
     """Record the SHA-256 of every file that lies in the folder, for example after a checkpoint made elsewhere was copied there."""
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
     document = {"format": FORMAT, "name": name, "kind": kind, "licence": licence, "files": files}
-    (folder / CHECKSUMS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    put(folder / CHECKSUMS, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def replace_folder(made: Path, folder: Path) -> None:
-    """Put ``made`` in the place of ``folder``, both on one file system; an older ``folder`` goes only once the new one is in place."""
-    if not folder.exists():
-        os.rename(made, folder)
-        return
-    old = made.with_name("replaced")
-    os.rename(folder, old)
+    """Put ``made``, in a scratch folder beside it, in the place of ``folder``; an older one goes only once the new one is there.
+
+    If this is broken off in between, whoever removes the scratch folder puts the older one back.
+    """
+    if folder.exists():
+        os.rename(folder, made.with_name(f"{folder.name}{BEFORE}"))
     os.rename(made, folder)
-    shutil.rmtree(old)
 
 
 def verify_file(folder: Path, manifest: Manifest, name: str, *, afresh: bool = False) -> None:

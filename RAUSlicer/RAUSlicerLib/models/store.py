@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, ModelError, OutputError
 from ..resources import resource_path
+from ..scratch import ScratchFolder
 from .folders import FOLDER_VARIABLE, STAGING, user_folder
 from .imports import WhatItIs, bring_in, space_needed, what_is
-from .manifest import Manifest, is_checkpoint, replace_folder, state, verify_checkpoint
+from .manifest import Manifest, is_checkpoint, state, verify_checkpoint
 
 EMBEDDED = "embedded"
 
@@ -129,6 +130,13 @@ def resolve(name: str) -> ModelFolder:
     )
 
 
+def model_folders(name: str) -> list[Path]:
+    """Where the model of a name lies, and all others that it may be built on; nothing else is ever written there."""
+    folders = [model.path for model in list_models()]
+    chosen = Path(name).expanduser()
+    return [*folders, chosen] if len(chosen.parts) > 1 and chosen.is_dir() else folders
+
+
 def add(source: Path, name: str | None = None) -> ModelFolder:
     """Bring a model into the user's folder, whole or not at all, verified or with checksums made on the way.
 
@@ -153,8 +161,8 @@ def add(source: Path, name: str | None = None) -> ModelFolder:
     try:
         home.mkdir(parents=True, exist_ok=True)
         _check_space(home, space_needed(source, home))
-        with tempfile.TemporaryDirectory(prefix=".adding-", dir=home) as scratch:
-            made = Path(scratch) / name
+        with ScratchFolder(home, ".adding-") as scratch:
+            made = scratch / name
             if kind is WhatItIs.MODEL:
                 # Whatever is no checkpoint, and so has no checksums, stays behind.
                 for part in ModelFolder(name, source).parts:
@@ -162,7 +170,8 @@ def add(source: Path, name: str | None = None) -> ModelFolder:
                 ModelFolder(name, made).verify()
             else:
                 bring_in(source, made, kind)
-            replace_folder(made, home / name)
+            # Somebody else may have taken the name in the meantime.
+            os.rename(made, home / check_name(name))
     except OSError as error:
         raise OutputError(
             f"The model can't be copied to {str(home / name)!r}.",
@@ -185,9 +194,9 @@ def check_name(name: str) -> str:
             "Names are folder names: letters, digits, '.', '_' and '-', at most 64 of them.",
             "Choose a name with --name.",
         )
-    if any(model.name == name for model in list_models()):
+    if any(model.name == name for model in list_models()) or os.path.lexists(user_folder() / name):
         raise ModelError(
-            f"A model named {name!r} is there already.",
+            f"A model or folder named {name!r} is there already.",
             "It is not overwritten.",
             f"Remove it first with `rauslicer models remove {name}`, or choose another name with --name.",
         )

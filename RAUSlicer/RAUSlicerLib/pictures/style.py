@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .. import NOTICE
-from ..errors import OutputError
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
+from ..outputs import write_bytes
+from ..printable import printable
 
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"
@@ -32,19 +34,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the figure as PNG.
+    """Write the figure as PNG, whole or not at all.
 
     Raises:
         OutputError: the file can't be written.
     """
-    try:
-        figure.savefig(path, dpi=dpi, facecolor=BACKGROUND, format="png")
-    except OSError as error:
-        raise OutputError(
-            f"The picture {str(path)!r} could not be written.",
-            f"The system says: {error.strerror or error}.",
-            "Choose an existing folder that you may write to.",
-        ) from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, facecolor=BACKGROUND, format="png")
+    write_bytes(path, "picture", drawn.getvalue())
 
 
 def structure_color(structure: Structure) -> Color:
@@ -57,7 +54,7 @@ def write_title(figure: Figure, title: str, subtitle: str) -> None:
     width, height = figure.get_size_inches()
     left, right = 0.22 / width, 1 - 0.22 / width
     figure.text(left, 1 - 0.20 / height, title, color=TEXT, fontsize=15, fontweight="bold", va="top")
-    figure.text(left, 1 - 0.50 / height, subtitle, color=MUTED, fontsize=10, va="top", parse_math=False)
+    figure.text(left, 1 - 0.50 / height, printable(subtitle), color=MUTED, fontsize=10, va="top", parse_math=False)
     figure.text(right, 1 - 0.22 / height, NOTICE, color="#f0b429", fontsize=10, ha="right", va="top")
 
 
@@ -79,5 +76,7 @@ def write_legend(figure: Figure, entries: Sequence[tuple[Structure, str]], colum
         swatch = Rectangle((x / width, (y - 0.06) / height), 0.13 / width, 0.13 / height, facecolor=structure_color(structure))
         swatch.set_transform(figure.transFigure)
         figure.add_artist(swatch)
-        figure.text((x + 0.20) / width, y / height, label, color=TEXT, fontsize=8.5, va="center", parse_math=False)
+        # Halves of characters and line ends in a name are more than a line of text can show.
+        text = printable(label)
+        figure.text((x + 0.20) / width, y / height, text, color=TEXT, fontsize=8.5, va="center", parse_math=False)
     figure.text(0.22 / width, 0.13 / height, note, color=MUTED, fontsize=8.5, va="center")

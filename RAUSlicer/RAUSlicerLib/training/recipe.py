@@ -10,6 +10,7 @@ stopped. docs/full-size-models.md explains the configuration.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from argparse import Namespace
 from dataclasses import replace
@@ -19,13 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError, ResourceError
+from ..errors import InputError, OutputError, ResourceError
 from ..localization.vlm.full_size import FullSizeVlm
+from ..models.store import model_folders
+from ..outputs import make_folder, require_outside, require_writable
 from .cases import load_cases
 from .planes import PairSampler
 from .recipe_config import RecipeConfig, Stage, read_config
-from .recipe_judging import judge, note
-from .recipe_model import Opened, Say, open_for_training, save_trained
+from .recipe_judging import FIGURES, judge, note
+from .recipe_model import Opened, Say, open_for_training, save_trained, trained_folder
 from .recipe_samples import Names, Questions, read_names
 from .recipe_stages import WEIGHTS, Trainee
 
@@ -48,6 +51,8 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
             "Its states and models are written by one process, which has only a share of the weights then.",
             "Start it without --use_fsdp: each process holds the whole model then. If that does not fit, choose a smaller backbone.",
         )
+    if not dry_run:
+        _check_output(config)
     opened = open_for_training(config)
     if dry_run:
         from .recipe_estimate import estimate
@@ -81,7 +86,34 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
             note(config.output, stage, after, before, say)
             save_trained(config, opened, "; ".join(done))
         before = (stage, after)
-    return config.output / "model"
+    return trained_folder(config)
+
+
+def _check_output(config: RecipeConfig) -> None:
+    """Make sure that results can be written, and that those which are there are a recipe's.
+
+    Raises:
+        OutputError: the folder can't be written, belongs to a model, or holds what somebody else has put there.
+    """
+    make_folder(config.output)
+    figures = config.output / FIGURES
+    require_writable(figures, "output")
+    require_outside([("output", figures)], model_folders(config.model))
+    known = _read(figures)
+    there = [path for path in (figures, trained_folder(config)) if os.path.lexists(path)]
+    if there and not (isinstance(known, dict) and "start" in known):
+        raise OutputError(
+            f"{str(there[0])!r} is there already, and no training by the recipe has written it.",
+            "A training replaces only results of its own.",
+            "Choose another folder as 'output' of the configuration.",
+        )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _checkpoint(model: Any) -> None:

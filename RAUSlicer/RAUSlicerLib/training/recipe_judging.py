@@ -10,11 +10,14 @@ import torch
 
 from ..localization.vlm.full_size import FullSizeVlm
 from ..localization.vlm.network import Answers
+from ..outputs import make_folder, write_text
 from .joint import box_iou, dice
 from .recipe_model import Opened, Say
 from .recipe_samples import Questions, Sample
 from .recipe_stages import masks_of
 
+# What is kept of all stages, and the first that a run writes.
+FIGURES = "val.json"
 # Values of each figure, by the number of the pair they were taken on.
 Judged = dict[str, dict[int, float]]
 
@@ -90,12 +93,12 @@ def gains(before: Judged, after: Judged) -> dict[str, tuple[float, float]]:
 
 def note(output: Path, stage: str, judged: Judged, before: tuple[str, Judged] | None, say: Say) -> None:
     """Say a stage's figures beside those of the stage before, and keep them in ``val.json`` and ``val_pairs.json`` of the output."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name, values in (("val.json", means(judged)), ("val_pairs.json", judged)):
+    make_folder(output)
+    for name, values in ((FIGURES, means(judged)), ("val_pairs.json", judged)):
         path = output / name
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         known[str(stage)] = values
-        path.write_text(json.dumps(known, indent=2 if name == "val.json" else None) + "\n", encoding="utf-8")
+        write_text(path, "file", json.dumps(known, indent=2 if name == FIGURES else None) + "\n")
     if not judged:
         say(f"{stage}: no val people, so nothing is judged")
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from ..models.device import choose_device
 from ..models.manifest import replace_folder
 from ..models.rau import Opening, load_part
 from ..models.store import ModelFolder, resolve
+from ..outputs import unwritable
+from ..scratch import ScratchFolder
 from ..segmentation.sam2 import MemorySegmenter
 from .recipe_config import RecipeConfig
 
@@ -93,17 +94,27 @@ def _with_adapter(vlm: nn.Module, config: RecipeConfig) -> Vlm:
 def save_trained(config: RecipeConfig, opened: Opened, done: str) -> None:
     """Write the folder ``model`` of the output, whole or not at all; ``done`` says which stages it went through."""
     words = TRAINED.format(what=done)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=config.output) as scratch:
-        made = Path(scratch) / "model"
-        if isinstance(opened.vlm, FullSizeVlm):
-            sam2 = str(opened.base["model"]) if opened.base else config.model
-            save_model(made, config.model, opened.vlm, opened.segmenter, opened.base, sam2, words)
-        else:
-            save_small_model(made, opened.folder, opened.vlm, merged(opened.vlm), opened.segmenter, words)
-        for part in opened.folder.parts:
-            if part not in ("vlm", "sam2"):
-                shutil.copytree(opened.folder.part(part), made / part)
-        replace_folder(made, config.output / "model")
+    folder = trained_folder(config)
+    try:
+        with ScratchFolder(config.output, ".saving-") as scratch:
+            made = scratch / folder.name
+            if isinstance(opened.vlm, FullSizeVlm):
+                sam2 = str(opened.base["model"]) if opened.base else config.model
+                save_model(made, config.model, opened.vlm, opened.segmenter, opened.base, sam2, words)
+            else:
+                save_small_model(made, opened.folder, opened.vlm, merged(opened.vlm), opened.segmenter, words)
+            for part in opened.folder.parts:
+                if part not in ("vlm", "sam2"):
+                    shutil.copytree(opened.folder.part(part), made / part)
+            ModelFolder(folder.name, made).verify()
+            replace_folder(made, folder)
+    except OSError as error:
+        raise unwritable(folder, "trained model", error) from error
+
+
+def trained_folder(config: RecipeConfig) -> Path:
+    """Where the trained model is written."""
+    return config.output / "model"
 
 
 def merged(vlm: RauVlm) -> dict[str, torch.Tensor]:

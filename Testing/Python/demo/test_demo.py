@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -105,12 +106,43 @@ def test_progress_never_goes_back_and_ends_at_one(demo: tuple[Path, str, list[Pr
 
 def test_running_again_replaces_the_files_and_leaves_others_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
-    (tmp_path / "result.seg.nrrd").write_text("old", encoding="utf-8")
+    run_demo(tmp_path, structures=["Vermis lobule VI"], console=Console(file=StringIO()), run=copy_by_coordinates)
 
     run_demo(tmp_path, structures=["Left amygdala"], console=Console(file=StringIO()), run=copy_by_coordinates)
 
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "keep"
     assert [s.name for s in read_segmentation(tmp_path / "result.seg.nrrd").structures] == ["Left amygdala"]
+
+
+@pytest.mark.parametrize("name", ["result.seg.nrrd", "report.json", "contact_sheet.png", "volume_3d.png"])
+def test_what_is_not_an_earlier_demos_is_never_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"mine": true}', encoding="utf-8")
+
+    with pytest.raises(OutputError, match="no earlier demo"):
+        run_demo(tmp_path, run=never)
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text(encoding="utf-8") == '{"mine": true}'
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_demo_that_was_killed_anywhere_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
+    replace, done = os.replace, []
+
+    def killed(source: Path, destination: Path) -> None:
+        if Path(destination).parent == tmp_path:
+            done.append(destination)
+            if len(done) > renames:
+                raise KeyboardInterrupt
+        replace(source, destination)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", killed)
+        run_demo(tmp_path, structures=["Left amygdala"], console=Console(file=StringIO()), run=copy_by_coordinates)
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
+
+    run_demo(tmp_path, structures=["Left amygdala"], console=Console(file=StringIO()), run=copy_by_coordinates)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_run_stopped_before_the_first_structure_is_said_to_be_stopped(tmp_path: Path) -> None:

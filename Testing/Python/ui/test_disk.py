@@ -1,9 +1,5 @@
 """A full temporary folder, at each moment at which a run writes to it: a message, nothing lost or left, and the next run works."""
 
-import errno
-import subprocess
-import sys
-
 import nodes
 import numpy as np
 import pytest
@@ -12,38 +8,6 @@ from clicks import click
 from host import modules
 
 MASKS = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
-
-
-class SmallDisk:
-    """A file system of 256 KiB that can be filled to the last byte."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def fill(self):
-        with open(self.path / "filler", "wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(b"x" * 1024)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
-
-    def free(self):
-        (self.path / "filler").unlink()
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A small disk; skipped where this user may not mount one."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mounted = sys.platform == "linux" and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a small disk needs Linux and the rights of root")
-    yield SmallDisk(path)
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from ...imaging.dicom import is_dicom
 from ...imaging.dicom_seg import is_dicom_seg, require_source_series, source_header
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
+from ...outputs import put_dicom
 from ...results import Status
 from ..evidence import Measurement, Quantity, Report, StructureFindings
 
@@ -170,7 +171,7 @@ def write(
     scheme.CodingSchemeName = "RAUSlicer's own codes"
     scheme.CodingSchemeResponsibleOrganization = "RAUSlicer contributors"
     dataset.CodingSchemeIdentificationSequence = [scheme]
-    dataset.save_as(path)
+    put_dicom(path, dataset)
 
 
 class _Groups:

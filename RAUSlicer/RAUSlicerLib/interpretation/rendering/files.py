@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -13,7 +14,7 @@ from ...anatomy.terms import load_graph
 from ...errors import OutputError
 from ...imaging.checks import distinct_names
 from ...imaging.segmentation import Segmentation, Structure
-from ...outputs import require_free, require_writable, writing
+from ...outputs import require_apart, require_free, require_writable, take_all, write_text, writing
 from ...results import Status, StructureResult
 from ..evidence import Report
 
@@ -64,21 +65,20 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path], force: bool = F
         OutputError: unknown ending, a name given twice, an existing file without ``force``, an input, a missing or unwritable folder, a
             DICOM SR of a target that is no DICOM.
     """
-    for number, path in enumerate(paths):
+    for path in paths:
         if path.suffix.lower() not in SUFFIXES:
             raise OutputError(
                 f"The report {str(path)!r} is in no format that can be written.",
                 f"Reports are written to names that end in {', '.join(SUFFIXES)}.",
                 "Choose .html, which shows a picture of every structure.",
             )
-        if path.absolute() in [other.absolute() for other in paths[:number]]:
-            raise OutputError(f"The report {str(path)!r} is asked for twice.", "One would replace the other.", "Give another name.")
         require_free(path, "report", force=force, inputs=inputs)
         require_writable(path, "report")
         if path.suffix.lower() == ".dcm":
             from .dicom_sr import require_source
 
             require_source(inputs[0] if inputs else None, path)
+    require_apart([("report", path) for path in paths])
 
 
 def save_reports(report: Report, paths: Sequence[Path], case: ReportedCase) -> None:
@@ -87,31 +87,31 @@ def save_reports(report: Report, paths: Sequence[Path], case: ReportedCase) -> N
     Raises:
         OutputError: a file can't be written, or the target's DICOM headers don't allow a DICOM SR.
     """
-    for path in paths:
-        with writing(path, "report") as part:
-            _write(report, part, path, case)
+    take_all([partial(_write, report, path, case) for path in paths])
 
 
-def _write(report: Report, part: Path, path: Path, case: ReportedCase) -> None:
+def _write(report: Report, path: Path, case: ReportedCase) -> None:
     # Each is imported where it is wanted: matplotlib and highdicom take a second that Markdown need not cost.
-    if part.suffix == ".dcm":
+    suffix = path.suffix.lower()
+    if suffix == ".dcm":
         from . import dicom_sr
 
         graphs = {name: load_graph(name) for found in report.findings if (name := found.graph) is not None}
         segments = dicom_sr.segments_of(case.segmentation_path, case.structures)
-        dicom_sr.write(report, part, dicom_sr.require_source(case.volume_path, path), case.structures, graphs, segments)
-    elif part.suffix == ".html":
+        with writing(path, "report") as part:
+            dicom_sr.write(report, part, dicom_sr.require_source(case.volume_path, path), case.structures, graphs, segments)
+    elif suffix == ".html":
         from . import html
 
-        part.write_text(html.render(report, _pictures(report, case)), encoding="utf-8")
-    elif part.suffix == ".json":
+        write_text(path, "report", html.render(report, _pictures(report, case)))
+    elif suffix == ".json":
         from . import json_report
 
-        part.write_text(json_report.render(report), encoding="utf-8")
+        write_text(path, "report", json_report.render(report))
     else:
         from . import markdown
 
-        part.write_text(markdown.render(report), encoding="utf-8")
+        write_text(path, "report", markdown.render(report))
 
 
 def _pictures(report: Report, case: ReportedCase) -> dict[str, bytes]:
