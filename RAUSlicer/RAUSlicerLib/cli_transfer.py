@@ -18,7 +18,7 @@ from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
 from .errors import OutputError
 from .imaging.checks import distinct_names
-from .imaging.files import check_output, write_segmentation
+from .imaging.files import check_output, prove_output, write_result
 from .inputs import load_inputs, split_names
 from .outputs import require_free, require_writable, writing
 from .results import Transfer
@@ -33,7 +33,9 @@ def run_transfer(options: argparse.Namespace) -> int:
     with cancel_on_interrupt() as cancel:
         inputs = load_inputs(list(zip(options.reference, options.reference_segmentation, strict=True)), options.target)
         names = None if options.structures is None else split_names(options.structures, inputs.references)
-        _warn(inputs.warnings)
+        reference = inputs.references[0].segmentation
+        on_output = prove_output(options.output, reference, reference.select(names), inputs.target, volume_path=options.target)
+        _warn([*inputs.warnings, *on_output])
         # Late: torch takes seconds that a wrong file name need not cost.
         from .pipeline import transfer
 
@@ -52,10 +54,10 @@ def run_transfer(options: argparse.Namespace) -> int:
     if result.cancelled and not result.results:
         print("Cancelled before any structure was finished; nothing was written.", file=sys.stderr)
         return CANCELLED
-    write_segmentation(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+    write_result(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
     if options.json:
         with writing(options.json, "file") as part:
-            document = transfer_report(result, options.output, inputs.warnings)
+            document = transfer_report(result, options.output, [*inputs.warnings, *on_output])
             part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.pictures:
         from .pictures import contact_sheet, picture_3d

@@ -236,7 +236,7 @@ def test_a_target_that_is_no_dicom_is_refused_with_a_way_out(tmp_path: Path) -> 
 def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_path: Path) -> None:
     series = _series(tmp_path / "series", StudyInstanceUID="")
 
-    with pytest.raises(OutputError, match="lack what it must repeat"):
+    with pytest.raises(OutputError, match="lack the StudyInstanceUID"):
         _write(report, series, tmp_path / "report.dcm", {}, None)
 
     assert not (tmp_path / "report.dcm").exists()
