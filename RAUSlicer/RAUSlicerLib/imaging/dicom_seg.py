@@ -104,7 +104,7 @@ def compose_dicom_seg(
         raise no_source(path, "The segmented image is not the one in the DICOM series.")
     notes = [*source.warnings, *_measures(source, volume)]
     descriptions = [_description(number, structure, notes) for number, structure in enumerate(segmentation.structures, start=1)]
-    frames = {generate_uid(): frame for frame in source.frames}
+    frames: dict[str, SourceFrame] = {generate_uid(): frame for frame in source.frames}
     try:
         with quiet():
             dataset = hd.seg.Segmentation(
@@ -179,6 +179,7 @@ def _reference(instance: str, source: SourceSeries) -> pydicom.Dataset:
 def _description(number: int, structure: Structure, notes: list[str]) -> hd.seg.SegmentDescription:
     terminology = _codable(parse_terminology(structure.terminology), notes)
     name = dicom_text(structure.name) or f"label {structure.label}"
+    rgb = [round(255 * channel) for channel in shown_color(structure.color, structure.label)]
     with quiet():
         description = hd.seg.SegmentDescription(
             segment_number=number,
@@ -207,14 +208,15 @@ def _description(number: int, structure: Structure, notes: list[str]) -> hd.seg.
 
 def _codable(terminology: Terminology, notes: list[str]) -> Terminology:
     """The codes as DICOM can hold them; one that it can't hold at all is left out."""
-    codes = {field: getattr(terminology, field) for field in ("category", "type", "modifier", "region", "region_modifier")}
-    held = {field: code and dicom_code(code) for field, code in codes.items()}
-    lost = [str(code.meaning) for field, code in codes.items() if code is not None and held[field] is None]
+    held = {code: dicom_code(code) for code in vars(terminology).values() if code is not None}
+    lost = [str(code.meaning) for code, kept in held.items() if kept is None]
     if lost:
         notes.append(f"Codes that DICOM can't hold are left out: {', '.join(repr(meaning) for meaning in lost)}.")
-    if held["category"] is None or held["type"] is None:
+    category, type_ = held[terminology.category], held[terminology.type]
+    if category is None or type_ is None:
         return UNCLASSIFIED
-    return Terminology(**held)
+    others = (terminology.modifier, terminology.region, terminology.region_modifier)
+    return Terminology(category, type_, *(code and held[code] for code in others))
 
 
 def dicom_code(code: Code) -> Code | None:
@@ -227,9 +229,8 @@ def dicom_code(code: Code) -> Code | None:
 
 def dicom_text(text: str) -> str:
     """A text without what DICOM does not allow in one line: control characters, halves of characters, and the separator of values."""
-    allowed = (
-        "/" if c == "\\" else " " if unicodedata.category(c) == "Cc" else "\ufffd" if unicodedata.category(c) == "Cs" else c for c in text
-    )
+    instead = {"Cc": " ", "Cs": "\ufffd"}
+    allowed = ("/" if c == "\\" else instead.get(unicodedata.category(c), c) for c in text)
     return "".join(allowed).strip()
 
 

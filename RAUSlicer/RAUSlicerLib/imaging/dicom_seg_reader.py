@@ -329,11 +329,11 @@ def _pixels(dataset: pydicom.Dataset, path: Path) -> Callable[[Sequence[int]], I
         if not len(indices):
             return
         try:
-            frames: Sequence[np.ndarray] = list(iter_pixels(dataset, indices=list(indices), raw=True))
+            frames = list(iter_pixels(dataset, indices=list(indices), raw=True))
         except (RuntimeError, NotImplementedError) as error:
             # pydicom needs further packages for some kinds of compression.
             try:
-                frames = by_itk()[list(indices)]
+                frames = list(by_itk()[list(indices)])
             except RuntimeError:
                 raise unreadable(path, "Its pixels are damaged, or compressed in a way that can't be read.") from error
         yield from frames

@@ -36,7 +36,7 @@ _MAY_BE_EMPTY = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-# Without these an object belongs to nothing, and made ones would file it in a study that nobody has.
+# What an object names of the images it belongs to, beside the frame of reference.
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 # The groups of patient, study, equipment and series; private groups are odd.
 _REPEATED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0018, 0x0020, 0x0032, 0x0040)
@@ -57,8 +57,8 @@ class SourceFrame:
     """One frame of the series.
 
     ``number`` counts from 1 in a file of several frames, None in a file of one. ``position`` and the rows of ``axes`` (row and column
-    direction) are in patient space (LPS, mm), ``spacing`` is the distance of rows and of columns (mm), ``thickness`` that of the slice (mm),
-    0 where it is not said.
+    direction) are in patient space (LPS, mm), ``spacing`` is the distance of rows and of columns (mm), ``thickness`` is in mm too, 0 where
+    it is not said.
     """
 
     instance: str
@@ -74,12 +74,13 @@ class SourceSeries:
     """A series as derived objects need it.
 
     ``header`` holds what they repeat of patient and study, whole and in UTF-8. ``classes`` are the SOP classes by SOP instance, one a file.
-    ``warnings`` are sentences for the user.
+    ``made`` are the UIDs that the series lacks and that were made up. ``warnings`` are sentences for the user.
     """
 
     header: pydicom.Dataset
     classes: Mapping[str, str]
     frames: tuple[SourceFrame, ...]
+    made: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def slices_of(self, volume: sitk.Image) -> list[int] | None:
@@ -135,24 +136,23 @@ def read_source(files: Sequence[Path], refused: Callable[[str], OutputError]) ->
 
     Args:
         files: As ``require_source_series`` returns them.
-        refused: The error for what the series lacks and nobody can make up.
+        refused: The error for a sentence on what can't be made up for.
 
     Raises:
-        OutputError: no study, series or instance UID, or frames that don't say where they lie.
+        OutputError: frames that don't say where they lie.
     """
     frames: list[SourceFrame] = []
     classes: dict[str, str] = {}
     header: pydicom.Dataset | None = None
     notes: list[str] = []
+    made: list[str] = []
     with quiet():
         for file in files:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             # Anonymizers sometimes empty the identity and leave that in the file's meta header alone.
             meta = dataset.file_meta
             dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""
-            for keyword in _IDENTITY:
-                if not dataset.get(keyword):
-                    raise refused(f"The target's DICOM headers lack the {keyword}.")
+            made += _identify(dataset, header)
             instance = str(dataset.SOPInstanceUID)
             modality = str(dataset.get("Modality"))
             sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
@@ -166,7 +166,10 @@ def read_source(files: Sequence[Path], refused: Callable[[str], OutputError]) ->
                 # A class of single images for all: where highdicom looks for attributes depends on it, and it does not know private ones.
                 header.SOPClassUID = _CLASSES.get(modality, SecondaryCaptureImageStorage)
     assert header is not None
-    return SourceSeries(header, classes, tuple(frames), tuple(notes))
+    if made:
+        missing = ", ".join(dict.fromkeys(made))
+        notes.append(f"The target's DICOM headers lack {missing}; made up ones are written, by which nothing connects it with the images.")
+    return SourceSeries(header, classes, tuple(frames), tuple(dict.fromkeys(made)), tuple(notes))
 
 
 def no_source(path: Path, problem: str) -> OutputError:
@@ -273,6 +276,18 @@ def _positive(value: object) -> float:
     return number if 0 < number < math.inf else 0.0
 
 
+def _identify(dataset: pydicom.Dataset, first: pydicom.Dataset | None) -> list[str]:
+    """Makes up the UIDs that a header lacks, and says which; the same ones whenever the same series is read."""
+    made = []
+    for keyword in (*_IDENTITY, "FrameOfReferenceUID"):
+        if not dataset.get(keyword):
+            made.append(keyword)
+            same = None if first is None or keyword == "SOPInstanceUID" else first.get(keyword)
+            known = [str(dataset.get(key)) for key in (*_IDENTITY, "InstanceNumber", "ImagePositionPatient")]
+            setattr(dataset, keyword, same or generate_uid(entropy_srcs=[keyword, *known]))
+    return made
+
+
 def _repeated(dataset: pydicom.Dataset) -> tuple[pydicom.Dataset, list[str]]:
     """What objects of the same study repeat of a header, and sentences on what was made up for."""
     header = pydicom.Dataset()
@@ -300,12 +315,6 @@ def _repeated(dataset: pydicom.Dataset) -> tuple[pydicom.Dataset, list[str]]:
         notes.append(f"The target's DICOM headers lack {', '.join(absent)}; in what is written there it is left empty.")
     if left_out:
         notes.append(f"Values in the target's DICOM headers that DICOM does not allow are left out: {', '.join(left_out)}.")
-    if not header.get("FrameOfReferenceUID"):
-        # The same one for every object that is made of this series.
-        header.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(header.SeriesInstanceUID), "frame of reference"])
-        notes.append(
-            "The target's DICOM headers lack the FrameOfReferenceUID; one was made up, which viewers may not connect with the images."
-        )
     for keyword in ("Rows", "Columns"):
         setattr(header, keyword, int(dataset[keyword].value))
     return header, notes

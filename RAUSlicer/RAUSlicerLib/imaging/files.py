@@ -178,10 +178,12 @@ def write_result(
         kept = _keep(segmentation, path)
         if kept is None:
             raise
-        known = isinstance(error, RAUSlicerError)
+        problem, explanation = f"The segmentation could not be written to {str(path)!r}.", f"An error came up: {type(error).__name__}."
+        if isinstance(error, RAUSlicerError):
+            problem, explanation = error.problem, error.explanation
         raise OutputError(
-            f"{error.problem if known else f'The segmentation could not be written to {str(path)!r}.'} It was written to {str(kept)!r}.",
-            error.explanation if known else f"There was an unexpected error: {type(error).__name__}.",
+            f"{problem} It was written to {str(kept)!r} instead.",
+            explanation,
             "Nothing was lost: load that file, for example in 3D Slicer, and save it in the format you want.",
         ) from error
 
@@ -243,7 +245,7 @@ def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Imag
 
 
 def _keep(segmentation: Segmentation, path: Path) -> Path | None:
-    """Writes a .seg.nrrd beside ``path`` under a name that is free, else where the system keeps temporary files; None where neither can be."""
+    """Writes a .seg.nrrd under a name that is free, beside ``path`` or where the system keeps temporary files; None where neither works."""
     suffix = next((suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,))), path.suffix)
     stem = path.name[: len(path.name) - len(suffix)] or "result"
     for folder in (path.parent, Path(tempfile.gettempdir())):

@@ -94,8 +94,17 @@ def require_source(volume_path: str | Path | None, path: Path) -> list[Path]:
             "A DICOM structured report belongs to a DICOM study, whose patient and images it names.",
             "Choose an output that ends in .md, .html or .json, or give the target as a DICOM folder.",
         ) from error
-    read_source(files, lambda problem: _incomplete(path, problem))
+    _read(files, path)
     return files
+
+
+def _read(files: Sequence[Path], path: Path) -> SourceSeries:
+    source = read_source(files, lambda problem: _incomplete(path, problem))
+    # A report with a made up study would belong to nothing; that its images have no frame of reference does not matter to it.
+    lacks = [keyword for keyword in source.made if keyword != "FrameOfReferenceUID"]
+    if lacks:
+        raise _incomplete(path, f"The target's DICOM headers lack the {', '.join(lacks)}.")
+    return source
 
 
 def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, Structure]) -> Segments | None:
@@ -141,7 +150,7 @@ def write(
     Raises:
         OutputError: the segmentation is of another series, or the series lacks what DICOM demands.
     """
-    source = read_source(files, lambda problem: _incomplete(path, problem))
+    source = _read(files, path)
     if segments is not None:
         _require_same_series(segments.header, source.header, path)
     writer = _Groups(source, structures, graphs, segments)
