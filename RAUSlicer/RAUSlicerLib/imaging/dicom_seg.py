@@ -66,7 +66,7 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
             read = parse_dicom_seg(pydicom.dcmread(buffer), path, volume)
         except InputError as error:
             raise no_source(path, f"A trial could not be read back: {error.explanation}") from error
-    back = sitk.GetArrayViewFromImage(resample_labels(read.labelmap, volume))
+    back = sitk.GetArrayFromImage(resample_labels(read.labelmap, volume))
     if len(read.structures) != len(structures) or not np.array_equal(back, array):
         raise no_source(path, "What was read back from a trial is not what was written.")
     return notes
@@ -189,9 +189,7 @@ def _description(number: int, structure: Structure, notes: list[str]) -> hd.seg.
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=hd.AlgorithmIdentificationSequence("RAUSlicer", _ALGORITHM_FAMILY, __version__),
             anatomic_regions=None if terminology.region is None else [_item(terminology.region)],
-            display_color=hd.color.CIELabColor.from_rgb(
-                *(round(255 * channel) for channel in shown_color(structure.color, structure.label))
-            ),
+            display_color=hd.color.CIELabColor.from_rgb(*rgb),
         )
         if len(name) > _LONGEST_LABEL:
             notes.append(

@@ -9,7 +9,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import highdicom as hd
@@ -321,22 +320,14 @@ def _pixels(dataset: pydicom.Dataset, path: Path) -> Callable[[Sequence[int]], I
 
         return unpacked
 
-    @cache
-    def by_itk() -> np.ndarray:
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-
     def decoded(indices: Sequence[int]) -> Iterator[np.ndarray]:
         if not len(indices):
             return
         try:
-            frames = list(iter_pixels(dataset, indices=list(indices), raw=True))
+            yield from iter_pixels(dataset, indices=list(indices), raw=True)
         except (RuntimeError, NotImplementedError) as error:
             # pydicom needs further packages for some kinds of compression.
-            try:
-                frames = list(by_itk()[list(indices)])
-            except RuntimeError:
-                raise unreadable(path, "Its pixels are damaged, or compressed in a way that can't be read.") from error
-        yield from frames
+            raise unreadable(path, "Its pixels are damaged, or compressed in a way that can't be read.") from error
 
     return decoded
 
