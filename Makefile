@@ -28,9 +28,9 @@ test: $(VENV)/.installed-test system-libraries ## Run all tests
 	$(BIN)/python -m pytest
 
 test-highdicom: $(VENV)/.installed-test ## Test DICOM output with the older highdicom that 3D Slicer brings
-	$(PIP) --no-deps --target .highdicom "highdicom==0.27.*"
-	PYTHONPATH=.highdicom $(BIN)/python -m pytest Testing/Python/imaging -k dicom Testing/Python/interpretation/test_rendering_dicom_sr.py
-	rm -rf .highdicom
+	$(PIP) --no-deps --target build/highdicom "highdicom==0.27.*"
+	PYTHONPATH=build/highdicom $(BIN)/python -m pytest Testing/Python/imaging -k dicom Testing/Python/interpretation/test_rendering_dicom_sr.py
+	rm -rf build/highdicom
 
 lint: $(VENV)/.installed-test ## Check style, formatting and types
 	$(BIN)/ruff check .

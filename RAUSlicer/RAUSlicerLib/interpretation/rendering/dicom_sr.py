@@ -43,6 +43,8 @@ _PROCEDURES = {
 }
 _IMAGING = Code("363679005", "SCT", "Imaging procedure")
 _LONGEST_MEANING = 64
+# What highdicom describes by place, spacing and thickness.
+_PLACED = ("CT", "MR", "PT")
 
 
 def _private(value: str, meaning: str) -> Code:
@@ -299,12 +301,13 @@ def _observer() -> hd.sr.ObserverContext:
 
 
 def _images(source: SourceSeries) -> list[pydicom.Dataset]:
-    """A header for each file of the series; those with several frames lie in no one place, and highdicom describes them without."""
+    """A header for each file of the series; one that highdicom can't describe as a slice, as one of many frames, is of no modality."""
     first = {frame.instance: frame for frame in reversed(source.frames)}
     images = []
     for instance, frame in first.items():
         thickness = {"SliceThickness": frame.thickness} if frame.thickness else {}
-        nowhere = {} if thickness and frame.number is None else {"Modality": "OT"}
+        is_slice = bool(thickness) and frame.number is None and source.header.get("Modality") in _PLACED
+        nowhere = {} if is_slice else {"Modality": "OT"}
         images.append(stand_in(source, frame, instance, **thickness, **nowhere))
     return images[::-1]
 
