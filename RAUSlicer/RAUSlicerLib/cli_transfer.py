@@ -15,7 +15,7 @@ from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
 from .decimals import enough_decimals, volume_text
 from .imaging.checks import distinct_names
-from .imaging.files import check_output, write_segmentation
+from .imaging.files import check_output, prove_output, write_result
 from .inputs import Inputs, load_inputs, split_names
 from .models.store import model_folders
 from .outputs import make_folder, require_apart, require_free, require_outside, require_writable, take_all, write_json
@@ -33,7 +33,9 @@ def run_transfer(options: argparse.Namespace) -> int:
     with cancel_on_interrupt() as cancel:
         inputs = load_inputs(list(zip(options.reference, options.reference_segmentation, strict=True)), options.target)
         names = None if options.structures is None else split_names(options.structures, inputs.references)
-        _warn(inputs.warnings)
+        reference = inputs.references[0].segmentation
+        on_output = prove_output(options.output, reference, reference.select(names), inputs.target, volume_path=options.target)
+        _warn([*inputs.warnings, *on_output])
         # Late: torch takes seconds that a wrong file name need not cost.
         from .pipeline import transfer
 
@@ -54,7 +56,7 @@ def run_transfer(options: argparse.Namespace) -> int:
             return CANCELLED
         done: list[str] = []
         try:
-            take_all(_writing_steps(options, inputs, result, done))
+            take_all(_writing_steps(options, inputs, result, on_output, done))
         finally:
             # Not before: whoever reads what is printed may go away at any time.
             _print_result(result)
@@ -64,15 +66,17 @@ def run_transfer(options: argparse.Namespace) -> int:
         return CANCELLED if result.cancelled else 0
 
 
-def _writing_steps(options: argparse.Namespace, inputs: Inputs, result: Transfer, done: list[str]) -> list[Callable[[], None]]:
+def _writing_steps(
+    options: argparse.Namespace, inputs: Inputs, result: Transfer, on_output: Sequence[str], done: list[str]
+) -> list[Callable[[], None]]:
     """What writes the files that are asked for, the most precious first; each adds to ``done`` what is to be said of it."""
 
     def segmentation() -> None:
-        write_segmentation(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+        write_result(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
         done.append(f"Written to {options.output} in {sum(result.timings.values()):.0f} s.")
 
     def document() -> None:
-        write_json(options.json, "file", transfer_report(result, options.output, inputs.warnings))
+        write_json(options.json, "file", transfer_report(result, options.output, [*inputs.warnings, *on_output]))
 
     def reports() -> None:
         from .cli_report import report_on_run

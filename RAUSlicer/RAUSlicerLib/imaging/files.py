@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, RAUSlicerError
 from ..outputs import require_free, require_writable, writing
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
-from .dicom_seg import is_dicom_seg, read_dicom_seg, require_source_series, write_dicom_seg
+from .dicom_seg import prove_dicom_seg, write_dicom_seg
+from .dicom_seg_reader import is_dicom_seg, read_dicom_seg
+from .dicom_source import require_source_series
 from .grids import same_grid, with_grid_of
 from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair, unreadable
 from .labelmap import merge_layers, segmentation_of
 from .places import only_places
 from .radiograph import read_mask, read_picture
-from .segmentation import Segmentation
+from .segmentation import Segmentation, Structure
 
 LABELMAP_OUTPUTS = (".nii.gz", ".nii", ".nrrd", ".mha")
 OUTPUT_SUFFIXES = (".seg.nrrd", *LABELMAP_OUTPUTS, ".dcm")
@@ -66,7 +71,8 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
 
     Args:
         path: The file. A table of names in or beside a label map names its structures: see ``label_names``.
-        volume: The image that was segmented. A PNG mask takes its geometry from it; the other formats bring their own.
+        volume: The image that was segmented. A PNG mask takes its geometry from it; the other formats bring their own, but frames
+            of a DICOM SEG are taken for its slices where they lie on them.
 
     Raises:
         InputError: the path is missing, unreadable, damaged, truncated, or holds no labels.
@@ -87,7 +93,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
         return segmentation_of(as_volume(image, path), path)
     if not has_suffix(path, PICTURE_SUFFIXES) and _is_dicom(path):
         if is_dicom_seg(path):
-            return read_dicom_seg(path)
+            return read_dicom_seg(path, volume)
         raise InputError(
             f"The DICOM file {str(path)!r} is not a segmentation.",
             "Of DICOM, only Segmentation objects (SEG) hold label maps; structure sets (RTSTRUCT) hold contours.",
@@ -125,6 +131,63 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: str | Pa
         require_source_series(volume_path, path)
 
 
+def prove_output(
+    path: str | Path, reference: Segmentation, structures: Sequence[Structure], volume: sitk.Image, *, volume_path: str | Path | None = None
+) -> list[str]:
+    """Make sure that these structures can be written in the target, before hours of work are spent on finding them.
+
+    Args:
+        path: As for ``check_output``, which looks at the name alone.
+        reference: Holds the structures; where they overlap in it, they will in the target.
+        structures: Those of the result.
+        volume: The target.
+        volume_path: Where ``volume`` was read from; needed for DICOM SEG.
+
+    Returns:
+        Sentences for the user on what the file can't hold as it is.
+
+    Raises:
+        OutputError: overlapping structures in a label map; a series that no DICOM SEG can be made of.
+    """
+    path = Path(path)
+    if has_suffix(path, (".dcm",)):
+        return prove_dicom_seg(structures, path, volume, require_source_series(volume_path, path))
+    if not has_suffix(path, (".seg.nrrd",)) and reference.overlays:
+        merge_layers(_only(reference, structures), path)
+    return []
+
+
+def write_result(
+    segmentation: Segmentation,
+    path: str | Path,
+    volume: sitk.Image,
+    *,
+    volume_path: str | Path | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Write the segmentation that a run has found: see ``write_segmentation``. If that fails, it is kept as .seg.nrrd beside the file.
+
+    Raises:
+        OutputError: as there; the message says where the segmentation was left.
+    """
+    path = Path(path)
+    try:
+        return write_segmentation(segmentation, path, volume, volume_path=volume_path, force=force)
+    except Exception as error:
+        # Whatever it was: the work of hours is not lost to it.
+        kept = _keep(segmentation, path)
+        if kept is None:
+            raise
+        problem, explanation = f"The segmentation could not be written to {str(path)!r}.", f"An error came up: {type(error).__name__}."
+        if isinstance(error, RAUSlicerError):
+            problem, explanation = error.problem, error.explanation
+        raise OutputError(
+            f"{problem} It was written to {str(kept)!r} instead.",
+            explanation,
+            "Nothing was lost: load that file, for example in 3D Slicer, and save it in the format you want.",
+        ) from error
+
+
 def write_segmentation(
     segmentation: Segmentation,
     path: str | Path,
@@ -132,7 +195,7 @@ def write_segmentation(
     *,
     volume_path: str | Path | None = None,
     force: bool = False,
-) -> None:
+) -> list[str]:
     """Write a segmentation on the grid of the volume it belongs to; the file appears complete or not at all.
 
     Args:
@@ -141,6 +204,9 @@ def write_segmentation(
         volume: The segmented image, whose origin, spacing and direction are written as they are.
         volume_path: Where ``volume`` was read from: the source images that a DICOM SEG must name.
         force: Whether an existing file may be replaced.
+
+    Returns:
+        Sentences for the user on what the file can't hold as it is.
 
     Raises:
         OutputError: see ``check_output``; overlapping structures in a label map; a segmentation on another grid; a full disk.
@@ -156,7 +222,7 @@ def write_segmentation(
     segmentation = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
     try:
         with writing(path, "output", next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))) as part:
-            _write(segmentation, part, path, volume, volume_path)
+            notes = _write(segmentation, part, path, volume, volume_path)
             # Somebody may have put a file there in the meantime.
             require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
     except RuntimeError as error:
@@ -165,17 +231,19 @@ def write_segmentation(
             "The image library could not write it; the disk may be full.",
             "Free some space or choose another folder.",
         ) from error
+    return notes
 
 
-def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, volume_path: str | Path | None) -> None:
+def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, volume_path: str | Path | None) -> list[str]:
     if has_suffix(part, (".seg.nrrd",)):
         _require_same(slicer_seg_nrrd.write(segmentation, part), part, path)
     elif has_suffix(part, (".dcm",)):
-        write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
+        return write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
     else:
         labelmap = merge_layers(segmentation, path)
         sitk.WriteImage(labelmap, str(part), useCompression=True)
         _require_same(labelmap, part, path)
+    return []
 
 
 def _require_same(written: sitk.Image, part: Path, path: Path) -> None:
@@ -191,6 +259,30 @@ def _require_same(written: sitk.Image, part: Path, path: Path) -> None:
             "What was written reads back as something else; the disk may be full or damaged.",
             "Free some space or choose another folder.",
         )
+
+
+def _keep(segmentation: Segmentation, path: Path) -> Path | None:
+    """Writes a .seg.nrrd under a name that is free, beside ``path`` or where the system keeps temporary files; None where neither works."""
+    suffix = next((suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,))), path.suffix)
+    stem = path.name[: len(path.name) - len(suffix)] or "result"
+    for folder in (path.parent, Path(tempfile.gettempdir())):
+        for name in (stem, *(f"{stem} ({number})" for number in range(2, 100))):
+            kept = folder / f"{name}.seg.nrrd"
+            if kept != path and not kept.exists():
+                try:
+                    write_segmentation(segmentation, kept, segmentation.labelmap)
+                except (OutputError, OSError):
+                    break
+                return kept
+    return None
+
+
+def _only(segmentation: Segmentation, structures: Sequence[Structure]) -> Segmentation:
+    """The segmentation without the voxels of other structures."""
+    layers = list(segmentation.layers)
+    for other in set(segmentation.structures) - set(structures):
+        layers[other.layer] = sitk.ChangeLabel(layers[other.layer], {other.label: 0})
+    return replace(segmentation.map_layers(layers), structures=tuple(structures))
 
 
 def _is_dicom(path: Path) -> bool:

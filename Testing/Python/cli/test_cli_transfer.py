@@ -6,11 +6,16 @@ import sys
 import types
 from pathlib import Path
 
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.cli import main
 from RAUSlicerLib.cli_progress import cancel_on_interrupt, show_progress
+from RAUSlicerLib.errors import OutputError
+from RAUSlicerLib.imaging import files as files_module
+from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.progress import ProgressEvent
 from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
 
@@ -198,3 +203,59 @@ def test_a_report_of_the_run_is_written_in_the_same_command(files: Path, scripte
 def test_an_impossible_report_is_4_before_any_work(files: Path, scripted, name: str) -> None:
     assert main(arguments(files, "--json", f"{files}/out.json", "--report", f"{files}/{name}")) == 4
     assert scripted == []
+
+
+def _dicom_target(files: Path, write_enhanced) -> str:
+    volume = sitk.Cast(sitk.ReadImage(str(files / "t.nii.gz")), sitk.sitkInt16)
+    return str(write_enhanced(volume, files / "t.dcm", range(volume.GetDepth())[::-1], StudyDate=None))
+
+
+def test_what_a_dicom_target_lacks_is_told_before_the_run_and_in_the_json(files: Path, scripted, write_enhanced, capsys) -> None:
+    target = _dicom_target(files, write_enhanced)
+    dataset = pydicom.dcmread(target)
+    del dataset.PatientID
+    dataset.save_as(target)
+
+    code = main(arguments(files, "--target", target, "--json", f"{files}/o.json", output="out.dcm"))
+
+    assert code == 0
+    shown = capsys.readouterr().err
+    assert shown.count("lack PatientID") == 1
+    assert any("lack PatientID" in sentence for sentence in json.loads((files / "o.json").read_text())["warnings"])
+    assert len(pydicom.dcmread(files / "out.dcm").SegmentSequence) == 3
+
+
+def test_overlapping_structures_for_a_label_map_are_4_before_any_work(files: Path, scripted, capsys) -> None:
+    labels = sitk.ReadImage(str(files / "s.nii.gz"))
+    structures = (Structure(1, "body"), Structure(2, "left organ", layer=1))
+    write_segmentation(Segmentation(labels, structures, (sitk.Cast(labels > 0, sitk.sitkUInt8) * 2,)), files / "o.seg.nrrd", labels)
+    options = ["--reference", f"{files}/r.nii.gz", "--reference-segmentation", f"{files}/o.seg.nrrd", "--target", f"{files}/t.nii.gz"]
+
+    assert main(["transfer", *options, "--output", str(files / "out.nii.gz")]) == 4
+
+    assert scripted == [] and ".seg.nrrd" in capsys.readouterr().err
+
+
+def test_a_series_without_a_segmentation_is_4_before_any_work(files: Path, scripted, write_enhanced, monkeypatch, capsys) -> None:
+    target = _dicom_target(files, write_enhanced)
+    monkeypatch.setattr("RAUSlicerLib.imaging.dicom_source.SourceSeries.slices_of", lambda *_: None)
+
+    assert main(arguments(files, "--target", target, output="out.dcm")) == 4
+
+    assert scripted == [] and ".seg.nrrd" in capsys.readouterr().err
+
+
+def test_a_result_that_can_not_be_written_is_kept_and_named(files: Path, scripted, monkeypatch, capsys) -> None:
+    real = files_module._write
+
+    def fails(segmentation, part, path, volume, volume_path):
+        if path.name == "out.nii.gz":
+            raise OutputError("The disk is gone.", "It was pulled out.", "Put it in again.")
+        return real(segmentation, part, path, volume, volume_path)
+
+    monkeypatch.setattr(files_module, "_write", fails)
+
+    assert main(arguments(files)) == 4
+
+    assert str(files / "out.seg.nrrd") in capsys.readouterr().err
+    assert [s.name for s in read_segmentation(files / "out.seg.nrrd").structures] == ["body", "left organ", "right organ"]

@@ -73,7 +73,8 @@ def test_a_structure_on_one_slice_alone_comes_back(volume: sitk.Image, write_ser
     read, _ = align_segmentation(read_segmentation(tmp_path / "out.dcm"), source)
 
     np.testing.assert_array_equal(read.array(read.structures[0]), array == 1)
-    assert read.structures[0].name == "x" * 64
+    assert read.structures[0].name == "x" * 80
+    assert len(pydicom.dcmread(tmp_path / "out.dcm").SegmentSequence[0].SegmentLabel) == 64
 
 
 @pytest.mark.data

@@ -18,6 +18,7 @@ from RAUSlicerLib.imaging.files import read_segmentation, read_volume, write_seg
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.interpretation.evidence import Report
 from RAUSlicerLib.interpretation.rendering import dicom_sr
+from RAUSlicerLib.interpretation.rendering.files import check_outputs
 from RAUSlicerLib.interpretation.report import write_report
 
 from .report_cases import GRAPHS, abdomen
@@ -236,10 +237,68 @@ def test_a_target_that_is_no_dicom_is_refused_with_a_way_out(tmp_path: Path) -> 
 def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_path: Path) -> None:
     series = _series(tmp_path / "series", StudyInstanceUID="")
 
-    with pytest.raises(OutputError, match="lack what it must repeat"):
+    with pytest.raises(OutputError, match="lack the StudyInstanceUID"):
         _write(report, series, tmp_path / "report.dcm", {}, None)
 
     assert not (tmp_path / "report.dcm").exists()
+
+
+def test_a_report_of_an_enhanced_image_is_written_and_refers_to_it(report: Report, write_enhanced, tmp_path: Path) -> None:
+    volume = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (6, 16, 16)).astype(np.int16))
+    target = write_enhanced(volume, tmp_path / "target.dcm", [5, 2, 0, 1, 4, 3])
+    structures = _segmentation(target, tmp_path / "seg.dcm")
+
+    document = _write(report, target, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    image, segmentation = pydicom.dcmread(target), pydicom.dcmread(tmp_path / "seg.dcm")
+    named = set()
+    for item in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence:
+        named |= {(one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID) for one in item.ReferencedSOPSequence}
+    assert named == {(one.SOPClassUID, one.SOPInstanceUID) for one in (image, segmentation)}
+    referred = [item.ReferencedSOPSequence[0] for item in _items(document) if item.get("ValueType") == "IMAGE"]
+    assert {(one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID) for one in referred} == named
+    # An image of many frames lies in no one place.
+    assert not any(item.ConceptNameCodeSequence[0].CodeMeaning.startswith("Image Position") for item in _items(document)[1:])
+    assert len(document.content.get_volumetric_roi_measurement_groups()) == len(NAMES)
+
+
+@pytest.mark.parametrize("lacks", ["PatientID", "PatientName", "StudyDate", "StudyID", "SliceThickness", "FrameOfReferenceUID", "Modality"])
+def test_a_report_of_a_series_with_gaps_is_written(report: Report, lacks: str, tmp_path: Path) -> None:
+    series = _series(tmp_path / "series")
+    for file in series.iterdir():
+        dataset = pydicom.dcmread(file)
+        del dataset[lacks]
+        dataset.save_as(file)
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+
+    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+
+    assert "PatientID" in document and "StudyDate" in document
+    assert len(document.content.get_volumetric_roi_measurement_groups()) == len(NAMES)
+
+
+def test_a_report_that_can_not_be_filed_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    series = _series(tmp_path / "series", StudyInstanceUID="")
+
+    with pytest.raises(OutputError, match="lack the StudyInstanceUID"):
+        check_outputs([tmp_path / "report.dcm"], [series])
+
+
+def test_any_name_can_be_written_and_no_patient_is_shown(report: Report, tmp_path: Path, capfd, caplog) -> None:
+    series = _series(tmp_path / "series", PatientName="Geheimrat", SpecificCharacterSet="ISO_IR 100")
+    names = ("左腎", "a\\b\x1b[31m", "\ud800", "x" * 200)
+    findings = tuple(replace(report.findings[0], name=name, node=None, graph=None) for name in names)
+    long = f"c~SCT^1^x~{'s' * 30}^1^meaning~^^~r~^^~^^"
+    structures = {name: Structure(n, name, terminology=long) for n, name in enumerate(names, start=1)}
+    capfd.readouterr()
+
+    document = _write(Report(report.sections, findings=findings), series, tmp_path / "report.dcm", structures, None)
+
+    groups = {group.tracking_identifier: group for group in document.content.get_image_measurement_groups()}
+    assert set(groups) == {"左腎", "a/b [31m", "\ufffd", "x" * 200}
+    shown = capfd.readouterr()
+    assert "Geheimrat" not in shown.out + shown.err + caplog.text
+    assert document.PatientName == "Geheimrat"
 
 
 def _items(item: pydicom.Dataset) -> list[pydicom.Dataset]:

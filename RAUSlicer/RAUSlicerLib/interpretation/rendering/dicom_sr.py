@@ -17,7 +17,9 @@ from ... import __version__
 from ...anatomy.graph import AnatomyGraph
 from ...errors import OutputError
 from ...imaging.dicom import is_dicom
-from ...imaging.dicom_seg import is_dicom_seg, require_source_series, source_header
+from ...imaging.dicom_seg import dicom_code, dicom_text
+from ...imaging.dicom_seg_reader import is_dicom_seg
+from ...imaging.dicom_source import SourceSeries, quiet, read_source, require_source_series, stand_in
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
 from ...outputs import put_dicom
@@ -42,6 +44,8 @@ _PROCEDURES = {
 }
 _IMAGING = Code("363679005", "SCT", "Imaging procedure")
 _LONGEST_MEANING = 64
+# What highdicom describes by place, spacing and thickness.
+_PLACED = ("CT", "MR", "PT")
 
 
 def _private(value: str, meaning: str) -> Code:
@@ -83,16 +87,27 @@ def require_source(volume_path: str | Path | None, path: Path) -> list[Path]:
     """The files of the series that a structured report at ``path`` would belong to.
 
     Raises:
-        OutputError: the measured image is unknown or was not DICOM.
+        OutputError: the measured image is unknown or was not DICOM, or its headers lack what DICOM demands.
     """
     try:
-        return require_source_series(volume_path, path)
+        files = require_source_series(volume_path, path)
     except OutputError as error:
         raise OutputError(
             f"The structured report {str(path)!r} can't be written. The target is no DICOM series with a place in the patient.",
             "A DICOM structured report belongs to a DICOM study, whose patient and images it names.",
             "Choose an output that ends in .md, .html or .json, or give the target as a DICOM folder.",
         ) from error
+    _read(files, path)
+    return files
+
+
+def _read(files: Sequence[Path], path: Path) -> SourceSeries:
+    source = read_source(files, lambda problem: _incomplete(path, problem))
+    # A report with a made up study would belong to nothing; that its images have no frame of reference does not matter to it.
+    lacks = [keyword for keyword in source.made if keyword != "FrameOfReferenceUID"]
+    if lacks:
+        raise _incomplete(path, f"The target's DICOM headers lack the {', '.join(lacks)}.")
+    return source
 
 
 def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, Structure]) -> Segments | None:
@@ -105,7 +120,8 @@ def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, S
     path = None if segmentation_path is None else Path(segmentation_path)
     if path is None or not path.is_file() or not is_dicom(path) or not is_dicom_seg(path):
         return None
-    header = pydicom.dcmread(path, stop_before_pixels=True)
+    with quiet():
+        header = pydicom.dcmread(path, stop_before_pixels=True)
     return Segments(header, {name: structure.label for name, structure in structures.items()})
 
 
@@ -116,7 +132,7 @@ def write(
     structures: Mapping[str, Structure],
     graphs: Mapping[str, AnatomyGraph],
     segments: Segments | None = None,
-) -> None:
+) -> list[str]:
     """Write measurements, status and confidence of every structure as DICOM SR; the sentences themselves are not in it.
 
     Structures are coded by their terminology, else by their node of the anatomy graph, else by a private code of their name. With
@@ -131,39 +147,43 @@ def write(
         graphs: The anatomy graphs that findings name.
         segments: The DICOM SEG that was measured.
 
+    Returns:
+        Sentences for the user on what the series lacks.
+
     Raises:
         OutputError: the segmentation is of another series, or the series lacks what DICOM demands.
     """
-    images = [source_header(file) for file in files]
-    # highdicom takes empty ones over, and the report would belong to no study.
-    if not all(image.get(keyword) for image in images for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")):
-        raise _incomplete(path)
+    source = _read(files, path)
     if segments is not None:
-        _require_same_series(segments.header, images, path)
-    writer = _Groups(images[0], structures, graphs, segments)
+        _require_same_series(segments.header, source.header, path)
+    writer = _Groups(source, structures, graphs, segments)
     # Outside of the try: only what the images' headers lack may be blamed on them.
-    groups = [writer.group(found) for found in report.findings]
+    with quiet():
+        groups = [writer.group(found) for found in report.findings]
+    images = _images(source)
     try:
-        content = hd.sr.MeasurementReport(
-            observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
-            procedure_reported=_PROCEDURES.get(str(images[0].get("Modality")), _IMAGING),
-            imaging_measurements=groups,
-            title=codes.DCM.ImagingMeasurementReport,
-            referenced_images=images,
-        )
-        dataset = hd.sr.Comprehensive3DSR(
-            evidence=[*images, *([] if segments is None else [segments.header])],
-            content=content[0],
-            series_instance_uid=hd.UID(),
-            series_number=301,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="RAUSlicer contributors",
-            series_description="RAUSlicer report (research use only)",
-            is_complete=True,
-        )
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise _incomplete(path) from error
+        with quiet():
+            content = hd.sr.MeasurementReport(
+                observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
+                procedure_reported=_PROCEDURES.get(str(source.header.get("Modality")), _IMAGING),
+                imaging_measurements=groups,
+                title=codes.DCM.ImagingMeasurementReport,
+                referenced_images=images,
+            )
+            dataset = hd.sr.Comprehensive3DSR(
+                evidence=[*images, *([] if segments is None else [segments.header])],
+                content=content[0],
+                series_instance_uid=hd.UID(),
+                series_number=301,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="RAUSlicer contributors",
+                series_description="RAUSlicer report (research use only)",
+                is_complete=True,
+            )
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        raise _incomplete(path, "The target's DICOM headers lack what it must repeat.") from error
+    dataset.SpecificCharacterSet = source.header.SpecificCharacterSet
     dataset.ManufacturerModelName = "RAUSlicer"
     dataset.SoftwareVersions = __version__
     scheme = pydicom.Dataset()
@@ -171,7 +191,10 @@ def write(
     scheme.CodingSchemeName = "RAUSlicer's own codes"
     scheme.CodingSchemeResponsibleOrganization = "RAUSlicer contributors"
     dataset.CodingSchemeIdentificationSequence = [scheme]
-    put_dicom(path, dataset)
+    with quiet():
+        dataset.walk(lambda item, element: _refer(item, element, source.classes))
+        put_dicom(path, dataset)
+    return list(source.warnings)
 
 
 class _Groups:
@@ -179,12 +202,12 @@ class _Groups:
 
     def __init__(
         self,
-        image: pydicom.Dataset,
+        source: SourceSeries,
         structures: Mapping[str, Structure],
         graphs: Mapping[str, AnatomyGraph],
         segments: Segments | None,
     ) -> None:
-        self._image = image
+        self._series = source.header.SeriesInstanceUID
         self._structures = structures
         self._graphs = graphs
         self._segments = segments
@@ -200,7 +223,7 @@ class _Groups:
         if found.status is not Status.NOT_FOUND and not math.isnan(found.confidence):
             measurements.append(hd.sr.Measurement(_CONFIDENCE, _decimal(found.confidence), _UNITS["1"]))
         common = {
-            "tracking_identifier": hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=found.name),
+            "tracking_identifier": hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=dicom_text(found.name)),
             "finding_type": concept,
             "finding_sites": [hd.sr.FindingSite(concept, laterality=side)],
             "algorithm_id": hd.sr.AlgorithmIdentification("RAUSlicer", __version__),
@@ -214,7 +237,7 @@ class _Groups:
             self._segments.header.SOPClassUID,
             self._segments.header.SOPInstanceUID,
             number,
-            source_series=hd.sr.SourceSeriesForSegmentation(self._image.SeriesInstanceUID),
+            source_series=hd.sr.SourceSeriesForSegmentation(self._series),
         )
         return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
 
@@ -225,15 +248,16 @@ class _Groups:
         graph = self._graphs.get(found.graph or "")
         node = None if graph is None else graph.nodes.get(found.node or "")
         side = None if node is None or node.laterality is None else {"left": _LEFT, "right": _RIGHT}[node.laterality]
-        if terminology != UNCLASSIFIED:
+        type_ = dicom_code(terminology.type)
+        if terminology != UNCLASSIFIED and type_ is not None:
             modifier = terminology.modifier or terminology.region_modifier
             is_side = modifier is not None and modifier in (_LEFT, _RIGHT)
-            return terminology.type, modifier if is_side else side
+            return type_, modifier if is_side else side
         if node is not None and node.code is not None:
             return Code(node.code.value, node.code.scheme, node.code.meaning), side
         # The same name has the same code in every report, whatever the language it is written in.
-        digest = hashlib.sha256(" ".join(found.name.casefold().split()).encode()).hexdigest()
-        return _private(f"NAME_{digest[:10].upper()}", found.name), side
+        digest = hashlib.sha256(" ".join(found.name.casefold().split()).encode("utf-8", "replace")).hexdigest()
+        return _private(f"NAME_{digest[:10].upper()}", dicom_text(found.name)), side
 
     def _measurement(self, measurement: Measurement) -> hd.sr.Measurement:
         derivation = {
@@ -277,10 +301,28 @@ def _observer() -> hd.sr.ObserverContext:
     )
 
 
-def _require_same_series(segmentation: pydicom.Dataset, images: Sequence[pydicom.Dataset], path: Path) -> None:
+def _images(source: SourceSeries) -> list[pydicom.Dataset]:
+    """A header for each file of the series; one that highdicom can't describe as a slice, as one of many frames, is of no modality."""
+    first = {frame.instance: frame for frame in reversed(source.frames)}
+    images = []
+    for instance, frame in first.items():
+        thickness = {"SliceThickness": frame.thickness} if frame.thickness else {}
+        is_slice = bool(thickness) and frame.number is None and source.header.get("Modality") in _PLACED
+        nowhere = {} if is_slice else {"Modality": "OT"}
+        images.append(stand_in(source, frame, instance, **thickness, **nowhere))
+    return images[::-1]
+
+
+def _refer(item: pydicom.Dataset, element: pydicom.DataElement, classes: Mapping[str, str]) -> None:
+    """Puts the real SOP class of an image in the place of its stand-in's."""
+    if element.keyword == "ReferencedSOPClassUID" and item.get("ReferencedSOPInstanceUID") in classes:
+        element.value = classes[item.ReferencedSOPInstanceUID]
+
+
+def _require_same_series(segmentation: pydicom.Dataset, image: pydicom.Dataset, path: Path) -> None:
     series = {str(item.get("SeriesInstanceUID")) for item in segmentation.get("ReferencedSeriesSequence") or []}
-    same_study = segmentation.get("StudyInstanceUID") == images[0].get("StudyInstanceUID")
-    if not same_study or (series and str(images[0].get("SeriesInstanceUID")) not in series):
+    same_study = segmentation.get("StudyInstanceUID") == image.StudyInstanceUID
+    if not same_study or (series and str(image.SeriesInstanceUID) not in series):
         raise OutputError(
             f"The structured report {str(path)!r} can't be written: the DICOM segmentation belongs to another series than the target.",
             "A report that names both would send its reader to the wrong images.",
@@ -288,9 +330,9 @@ def _require_same_series(segmentation: pydicom.Dataset, images: Sequence[pydicom
         )
 
 
-def _incomplete(path: Path) -> OutputError:
+def _incomplete(path: Path, problem: str) -> OutputError:
     return OutputError(
-        f"The structured report {str(path)!r} can't be written: the target's DICOM headers lack what it must repeat.",
+        f"The structured report {str(path)!r} can't be written. {problem}",
         "Anonymizers sometimes remove more than patients' names.",
         "Choose an output that ends in .md, .html or .json.",
     )

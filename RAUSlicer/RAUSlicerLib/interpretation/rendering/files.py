@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from ...imaging.segmentation import Segmentation, Structure
 from ...outputs import require_apart, require_free, require_writable, take_all, write_text, writing
 from ...results import Status, StructureResult
 from ..evidence import Report
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".md", ".html", ".json", ".dcm")
 
@@ -99,7 +102,9 @@ def _write(report: Report, path: Path, case: ReportedCase) -> None:
         graphs = {name: load_graph(name) for found in report.findings if (name := found.graph) is not None}
         segments = dicom_sr.segments_of(case.segmentation_path, case.structures)
         with writing(path, "report") as part:
-            dicom_sr.write(report, part, dicom_sr.require_source(case.volume_path, path), case.structures, graphs, segments)
+            notes = dicom_sr.write(report, part, dicom_sr.require_source(case.volume_path, path), case.structures, graphs, segments)
+        for note in notes:
+            _log.warning("%s", note)
     elif suffix == ".html":
         from . import html
 
