@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from ..imaging.labelmap import label_counts
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
 from ..text import name_key
+
+_log = logging.getLogger(__name__)
 
 UNKNOWN = math.nan
 """The confidence of a structure of which no run has said anything."""
@@ -56,14 +59,17 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
 
 
 def load_reference(volume: Path, segmentation: Path) -> Reference:
-    """Read and check a reference.
+    """Read and check a reference; what is odd about it is logged as a warning.
 
     Raises:
         InputError: a file is missing, unreadable or unusable.
     """
-    image, _warnings = check_volume(read_volume(volume), "reference")
-    aligned, _warnings = align_segmentation(read_segmentation(segmentation, image), image)
-    return Reference(image, check_names(aligned)[0])
+    image, of_volume = check_volume(read_volume(volume), "reference")
+    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, image), image)
+    named, of_names = check_names(aligned)
+    for sentence in (*of_volume, *of_segmentation, *of_names):
+        _log.warning("Reference: %s", sentence)
+    return Reference(image, named)
 
 
 def described(segmentation: Segmentation, said: Sequence[Mapping[str, Any]]) -> tuple[Segmentation, tuple[StructureResult, ...]]:
@@ -97,7 +103,7 @@ def _result(structure: Structure, item: Mapping[str, Any] | None, volume: float)
     if item is None:
         return StructureResult(structure, Status.FOUND if volume else Status.NOT_FOUND, UNKNOWN, volume, 0.0)
     presence, box = item.get("presence"), item.get("box_mm")
-    corners = None if box is None else (tuple(box[0]), tuple(box[1]))
+    corners = None if box is None else (_point(box[0]), _point(box[1]))
     place = None if presence is None else Localization(structure, float(presence), corners)
     status = Status(item["status"]) if volume else Status.NOT_FOUND
     return StructureResult(structure, status, float(item["confidence"]), volume, float(item["reference_volume_ml"]), place)
@@ -109,13 +115,29 @@ def _key(name: str, label: int | None = None) -> tuple[str, int | None]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        # What a run writes is always a number, which NaN and Infinity are not.
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_number)
         for item in document["structures"]:
             _result(Structure(1, item["name"]), item, 1.0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            hash(_key(item["name"], item.get("label")))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"The result file {str(path)!r} can't be used: {error}.",
             "It has to be what 'rauslicer transfer --json FILE' wrote about the segmentation.",
             "Give that file, or leave it out: confidences are then unknown.",
         ) from error
     return document
+
+
+def _point(values: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
