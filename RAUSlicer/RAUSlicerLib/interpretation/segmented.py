@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from ..imaging.notices import noticed
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
 from ..text import name_key
+
+_log = logging.getLogger(__name__)
 
 UNKNOWN = math.nan
 """The confidence of a structure of which no run has said anything."""
@@ -59,14 +62,17 @@ def load_segmented(target: Path, segmentation: Path, result: Path | None = None)
 
 
 def load_reference(volume: Path, segmentation: Path) -> Reference:
-    """Read and check a reference.
+    """Read and check a reference; what is odd about it is logged as a warning.
 
     Raises:
         InputError: a file is missing, unreadable or unusable.
     """
-    image, _warnings = check_volume(read_volume(volume), "reference")
-    aligned, _warnings = align_segmentation(read_segmentation(segmentation, image), image)
-    return Reference(image, check_names(aligned)[0])
+    image, of_volume = check_volume(read_volume(volume), "reference")
+    aligned, of_segmentation = align_segmentation(read_segmentation(segmentation, image), image)
+    named, of_names = check_names(aligned)
+    for sentence in (*of_volume, *of_segmentation, *of_names):
+        _log.warning("Reference: %s", sentence)
+    return Reference(image, named)
 
 
 def described(segmentation: Segmentation, said: Sequence[Mapping[str, Any]]) -> tuple[Segmentation, tuple[StructureResult, ...]]:
@@ -131,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
             if not isinstance(item["name"], str) or not isinstance(item.get("label"), int | None):
                 raise ValueError("a name is no text, or a label no whole number")
             _result(Structure(1, item["name"]), item, 1.0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"The result file {str(path)!r} can't be used: {error}.",
             "It has to be what 'rauslicer transfer --json FILE' wrote about the segmentation.",

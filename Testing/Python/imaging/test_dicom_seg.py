@@ -77,6 +77,23 @@ def test_a_structure_on_one_slice_alone_comes_back(volume: sitk.Image, write_ser
     assert len(pydicom.dcmread(tmp_path / "out.dcm").SegmentSequence[0].SegmentLabel) == 64
 
 
+def test_labels_of_any_size_become_segments(volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path) -> None:
+    series = write_series(volume, tmp_path / "series")
+    source = read_volume(series)
+    segmentation = make_segmentation(source)
+    large = {3: 614454277, 300: 4294967295, 7: 997, 12: 70000}
+    array = sitk.GetArrayFromImage(segmentation.labelmap)
+    labelmap = sitk.GetImageFromArray(sum((array == old).astype(np.uint32) * np.uint32(new) for old, new in large.items()))
+    labelmap.CopyInformation(source)
+    structures = tuple(Structure(large[s.label], s.name) for s in segmentation.structures)
+    write_segmentation(Segmentation(labelmap, structures), tmp_path / "out.dcm", source, volume_path=series)
+
+    read, _ = align_segmentation(read_segmentation(tmp_path / "out.dcm"), source)
+
+    for expected, found in zip(segmentation.structures, read.structures, strict=True):
+        np.testing.assert_array_equal(read.array(found), segmentation.array(expected))
+
+
 @pytest.mark.data
 def test_a_real_anonymized_series_gets_one(ct_series: Path, make_segmentation: Make, tmp_path: Path) -> None:
     source = read_volume(ct_series)

@@ -161,6 +161,17 @@ def _ball(spacing: tuple[float, float, float], direction: tuple[float, ...]) -> 
     return sitk.Cast(image * 0 + 100, sitk.sitkInt16) + sitk.Cast(image, sitk.sitkInt16), Segmentation(image, structures)
 
 
+@pytest.mark.parametrize("label", [65536, 614454277, 4294967295])
+def test_a_structure_of_any_label_gets_its_picture(label: int) -> None:
+    image, segmentation = _ball((1.0, 1.0, 1.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    large = sitk.Cast(segmentation.labelmap == 3, sitk.sitkUInt32) * label
+    structures = (replace(segmentation.structures[0], label=label), Structure(5, "nothing"))
+
+    pictures = structure_pictures(image, Segmentation(large, structures), {structure.name: structure for structure in structures})
+
+    assert pictures == structure_pictures(image, segmentation, {structure.name: structure for structure in segmentation.structures})
+
+
 @pytest.mark.parametrize(
     ("spacing", "direction", "row"),
     [

@@ -6,6 +6,8 @@ import nodes
 import numpy as np
 import pytest
 import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
@@ -55,8 +57,8 @@ def test_rows_say_what_the_run_said_and_what_the_segments_hold(written):
 def test_volumes_are_counted_again_only_where_a_layer_has_changed(written, monkeypatch):
     node, target, _undo = written
     counted = []
-    real = record._counted
-    monkeypatch.setattr(record, "_counted", lambda labels: counted.append(labels.size) or real(labels))
+    real = record.value_counts
+    monkeypatch.setattr(record, "value_counts", lambda labels: counted.append(labels.size) or real(labels))
     counts = record.VoxelCounts()
 
     first = [row.volume_ml for row in record.rows_of(node, counts)]
@@ -69,6 +71,20 @@ def test_volumes_are_counted_again_only_where_a_layer_has_changed(written, monke
 
     voxel_ml = 0.8 * 1.5 * 3 / 1000
     assert liver == pytest.approx((LIVER.sum() + 32) * voxel_ml) and spleen == first[1]
+
+
+def test_a_label_of_any_size_is_counted():
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(8, 7, 6)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_INT, 1)
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars())
+    voxels[:] = 0
+    voxels[10:58] = 614454277
+    segment = slicer.vtkSegment()
+    segment.AddRepresentation("Binary labelmap", image)
+    segment.SetLabelValue(614454277)
+
+    assert record.VoxelCounts().of(segment) == 48
 
 
 def test_accepting_makes_no_copy_of_voxels_and_leaves_what_is_painted_afterwards(written):
