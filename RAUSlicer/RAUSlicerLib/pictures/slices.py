@@ -35,8 +35,8 @@ SAGITTAL = Plane("Sagittal", 2, ("A", "P", "S", "I"), flip=True)
 class Oriented:
     """A volume and its label layers, reordered so that the array axes (z, y, x) run to superior, posterior, left.
 
-    ``spacing`` is in mm, in array order; wild voxels of the volume are cut off. An oblique volume keeps its own voxel axes; each goes by the
-    nearest anatomical direction.
+    ``spacing`` is in mm, in array order; wild voxels of the volume are cut off. An oblique volume keeps its own voxel axes; each goes by
+    the nearest anatomical direction.
     """
 
     volume: np.ndarray
