@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from RAUSlicerLib.correction import Correction, Painted, check_correction, painted
 from RAUSlicerLib.errors import InputError
-from RAUSlicerLib.imaging.frame import canonical
+from RAUSlicerLib.imaging.frame import canonical, opened_together, stored_like
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.pipeline import Pipeline
@@ -57,6 +57,27 @@ def image_of(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
 def scribbled(size: tuple[int, ...], seed: int = 3) -> np.ndarray:
     """A mask like no anatomy: no smoothing, resampling or speck filter would leave it as it is."""
     return np.random.default_rng(seed).random(size) < 0.4
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_painted_planes_lie_in_the_frame_that_was_chosen_for_the_target(case: Reference, axis: int) -> None:
+    targets = []
+    for degrees in (49, 41):
+        turn = sitk.Euler3DTransform()
+        turn.SetRotation(*(np.radians(degrees) * np.eye(3)[axis]).tolist())
+        targets.append(sitk.Image(case.volume))
+        targets[-1].SetDirection(turn.GetMatrix())
+    target = opened_together(targets)[0]
+    mask = scribbled(target.GetSize()[::-1])
+    planes = ((0, 3), (1, 20), (2, 7))
+
+    found = painted(check_correction(Correction("body", image_of(mask, target), planes), target), target)
+
+    assert not same_grid(canonical(target), canonical(targets[0]))
+    back = stored_like(image_of(found.truth, canonical(target)), target)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back) > 0, mask)
+    for (stored, index), (plane, level) in zip(planes, found.planes, strict=True):
+        np.testing.assert_array_equal(np.take(found.truth, level, plane).sum(), np.take(mask, index, 2 - stored).sum())
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "ASL", "PIR"])

@@ -16,7 +16,7 @@ from RAUSlicerLib.imaging.frame import (
     stored_like,
     working_spacing,
 )
-from RAUSlicerLib.imaging.grids import index_to_world, same_grid
+from RAUSlicerLib.imaging.grids import index_to_world, resample_labels, same_grid, same_lattice, with_grid_of
 
 
 def test_canonical_keeps_every_voxel_at_its_place(volume: sitk.Image) -> None:
@@ -199,3 +199,15 @@ def test_patients_a_quarter_turn_apart_are_opened_as_they_lie() -> None:
     images = [noise(np.eye(3)), noise(Rotation.from_rotvec((0, 0, 90), degrees=True).as_matrix())]
     for chosen in opened_together(images):
         np.testing.assert_allclose(axes_of(canonical(chosen)), np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_labels_of_a_turned_and_cropped_copy_come_back_exactly(seed: int) -> None:
+    image = noise(Rotation.random(random_state=seed).as_matrix(), seed)
+    turned = sitk.Flip(sitk.PermuteAxes(image, np.roll((0, 1, 2), seed).tolist()), [bool(seed & 1), bool(seed & 2), bool(seed & 4)], False)
+    cropped = turned[1:, :, :-1]
+    assert same_lattice(cropped, image)
+    back = sitk.GetArrayFromImage(resample_labels(cropped, image))
+    inside = sitk.GetArrayFromImage(resample_labels(with_grid_of(sitk.Image(cropped.GetSize(), sitk.sitkUInt8) + 1, cropped), image)) > 0
+    assert np.count_nonzero(inside) == cropped.GetNumberOfPixels()
+    np.testing.assert_array_equal(back[inside], sitk.GetArrayFromImage(image)[inside])
