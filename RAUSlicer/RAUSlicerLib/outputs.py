@@ -147,7 +147,7 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, what: str, suffix: str = "") -> Iterator[Path]:
+def writing(path: Path, what: str, suffix: str = "", *, may_be_empty: bool = False) -> Iterator[Path]:
     """A path to write to; what is there at the end appears under the asked name, replacing what was there.
 
     Its own name keeps characters of the user's file name away from libraries that can't take them; ``suffix`` ends it, the asked file's own
@@ -160,7 +160,7 @@ def writing(path: Path, what: str, suffix: str = "") -> Iterator[Path]:
         with ScratchFolder(path.parent) as folder, _speakable(folder) as spoken:
             name = f"result{suffix or path.suffix.lower()}"
             yield spoken / name
-            _settle(folder / name)
+            _settle(folder / name, may_be_empty)
             os.replace(folder / name, path)
     except OSError as error:
         raise unwritable(path, what, error) from error
@@ -172,7 +172,7 @@ def write_bytes(path: Path, what: str, content: bytes) -> None:
     Raises:
         OutputError: the operating system refuses, or what it gives back is something else.
     """
-    with writing(path, what) as part:
+    with writing(path, what, may_be_empty=not content) as part:
         put(part, content)
 
 
@@ -306,9 +306,9 @@ def _speakable(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _settle(part: Path) -> None:
+def _settle(part: Path, may_be_empty: bool) -> None:
     """Make sure that a file is there, holds something, and has reached the disk: network disks say only then that they are full."""
-    if part.stat().st_size == 0:
+    if part.stat().st_size == 0 and not may_be_empty:
         raise OSError(errno.EIO, "the file is empty; the disk may be full")
     with part.open("rb+") as file:
         os.fsync(file.fileno())

@@ -16,7 +16,6 @@ from typing import Any
 MOMENTS = {
     "inputs": ("RAUSlicerLib.cli_transfer", "load_inputs"),
     "transfer": ("RAUSlicerLib.pipeline", "transfer"),
-    "segmentation": ("RAUSlicerLib.cli_transfer", "write_segmentation"),
     "segmentation half": ("RAUSlicerLib.imaging.files", "_write"),
     "json": ("RAUSlicerLib.cli_transfer", "write_json"),
     "report": ("RAUSlicerLib.interpretation.rendering.files", "write_text"),

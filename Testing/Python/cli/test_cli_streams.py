@@ -149,8 +149,7 @@ def test_names_of_files_that_are_no_text_are_written_to_and_printed(files: Path,
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        *((signal.SIGINT, moment) for moment in ("segmentation", "segmentation half", "json", "report", "picture", "rename", "printing")),
-        (signal.SIGTERM, "segmentation half"),
+        *((signal.SIGINT, moment) for moment in ("segmentation half", "json", "report", "picture", "rename", "printing")),
         (signal.SIGTERM, "picture"),
         (signal.SIGHUP, "report"),
     ],
