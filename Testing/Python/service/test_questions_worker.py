@@ -182,7 +182,7 @@ def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted,
 
     assert (error["type"], error["code"]) == ("error", "internal")
     wait_for_log(scripted, "ZeroDivisionError")
-    assert "Jane" not in scripted.log and "Jane" not in str(error)
+    assert "Jane Doe" not in scripted.log and "Jane" not in str(error)
     assert report(scripted, wait_for, asked)["type"] == "result"
 
 

@@ -373,7 +373,8 @@ def test_no_temporary_file_is_left_behind(panel, scripted, loaded, wait_until, t
     loaded()
     click(panel.ui.transferButton)
     wait_until(finished(panel))
-    assert [list(folder.iterdir()) for folder in tmp_path.glob("rauslicer-*")] == [[]]
+    (folder,) = (path for path in tmp_path.glob("rauslicer-*") if path.is_dir())
+    assert [path.name for path in folder.iterdir()] == ["token"]
 
     panel._controller.stop()
 
