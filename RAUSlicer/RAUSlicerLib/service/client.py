@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import itertools
 import os
 import queue
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 400
 _LONGEST_LOG_LINE = 2000  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -119,6 +121,7 @@ class WorkerClient:
         """Start the worker and greet it; does nothing where it runs.
 
         Raises:
+            OutputError: the disk of the temporary folder is full.
             ResourceError: the interpreter or the temporary folder can't be used.
         """
         if self.running:
@@ -128,6 +131,12 @@ class WorkerClient:
             folder = ExchangeFolder(self._temporary_folder)
             started = processes.start(self._command, {**self._environment, TOKEN_VARIABLE: folder.token})
         except OSError as error:
+            if error.errno in _FULL:
+                raise OutputError(
+                    "The temporary folder can't be written: its disk is full.",
+                    "Arrays go to the worker through files there.",
+                    "Free some space, or set the TMPDIR environment variable to a folder on another disk.",
+                ) from error
             raise ResourceError(
                 f"The worker can't be started with {self._command[0]!r}: {error.strerror or error}.",
                 "It needs a Python interpreter and a temporary folder that can be written.",

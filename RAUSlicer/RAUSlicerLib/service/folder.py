@@ -33,6 +33,9 @@ class ExchangeFolder:
 
     Folders of owners that were killed are removed when the next one is made. ``token`` is written inside: a worker that was told the same
     text knows that its own client has made the folder.
+
+    Raises:
+        OSError: the operating system refuses, for example because the disk is full.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -41,7 +44,11 @@ class ExchangeFolder:
         self._scratch = ScratchFolder(root, _PREFIX)
         self.path = self._scratch.path
         self.token = secrets.token_hex(32)
-        (self.path / _TOKEN).write_text(self.token, encoding="ascii")
+        try:
+            (self.path / _TOKEN).write_text(self.token, encoding="ascii")
+        except OSError:
+            self.close()
+            raise
 
     def new_run(self) -> Path:
         """A fresh folder for one run."""

@@ -32,7 +32,9 @@ def results_of(segmentation):
 
 
 def files(disk):
-    return [path for path in disk.path.rglob("*") if path.is_file() or path.name.startswith("run-")]
+    # A worker that waits for the next run has its folder, with nothing of a run in it.
+    kept = [path for folder in disk.path.glob("rauslicer-exchange-*") for path in (folder, folder / "token")]
+    return [path for path in disk.path.rglob("*") if path not in kept]
 
 
 def voxels(panel, name):
