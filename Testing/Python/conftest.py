@@ -157,3 +157,15 @@ def hub(hub_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_model: Path) -> Pipeline:
     return Pipeline(str(tiny_model), "cpu")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A pretended CUDA device: see devices/pretended_cuda.py. What it has computed is in ``calls``."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a real GPU: make gpu-check")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "devices"))
+    from pretended_cuda import pretended_cuda
+
+    with pretended_cuda() as device:
+        yield device

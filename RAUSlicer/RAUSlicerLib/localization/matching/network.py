@@ -77,10 +77,10 @@ class MatchingNet(nn.Module):
 
     @property
     def label_head(self) -> LabelHead | None:
-        """The classifier over the labels that it was trained with, on the CPU as what it reads is; None if it has none."""
+        """The classifier over the labels that it was trained with, on the network's device; None if it has none."""
         if not self.config.labels:
             return None
-        weight, bias = (tensor.detach().float().cpu().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))
+        weight, bias = (tensor.detach().float().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))
         return LabelHead(weight, bias)
 
     def features(self, image: Tensor) -> list[Tensor]:
