@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,26 @@ def tiny_pipeline(tiny_model: Path) -> Pipeline:
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cuda() -> Iterator[Any]:
     """A pretended CUDA device: see devices/pretended_cuda.py. What it has computed is in ``calls``."""
+    with pretended_device() as device:
+        yield device
+
+
+@contextmanager
+def pretended_device() -> Iterator[Any]:
+    """As the fixture ``cuda``, for others that keep it longer."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a real GPU: make gpu-check")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "devices"))
-    from pretended_cuda import pretended_cuda
-
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY / "Testing" / "Python" / "devices"))
+        from pretended_cuda import pretended_cuda
     with pretended_cuda() as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def cuda_for_all() -> Iterator[Any]:
+    """The same for all tests of a module, which then have to leave it alone."""
+    with pretended_device() as device:
         yield device

@@ -14,7 +14,7 @@ import collections
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
 NAME = "Pretended GPU"
 MEMORY = 24 * 2**30
 _LIBRARY = "RAUSlicerLib"
+# So many calls up an operation is counted.
+_NEAR = 14
 
 # What may have tensors of both devices: copies, and indexing by what lies on the processor.
 _COPIES = {"aten::_to_copy", "aten::copy_", "aten::copy", "aten::_copy_from"}
@@ -48,14 +49,14 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 @dataclass
 class Pretended:
-    """What was seen of the device: ``calls`` counts operations of it by the library's function that asked for them (``file:function``)."""
+    """What was seen of the device.
+
+    ``calls`` counts its operations by the function of the library that asked for them, itself or by what it called, as
+    ``correspondence.py:fuse_labels``; ``largest`` is the most numbers that each function has brought from it to the processor at a time.
+    """
 
     calls: collections.Counter[str] = field(default_factory=collections.Counter)
-    left: collections.Counter[str] = field(default_factory=collections.Counter)
-
-    def computed_in(self, function: str) -> int:
-        """How many operations a function of the library asked for, itself or by what it called, as ``correspondence.py:fuse_labels``."""
-        return self.calls[function]
+    largest: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
 class CudaTensor(torch.Tensor):
@@ -95,11 +96,28 @@ class _Mode(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        flat, _ = tree_flatten((args, kwargs))
         asked = kwargs.get("device")
-        if any(isinstance(one, CudaTensor) for one in flat) or (asked is not None and torch.device(asked).type == "cuda"):
+        if (asked is not None and torch.device(asked).type == "cuda") or any(isinstance(one, CudaTensor) for one in _flat(args, kwargs)):
             return _run(operation, args, kwargs)
         return operation(*args, **kwargs)
+
+
+def _flat(args: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+    """All arguments, those in lists too. torch's own way takes most of the time of a small operation."""
+    for one in (*args, *kwargs.values()):
+        if isinstance(one, list | tuple):
+            yield from one
+        else:
+            yield one
+
+
+def _each(change: Callable[[Any], Any], one: Any) -> Any:
+    """A value, or a list of values, changed."""
+    return type(one)([_each(change, part) for part in one]) if type(one) in (list, tuple) else change(one)
+
+
+def _held(one: Any) -> Any:
+    return one.held if isinstance(one, CudaTensor) else one
 
 
 _seen = Pretended()
@@ -108,21 +126,24 @@ _seen = Pretended()
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation on the device, done by the processor."""
     name = operation._schema.name
-    flat, _ = tree_flatten((args, kwargs))
+    flat = list(_flat(args, kwargs))
     own = [one for one in flat if isinstance(one, CudaTensor)]
     _check(name, args, flat, own)
-    _count(_seen.calls)
-    given, keywords = tree_map(lambda one: one.held if isinstance(one, CudaTensor) else one, (args, kwargs))
+    asking = _asking()
+    for function in asking:
+        _seen.calls[function] += 1
+    given, keywords = _each(_held, args), {key: _each(_held, one) for key, one in kwargs.items()}
     lands_here = isinstance(args[0], CudaTensor) if name in ("aten::copy_", "aten::copy") else bool(own)
     if keywords.get("device") is not None:
         lands_here = torch.device(keywords["device"]).type == "cuda"
         if own and not lands_here and name in _COPIES:
-            _count(_seen.left)
+            for function in asking:
+                _seen.largest[function] = max(_seen.largest[function], own[0].numel())
         keywords = {**keywords, "device": torch.device("cpu")}
     keywords.pop("pin_memory", None)
     short = next((one.dtype for one in own if one.dtype in _SHORT), None) if name in _SUMMED and "out" not in keywords else None
     if short is not None:
-        given = tree_map(lambda one: one.float() if isinstance(one, torch.Tensor) and one.dtype == short else one, given)
+        given = _each(lambda one: one.float() if isinstance(one, torch.Tensor) and one.dtype == short else one, given)
     out = operation(*given, **keywords)
     if short is not None:
         out = out.to(short)
@@ -141,7 +162,7 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return CudaTensor(one)
         return mine
 
-    return tree_map(wrapped, out)
+    return _each(wrapped, out)
 
 
 def _check(name: str, args: Any, flat: list[Any], own: list[CudaTensor]) -> None:
@@ -158,14 +179,16 @@ def _check(name: str, args: Any, flat: list[Any], own: list[CudaTensor]) -> None
         raise RuntimeError(f'"{name}_cuda" not implemented for {str(own[0].dtype)!r}')
 
 
-def _count(counter: collections.Counter[str]) -> None:
-    """One more for every function of the library on the stack."""
+def _asking() -> set[str]:
+    """The functions of the library that are near on the stack."""
     frame: FrameType | None = sys._getframe(2)
-    found = set()
-    while frame is not None:
+    found: set[str | None] = set()
+    for _ in range(_NEAR):
+        if frame is None:
+            break
         found.add(_function(frame.f_code))
         frame = frame.f_back
-    counter.update(found - {None})
+    return {function for function in found if function is not None}
 
 
 @cache
@@ -173,6 +196,15 @@ def _function(code: CodeType) -> str | None:
     """A function of the library as ``file:function``; None for any other."""
     path = Path(code.co_filename)
     return f"{path.name}:{code.co_name}" if _LIBRARY in path.parts else None
+
+
+_make = torch.tensor
+
+
+def _tensor(data: Any, *, device: Any = None, **more: Any) -> torch.Tensor:
+    """As ``torch.tensor``, which asks a real device where single numbers of one are put together."""
+    made = _make(_each(_held, data), **more)
+    return made if device is None else made.to(device)
 
 
 @contextlib.contextmanager
@@ -214,6 +246,7 @@ def pretended_cuda() -> Iterator[Pretended]:
         stack.enter_context(mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
         # Indexing in inference mode counts versions of tensors, which those that only say where they are have not.
         stack.enter_context(mock.patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad()))
+        stack.enter_context(mock.patch.object(torch, "tensor", _tensor))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_with_device))
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)

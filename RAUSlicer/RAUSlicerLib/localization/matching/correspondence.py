@@ -18,6 +18,8 @@ COARSE_STEP = 4
 MOST_CELLS = 4000
 # What is compared at once should fit into the processor's cache: voxels with their windows, and cells with all others.
 _CHUNK, _ROWS = 4096, 128
+# A GPU has no such cache to keep to, and beginning takes it longer than computing: so many times more at once.
+_MORE_ON_GPU = 8
 # Logits this far below a row's largest are raised to it. Their shares stay far below what single precision tells apart, but further down
 # they would be subnormal numbers, with which a processor takes many times as long: three seconds of a brain's thirty.
 _LOWEST = -40.0
@@ -217,6 +219,11 @@ def likeness(first: Embedded, second: Embedded) -> float:
     return max(float(cosine.amax(axis).mean()) for axis in (0, 1))
 
 
+def at_once(count: int, device: torch.device) -> int:
+    """How many to compute together on a device, if a CPU should take ``count``."""
+    return count if device.type == "cpu" else _MORE_ON_GPU * count
+
+
 def attention(logits: Tensor) -> Tensor:
     """Softmax over the last axis of logits (n, k), which are overwritten."""
     return logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=_LOWEST).softmax(1)
@@ -236,9 +243,7 @@ def _smooth(field: Tensor, weight: Tensor, sigma: float) -> Tensor:
     return stacked[:3, 0] / stacked[3:, 0].clamp(min=1e-4)
 
 
-def positions(
-    size: tuple[int, int, int], spacing: tuple[float, float, float], step: int = 1, device: torch.device | None = None
-) -> Tensor:
+def positions(size: tuple[int, int, int], spacing: tuple[float, float, float], step: int = 1, device: torch.device | None = None) -> Tensor:
     """Positions in mm (D, H, W, 3) of a grid's voxels, or of the centres of its cells of ``step`` voxels."""
     axes = [axis_centres(n, step, device) * s for n, s in zip(size, spacing, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -265,10 +270,11 @@ def coarse_field(
         return estimate
     extent = float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
     base = affine(cells.view(-1, 3)).view(cells.shape)
+    some = at_once(_ROWS, cells.device)
     for width, sigma in rounds:
         places = torch.cat([where, (where**2).sum(1, keepdim=True)], dim=1)
         means = []
-        for rows, near in zip(query.split(_ROWS), estimate[inside].split(_ROWS), strict=True):
+        for rows, near in zip(query.split(some), estimate[inside].split(some), strict=True):
             logits = (rows @ keys.t()).mul_(scale).sub_(torch.cdist(near, where).square_(), alpha=0.5 / (width * extent) ** 2)
             means.append(attention(logits) @ places)
         answer, square = torch.cat(means).split([3, 1], dim=1)
@@ -373,7 +379,7 @@ def fuse_labels(
     slots, known = slots.flatten(), known.flatten()
     out = [(alone, moved[alone].long(), torch.ones(len(alone), device=device))]
     rows = target.fine_rows
-    for chunk in mixed.split(_CHUNK):
+    for chunk in mixed.split(at_once(_CHUNK, device)):
         place = torch.stack([chunk // (size[1] * size[2]), chunk // size[2] % size[1], chunk % size[2]], dim=1)
         place += torch.tensor(reach, device=device)
         at = ((place * strides).sum(1).int()[:, None] + away).flatten()

@@ -142,7 +142,7 @@ class MatchingNet(nn.Module):
         offsets = (reach[:, None] * strides[1] + reach * strides[2]).flatten()
         # Whole lines of the neighbourhood: single voxels take five times as long.
         lines = padded.flatten().unfold(0, len(reach), 1)
-        patches = lines.index_select(0, ((voxels @ strides)[:, None] + offsets).flatten()).view(len(voxels), -1)
+        patches = lines.index_select(0, ((voxels * strides).sum(1)[:, None] + offsets).flatten()).view(len(voxels), -1)
         hidden = hidden + F.linear(patches, self.detail.weight.flatten(1), self.detail.bias)
         return F.gelu(hidden)
 

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .correspondence import Embedded
+from .correspondence import Embedded, at_once
 
 # What the labels of training say where they say nothing.
 UNKNOWN = 0.5
@@ -58,7 +58,7 @@ class LabelHead:
     def masses(self, rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
         """Sums (L,) over voxels (N, C) of the probabilities of one set's labels, and of their squares."""
         whole, squared = torch.zeros(2, len(self.weights[which]), device=rows.device)
-        for some in rows.split(_AT_ONCE):
+        for some in rows.split(at_once(_AT_ONCE, rows.device)):
             probability = self.posterior(some, which)
             whole += probability.sum(0)
             squared += probability.square().sum(0)
@@ -182,7 +182,8 @@ def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Wo
 def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
     # Written where it belongs: to join the parts at the end would take as much memory again.
     out = torch.empty(len(rows), len(head.weights[which]), device=rows.device)
-    for some, part in zip(rows.split(_AT_ONCE), out.split(_AT_ONCE), strict=True):
+    count = at_once(_AT_ONCE, rows.device)
+    for some, part in zip(rows.split(count), out.split(count), strict=True):
         part.copy_(head.posterior(some, which))
     return out
 
@@ -196,7 +197,7 @@ def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tenso
     rows = target.label_rows
     # Share and label in one number, exact in single precision: the largest says both.
     order = torch.arange(_NUMBERS - 1, _NUMBERS - 1 - len(head.weights[which]), -1.0, device=inside.device)[:, None]
-    for some in inside.split(_AT_ONCE):
+    for some in inside.split(at_once(_AT_ONCE, inside.device)):
         packed = head.across(rows.index_select(0, some), which).mul_(255).round_().mul_(_NUMBERS).add_(order)
         for number in range(kept):
             best = packed.amax(0).int()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .correspondence import COARSE_STEP, Embedded, attention, pool, positions
+from .correspondence import COARSE_STEP, Embedded, at_once, attention, pool, positions
 
 # Cells of the reference that are compared with: attention costs their number times that of the target's. Twice as many changed the Dice of
 # three hearts and two abdomens by .001 and less; but where a reference has 130 structures most cells hold several labels, and without half
@@ -53,7 +53,8 @@ def recognize(
     own = weight.log() - 0.5 * pull * where.square().sum(1)
     query = torch.cat([target.looks(inside) * scale, expected * pull, expected.new_ones(len(expected), 1)], dim=1)
     keys = torch.cat([reference.looks(known)[chosen], where, own[:, None]], dim=1).t().contiguous()
-    out[:, inside] = torch.cat([attention(some @ keys) @ shares for some in query.split(_AT_ONCE)]).t()
+    every = query.split(at_once(_AT_ONCE, query.device))
+    out[:, inside] = torch.cat([attention(some @ keys) @ shares for some in every]).t()
     return out
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...progress import CancelToken
-from .correspondence import COARSE_STEP, Embedded, axis_centres, interpolate, pool, positions
+from .correspondence import COARSE_STEP, Embedded, at_once, axis_centres, interpolate, pool, positions
 
 # (cells of so many voxels, iterations, smoothing of the displacement in cells). Eight iterations at cells of two voxels and two at single
 # ones had .002 more Dice on training abdomens and brains at most, and took more than a tenth of a run.
@@ -124,8 +124,9 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
 
     out = fixed.new_empty(3, depth, height, width)
     warped = fixed[:, :0]
-    for start in range(0, depth, _SLAB):
-        end = min(start + _SLAB, depth)
+    slab = at_once(_SLAB, fixed.device)
+    for start in range(0, depth, slab):
+        end = min(start + slab, depth)
         # One slice more on either side, for the slope across slices; the last two are known from the slab before.
         low, high = max(start - 1, 0), min(end + 1, depth)
         known = low + min(2, warped.shape[1])
