@@ -1,4 +1,4 @@
-"""A CUDA device for machines without one: its tensors say ``cuda:0``, hold their numbers in the processor's memory and refuse what CUDA refuses.
+"""A CUDA device for machines without one: tensors say ``cuda:0``, hold their numbers in main memory and refuse what CUDA refuses.
 
     with pretended_cuda() as device:
         Pipeline("embedded", "cuda").transfer(...)
