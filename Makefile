@@ -14,7 +14,7 @@ OUTPUT ?= benchmark-output
 # Libraries of the operating system that VTK and Qt load; needed by the tests of the Slicer part only.
 GL_PACKAGES := libgl1 libegl1 libgl1-mesa-dri libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 fonts-dejavu-core
 
-.PHONY: install help demo test test-highdicom lint format benchmark screenshots clean system-libraries
+.PHONY: install help demo test test-highdicom gpu-check lint format benchmark screenshots clean system-libraries
 
 install: $(VENV)/.installed ## Build the environment in .venv (what plain `make` does)
 
@@ -31,6 +31,9 @@ test-highdicom: $(VENV)/.installed-test ## Test DICOM output with the older high
 	$(PIP) --no-deps --target build/highdicom "highdicom==0.27.*"
 	PYTHONPATH=build/highdicom $(BIN)/python -m pytest Testing/Python/imaging -k dicom Testing/Python/interpretation/test_rendering_dicom_sr.py
 	rm -rf build/highdicom
+
+gpu-check: $(VENV)/.installed-test ## Run everything on this machine's GPU and on the CPU, and compare
+	$(BIN)/python Testing/Benchmarks/gpu_check.py
 
 lint: $(VENV)/.installed-test ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,29 @@ def _write_enhanced(volume: sitk.Image, path: Path, order: Sequence[int] | None 
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.save_as(path, enforce_file_format=True)
     return path
+
+
+@pytest.fixture
+def cuda() -> Iterator[Any]:
+    """A pretended CUDA device: see devices/pretended_cuda.py. What it has computed is in ``calls``."""
+    with pretended_device() as device:
+        yield device
+
+
+@contextmanager
+def pretended_device() -> Iterator[Any]:
+    """As the fixture ``cuda``, for others that keep it longer."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a real GPU: make gpu-check")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY / "Testing" / "Python" / "devices"))
+        from pretended_cuda import pretended_cuda
+    with pretended_cuda() as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def cuda_for_all() -> Iterator[Any]:
+    """The same for all tests of a module, which then have to leave it alone."""
+    with pretended_device() as device:
+        yield device

@@ -37,7 +37,8 @@ class Up(nn.Module):
 
     def at(self, rows: Tensor, voxels: Tensor) -> Tensor:
         """The same for single voxels: ``rows`` (N, C) are features of the voxels that hold ``voxels`` (N, 3), (z, y, x)."""
-        corner = (voxels & 1) @ torch.tensor([4, 2, 1], device=voxels.device)
+        # A sum and no product of matrices: a GPU has none of integers.
+        corner = ((voxels & 1) * torch.tensor([4, 2, 1], device=voxels.device)).sum(1)
         values = self.linear(rows).view(len(rows), 8, -1)
         return values.gather(1, corner[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
 

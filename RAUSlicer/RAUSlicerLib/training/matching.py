@@ -205,9 +205,10 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
     counts[CORTEX] = _PARCEL
     fine, coarse, labels, cell_labels, read, drawn = [], [], [], [], [], []
     for batch, patch in enumerate((target, reference)):
+        # Chosen on the CPU, by a generator that lies there.
+        asked, stands_for = (values.to(device) for values in asked_for(patch.labels, rng))
+        index = stratified(patch.labels, 3300, rng).to(device)
         known = patch.labels.to(device)
-        asked, stands_for = asked_for(known, rng)
-        index = stratified(known, 3300, rng)
         hidden = model.net.read_at(features, images, unravel(torch.cat([asked, index]), size, batch))
         logits = known_classes(F.linear(hidden[: len(asked)], model.net.labels.weight[own], model.net.labels.bias[own]), patch.domain)
         truth = known.flatten()[asked]
@@ -216,7 +217,7 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
         fine.append(model.net.embedded(hidden[len(asked) :]))
         labels.append(known.flatten()[index])
         cells = known[2::4, 2::4, 2::4]
-        index = stratified(cells, 1200, rng)
+        index = stratified(patch.labels[2::4, 2::4, 2::4], 1200, rng).to(device)
         coarse.append(model.net.coarse_at(features, unravel(index, tuple(cells.shape), batch)))
         cell_labels.append(cells.flatten()[index])
     out["labels"], out["masks"] = torch.stack(read).mean(), torch.stack(drawn).mean()

@@ -18,6 +18,8 @@ COARSE_STEP = 4
 MOST_CELLS = 4000
 # What is compared at once should fit into the processor's cache: voxels with their windows, and cells with all others.
 _CHUNK, _ROWS = 4096, 128
+# A GPU has no such cache to keep to, and beginning takes it longer than computing: so many times more at once.
+_MORE_ON_GPU = 8
 # Logits this far below a row's largest are raised to it. Their shares stay far below what single precision tells apart, but further down
 # they would be subnormal numbers, with which a processor takes many times as long: three seconds of a brain's thirty.
 _LOWEST = -40.0
@@ -62,7 +64,7 @@ class Embedded:
         """
         d, h, w = self.coarse.shape[1:]
         inside = pool(self.inside[None].float(), COARSE_STEP)[0] > 0.25
-        z, y, x = torch.meshgrid(torch.arange(d), torch.arange(h), torch.arange(w), indexing="ij")
+        z, y, x = torch.meshgrid(*(torch.arange(n, device=inside.device) for n in (d, h, w)), indexing="ij")
         count = int(inside.sum())
         if count > MOST_CELLS:
             inside &= (z + y + x) % 2 == 0
@@ -70,7 +72,7 @@ class Embedded:
             inside &= y % 2 == 0
         if count > 4 * MOST_CELLS:
             inside &= x % 2 == 0
-        return inside, self.looks(inside), positions(self.size, self.spacing, COARSE_STEP)[inside]
+        return inside, self.looks(inside), positions(self.size, self.spacing, COARSE_STEP, device=inside.device)[inside]
 
     def looks(self, cells: Tensor) -> Tensor:
         """Unit embeddings of both kinds (N, C' + C) of some coarse cells, given as booleans (D/4, H/4, W/4)."""
@@ -96,9 +98,9 @@ def pool(values: Tensor, step: int, *, first: int = 1) -> Tensor:
     return values
 
 
-def axis_centres(extent: int, step: int) -> Tensor:
+def axis_centres(extent: int, step: int, device: torch.device | None = None) -> Tensor:
     """Centres of cells of ``step`` voxels along an axis, in voxels. A volume thinner than a cell has one, in its own middle."""
-    return torch.arange(-(-extent // step)).float() * step + (min(step, extent) - 1) / 2
+    return torch.arange(-(-extent // step), device=device).float() * step + (min(step, extent) - 1) / 2
 
 
 def self_similarity(image: Tensor, reach: int = 2) -> Tensor:
@@ -106,7 +108,7 @@ def self_similarity(image: Tensor, reach: int = 2) -> Tensor:
 
     Source: modality independent neighbourhood descriptor (Heinrich et al., 2012), with six neighbours.
     """
-    distance = torch.empty(6, *image.shape)
+    distance = image.new_empty(6, *image.shape)
     for axis in range(3):
         ahead = _mean_around((image - torch.roll(image, -reach, axis)).square_())
         # What lies behind a voxel is ahead of another.
@@ -130,14 +132,17 @@ def _mean_around(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Affine:
-    """Maps target positions to reference positions: ``x @ linear.T + shift``; ``support`` is the share of coarse matches that agree."""
+    """Maps target positions to reference positions: ``x @ linear.T + shift``; ``support`` is the share of coarse matches that agree.
+
+    It lies on the CPU, and maps positions on any device.
+    """
 
     linear: Tensor
     shift: Tensor
     support: float
 
     def __call__(self, positions: Tensor) -> Tensor:
-        return positions @ self.linear.t() + self.shift
+        return positions @ self.linear.t().to(positions.device) + self.shift.to(positions.device)
 
 
 def _plausible(linear: Tensor) -> Tensor:
@@ -166,11 +171,13 @@ def global_affine(target: Embedded, reference: Embedded, *, seed: int = 0) -> Af
     """
     _, query, at = target.cells
     _, keys, where = reference.cells
+    # What is compared stays on its device; of a few thousand pairs a CPU solves small systems sooner, and the same pairs everywhere.
+    at, where = at.cpu(), where.cpu()
     if len(query) < 8 or len(keys) < 8:
         return Affine(torch.eye(3), where.mean(0) - at.mean(0) if len(at) and len(where) else torch.zeros(3), 0.0)
     similarity = query @ keys.t()
-    best, to = similarity.max(1)
-    back = similarity.argmax(0)
+    best, to = (values.cpu() for values in similarity.max(1))
+    back = similarity.argmax(0).cpu()
     # A match need not be exactly mutual: its way back may end in a neighbouring cell.
     cell = COARSE_STEP * float(np.mean(target.spacing))
     mutual = (at[back[to]] - at).norm(dim=1) < 2.1 * max(cell, COARSE_STEP * max(target.spacing) * 0.5)
@@ -212,6 +219,11 @@ def likeness(first: Embedded, second: Embedded) -> float:
     return max(float(cosine.amax(axis).mean()) for axis in (0, 1))
 
 
+def at_once(count: int, device: torch.device) -> int:
+    """How many to compute together on a device, if a CPU should take ``count``."""
+    return count if device.type == "cpu" else _MORE_ON_GPU * count
+
+
 def attention(logits: Tensor) -> Tensor:
     """Softmax over the last axis of logits (n, k), which are overwritten."""
     return logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=_LOWEST).softmax(1)
@@ -220,7 +232,7 @@ def attention(logits: Tensor) -> Tensor:
 def _smooth(field: Tensor, weight: Tensor, sigma: float) -> Tensor:
     """Normalized Gaussian smoothing of a field (3, D, H, W) with confidences (D, H, W); ``sigma`` in cells."""
     radius = max(1, int(2.5 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).float() / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=field.device).float() / sigma) ** 2)
     stacked = torch.cat([field * weight, weight[None]])[:, None]
     for axis in range(3):
         shape = [1, 1, 1, 1, 1]
@@ -231,9 +243,9 @@ def _smooth(field: Tensor, weight: Tensor, sigma: float) -> Tensor:
     return stacked[:3, 0] / stacked[3:, 0].clamp(min=1e-4)
 
 
-def positions(size: tuple[int, int, int], spacing: tuple[float, float, float], step: int = 1) -> Tensor:
+def positions(size: tuple[int, int, int], spacing: tuple[float, float, float], step: int = 1, device: torch.device | None = None) -> Tensor:
     """Positions in mm (D, H, W, 3) of a grid's voxels, or of the centres of its cells of ``step`` voxels."""
-    axes = [axis_centres(n, step) * s for n, s in zip(size, spacing, strict=True)]
+    axes = [axis_centres(n, step, device) * s for n, s in zip(size, spacing, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
@@ -252,16 +264,17 @@ def coarse_field(
     """
     inside, query, _ = target.cells
     _, keys, where = reference.cells
-    cells = positions(target.size, target.spacing, COARSE_STEP)
+    cells = positions(target.size, target.spacing, COARSE_STEP, device=inside.device)
     estimate = affine(cells.view(-1, 3)).view(cells.shape)
     if len(query) < 8 or len(keys) < 8:
         return estimate
     extent = float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
     base = affine(cells.view(-1, 3)).view(cells.shape)
+    some = at_once(_ROWS, cells.device)
     for width, sigma in rounds:
         places = torch.cat([where, (where**2).sum(1, keepdim=True)], dim=1)
         means = []
-        for rows, near in zip(query.split(_ROWS), estimate[inside].split(_ROWS), strict=True):
+        for rows, near in zip(query.split(some), estimate[inside].split(some), strict=True):
             logits = (rows @ keys.t()).mul_(scale).sub_(torch.cdist(near, where).square_(), alpha=0.5 / (width * extent) ** 2)
             means.append(attention(logits) @ places)
         answer, square = torch.cat(means).split([3, 1], dim=1)
@@ -270,7 +283,7 @@ def coarse_field(
         confidence = 1 / (1 + (spread / (0.05 * extent)) ** 2)
         residual = torch.zeros_like(cells)
         residual[inside] = answer - base[inside]
-        weight = torch.zeros(cells.shape[:3])
+        weight = cells.new_zeros(cells.shape[:3])
         weight[inside] = confidence
         # A little weight at zero residual holds the field to the affine map where nothing is known.
         smooth = _smooth(residual.permute(3, 0, 1, 2), weight + 1e-3, sigma)
@@ -280,8 +293,8 @@ def coarse_field(
 
 def sample(volume: Tensor, where: Tensor, spacing: tuple[float, float, float], mode: str = "bilinear", outside: str = "zeros") -> Tensor:
     """Values (C, d, h, w) of a volume (C, D, H, W) at positions in mm (d, h, w, 3); beyond it ``zeros`` or the values at its ``border``."""
-    size = torch.tensor(volume.shape[1:]).float()
-    unit = where / torch.tensor(spacing) / (size - 1).clamp(min=1) * 2 - 1
+    size = torch.tensor(volume.shape[1:], device=where.device).float()
+    unit = where / torch.tensor(spacing, device=where.device) / (size - 1).clamp(min=1) * 2 - 1
     return F.grid_sample(volume[None], unit.flip(-1)[None], mode=mode, padding_mode=outside, align_corners=True)[0]
 
 
@@ -296,7 +309,7 @@ def interpolate(rows: Tensor, size: Sequence[int], at: Tensor) -> Tensor:
         at: Places (3, n) in voxels, (z, y, x).
     """
     strides = (size[1] * size[2], size[2], 1)
-    corner = torch.zeros(at.shape[1], dtype=torch.int32)
+    corner = torch.zeros(at.shape[1], dtype=torch.int32, device=at.device)
     shares, steps = [], []
     for places, extent, stride in zip(at, size, strides, strict=True):
         inside = places.clamp(0, extent - 1)
@@ -305,12 +318,13 @@ def interpolate(rows: Tensor, size: Sequence[int], at: Tensor) -> Tensor:
         shares.append((1 - share, share))
         steps.append(stride if extent > 1 else 0)
         corner += low.int() * stride
-    offsets = torch.tensor([z + y + x for z in (0, steps[0]) for y in (0, steps[1]) for x in (0, steps[2])], dtype=torch.int32)
-    weights = torch.empty(at.shape[1], 8)
+    offsets = [z + y + x for z in (0, steps[0]) for y in (0, steps[1]) for x in (0, steps[2])]
+    weights = at.new_empty(at.shape[1], 8)
     for number in range(8):
         z, y, x = (share[number >> (2 - axis) & 1] for axis, share in enumerate(shares))
         torch.mul(z * y, x, out=weights[:, number])
-    return F.embedding_bag(corner[:, None] + offsets, rows, mode="sum", per_sample_weights=weights)
+    corners = corner[:, None] + torch.tensor(offsets, dtype=torch.int32, device=at.device)
+    return F.embedding_bag(corners, rows, mode="sum", per_sample_weights=weights)
 
 
 def fuse_labels(
@@ -340,8 +354,8 @@ def fuse_labels(
 
     Source: attention over a search window as in patch-based label fusion (Coupe et al., 2011), with learned embeddings for patches.
     """
-    size = target.size
-    places = (field / torch.tensor(reference.spacing)).view(-1, 3).t()
+    size, device = target.size, field.device
+    places = (field / torch.tensor(reference.spacing, device=device)).view(-1, 3).t()
     moved = _nearest(labels, places)
     reach = [max(1, int(radius * min(target.spacing) / s + 0.5)) if n > 1 else 0 for s, n in zip(target.spacing, size, strict=True)]
     highest, lowest = _window(moved.view(size), reach), -_window(-moved.view(size), reach)
@@ -353,26 +367,28 @@ def fuse_labels(
     keys = interpolate(reference.fine_rows, reference.size, places[:, seen])
     # In place: a copy takes 300 MB on a brain.
     keys /= keys.norm(dim=1, keepdim=True).clamp_(min=1e-6)
-    slot = torch.zeros(len(moved), dtype=torch.int32)
-    slot[seen] = torch.arange(len(seen), dtype=torch.int32)
+    slot = torch.zeros(len(moved), dtype=torch.int32, device=device)
+    slot[seen] = torch.arange(len(seen), dtype=torch.int32, device=device)
     # Beyond the rim the outermost voxels go on: a window's voxels are then the same steps away from every voxel.
     slots, known = (_framed(values.view(size), reach) for values in (slot, moved.long()))
     _, rows_framed, columns_framed = slots.shape
-    steps, distance = _neighbours(target.spacing, reach, radius)
-    strides = torch.tensor([rows_framed * columns_framed, columns_framed, 1])
-    away, preference = (steps @ strides).int(), -0.5 * distance / width**2 - scale
+    steps, distance = (values.to(device) for values in _neighbours(target.spacing, reach, radius))
+    strides = torch.tensor([rows_framed * columns_framed, columns_framed, 1], device=device)
+    # Sums and no products of matrices: a GPU has none of integers.
+    away, preference = (steps * strides).sum(1).int(), -0.5 * distance / width**2 - scale
     slots, known = slots.flatten(), known.flatten()
-    out = [(alone, moved[alone].long(), torch.ones(len(alone)))]
+    out = [(alone, moved[alone].long(), torch.ones(len(alone), device=device))]
     rows = target.fine_rows
-    for chunk in mixed.split(_CHUNK):
-        place = torch.stack([chunk // (size[1] * size[2]), chunk // size[2] % size[1], chunk % size[2]], dim=1) + torch.tensor(reach)
-        at = ((place @ strides).int()[:, None] + away).flatten()
+    for chunk in mixed.split(at_once(_CHUNK, device)):
+        place = torch.stack([chunk // (size[1] * size[2]), chunk // size[2] % size[1], chunk % size[2]], dim=1)
+        place += torch.tensor(reach, device=device)
+        at = ((place * strides).sum(1).int()[:, None] + away).flatten()
         # Indexing with brackets takes four times as long.
         shown = keys.index_select(0, slots.index_select(0, at)).unflatten(0, (len(chunk), len(away)))
         label = known.index_select(0, at).view(len(chunk), len(away))
         likeness = torch.bmm(shown, rows.index_select(0, chunk)[:, :, None])[:, :, 0]
         weight = likeness.mul_(scale).add_(preference).exp_().mul_(label >= 0)
-        total = torch.zeros(len(chunk), count).scatter_add_(1, label.clamp_(min=0), weight)
+        total = torch.zeros(len(chunk), count, device=device).scatter_add_(1, label.clamp_(min=0), weight)
         total /= total.sum(1, keepdim=True).clamp_(min=1e-12)
         total[:, 0] = 0
         total = total.flatten()
@@ -386,13 +402,13 @@ def fuse_labels(
 def _framed(values: Tensor, reach: Sequence[int]) -> Tensor:
     """Values (D, H, W) with so many voxels more on either side of each axis, those at the rim repeated."""
     for axis, (extent, more) in enumerate(zip(values.shape, reach, strict=True)):
-        values = values.index_select(axis, torch.arange(-more, extent + more).clamp_(0, extent - 1))
+        values = values.index_select(axis, torch.arange(-more, extent + more, device=values.device).clamp_(0, extent - 1))
     return values
 
 
 def _nearest(labels: Tensor, places: Tensor) -> Tensor:
     """The labels (n,) of the voxels nearest to places (3, n) in voxels; -1 beyond the volume."""
-    index, inside = torch.zeros(places.shape[1], dtype=torch.long), torch.ones(places.shape[1], dtype=torch.bool)
+    index, inside = places.new_zeros(places.shape[1], dtype=torch.long), places.new_ones(places.shape[1], dtype=torch.bool)
     for axis, extent in enumerate(labels.shape):
         number = places[axis].round()
         inside &= (number >= 0) & (number < extent)

@@ -139,7 +139,8 @@ class _Pair:
         if (number, mirror) not in self._views:
             frame = mirrored(self.frames[number]) if mirror else self.frames[number]
             view = self.matcher.view(frame, self._spacing)
-            self._views[number, mirror] = view, torch.from_numpy(sitk.GetArrayFromImage(resample(frame, view.grid)))
+            intensities = torch.from_numpy(sitk.GetArrayFromImage(resample(frame, view.grid)))
+            self._views[number, mirror] = view, intensities.to(view.embedded.inside.device)
         return self._views[number, mirror]
 
 

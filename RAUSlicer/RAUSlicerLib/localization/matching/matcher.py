@@ -81,7 +81,7 @@ class Match:
     ``affine`` and ``transform`` map target points to reference points in the world (LPS, mm), the second one voxel by voxel; ``field``
     (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``support`` is the share of coarse
     matches that agree with the affine map, ``likeness`` how alike the volumes look (see `likeness`). ``head`` is what the network knows of
-    labels, where it does.
+    labels, where it does. Embeddings, field and head lie on the device that matches; what is told of structures comes to the CPU.
     """
 
     reference: Reference
@@ -116,8 +116,9 @@ class Match:
             labels = resample(canonical(self.reference.segmentation.layers[layer]), reference.grid, nearest=True)
             asked = [structure for structure in structures if structure.layer == layer]
             known = torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked]))
+            known = known.to(self.field.device)
             with torch.no_grad():
-                shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).numpy()
+                shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).cpu().numpy()
             out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
         return {structure: out[structure] for structure in structures}
 
@@ -147,13 +148,16 @@ class Matcher:
         if device.type == "cpu":
             self._net.to(memory_format=torch.channels_last_3d)
         self._device = device
+        # Apple's GPUs lack some of what matching needs, and nobody has tried one.
+        self._matches_on = device if device.type == "cuda" else torch.device("cpu")
         # Where memory has run out, fewer are tried.
         self.most_voxels = MOST_VOXELS
 
     @property
     def head(self) -> LabelHead | None:
-        """What the network knows of labels, where it does."""
-        return self._net.label_head
+        """What the network knows of labels, where it does, on the device that matches."""
+        head = self._net.label_head
+        return None if head is None else head.to(self._matches_on)
 
     def view(self, frame: sitk.Image, spacing: float, *, surely: bool = False) -> View:
         """Embed the foreground of a canonical, normalized volume at a working spacing in mm.
@@ -168,7 +172,8 @@ class Matcher:
         values = sitk.GetArrayFromImage(resample(frame, grid))
         with torch.no_grad(), autocast(self._device):
             read = self._net.read(torch.from_numpy(values)[None, None].to(self._device))
-        return Reading(grid, read[0].permute(1, 2, 3, 0).flatten(0, 2).cpu(), torch.from_numpy(body(values)).flatten())
+        rows, inside = read[0].permute(1, 2, 3, 0).flatten(0, 2), torch.from_numpy(body(values)).flatten()
+        return Reading(grid, rows.to(self._matches_on), inside.to(self._matches_on))
 
     def _view_on(self, frame: sitk.Image, grid: sitk.Image, *, surely: bool) -> View:
         values = sitk.GetArrayFromImage(resample(frame, grid))
@@ -179,11 +184,12 @@ class Matcher:
             if surely and self.head is not None:
                 smaller = [max(1, round(extent / _FARTHER)) for extent in values.shape]
                 farther = self._net.read(F.interpolate(image, smaller, mode="trilinear"))
-                # The classifier is linear in what it reads: this is the mean of its logits.
-                read = torch.lerp(read, F.interpolate(farther, values.shape, mode="trilinear"), 0.5)
-        inside, texture = torch.from_numpy(body(values)), self_similarity(torch.from_numpy(values))
-        spacing = tuple(grid.GetSpacing()[::-1])
-        return View(grid, Embedded(fine[0].float().cpu(), coarse[0].float().cpu(), texture, inside, spacing, read[0].cpu()))
+                # The classifier is linear in what it reads: this is the mean of its logits. CUDA's autocast interpolates in float32.
+                read = torch.lerp(read, F.interpolate(farther, values.shape, mode="trilinear").to(read.dtype), 0.5)
+        inside = torch.from_numpy(body(values)).to(self._matches_on)
+        texture = self_similarity(torch.from_numpy(values).to(self._matches_on))
+        fine, coarse, read = (one[0].to(self._matches_on) for one in (fine.float(), coarse.float(), read))
+        return View(grid, Embedded(fine, coarse, texture, inside, tuple(grid.GetSpacing()[::-1]), read))
 
     def match(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> Match | None:
         """Match one reference to the target; None after a cancel. The reference fixes the scale at which both are seen."""
@@ -253,11 +259,10 @@ class Matcher:
             return None
         closer, target_closer = self._view_on(frame, grid, surely=True), self._view_on(target_frame, target_grid, surely=True)
         # Positions along the axes of one grid differ from those of another by where the two begin.
-        cells = positions(target_closer.embedded.size, target_closer.embedded.spacing, COARSE_STEP)
-        given = sample(
-            field.permute(3, 0, 1, 2), cells + _between(target_view.grid, target_grid), target_view.embedded.spacing, outside="border"
-        )
-        estimate = given.permute(1, 2, 3, 0) - _between(reference_view.grid, grid)
+        cells = positions(target_closer.embedded.size, target_closer.embedded.spacing, COARSE_STEP, device=field.device)
+        there, back = _between(target_view.grid, target_grid), _between(reference_view.grid, grid)
+        given = sample(field.permute(3, 0, 1, 2), cells + there.to(field.device), target_view.embedded.spacing, outside="border")
+        estimate = given.permute(1, 2, 3, 0) - back.to(field.device)
         with torch.no_grad():
             return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, NEARER_LEVELS)
 
@@ -312,7 +317,7 @@ def _matched_box(
     """Slices (z, y, x) of the target that are matched to a part of the reference's grid; None if nothing is."""
     low = _between(reference_grid, piece)
     high = low + torch.tensor(piece.GetSize()[::-1]) * torch.tensor(piece.GetSpacing()[::-1])
-    places = ((field > low) & (field < high)).all(-1).nonzero()
+    places = ((field > low.to(field.device)) & (field < high.to(field.device))).all(-1).nonzero()
     if len(places) == 0:
         return None
     ends = [target_grid.TransformIndexToPhysicalPoint([int(i) for i in corner.flip(0)]) for corner in (places.min(0)[0], places.max(0)[0])]
@@ -349,7 +354,7 @@ def carry_labels(
                 target_view.embedded,
                 reference_view.embedded,
                 field,
-                torch.from_numpy(compact),
+                torch.from_numpy(compact).to(field.device),
                 len(asked) + 1,
                 radius=radius,
                 least=NEGLIGIBLE,
@@ -359,14 +364,17 @@ def carry_labels(
         for structure, mine in own.items():
             if mine.layer == layer:
                 where, share = parts[mine.label]
-                out[structure] = _soft_mask(share.numpy(), where.numpy(), target_view.grid)
+                out[structure] = _soft_mask(share.cpu().numpy(), where.cpu().numpy(), target_view.grid)
     return {structure: out[structure] for structure in own}
 
 
 def numbered_layers(
     reference: Reference, structures: Sequence[Structure], grid: sitk.Image
 ) -> tuple[list[torch.Tensor], list[int], list[Structure]]:
-    """Label maps of a grid (z, y, x) with structures numbered from 1 on in each, how many each has, and the structures in that order."""
+    """Label maps of a grid (z, y, x) with structures numbered from 1 on in each, how many each has, and the structures in that order.
+
+    They lie on the CPU.
+    """
     layers, counts, order = [], [], []
     for layer in sorted({structure.layer for structure in structures}):
         labels = resample(canonical(reference.segmentation.layers[layer]), grid, nearest=True)

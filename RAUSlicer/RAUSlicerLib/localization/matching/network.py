@@ -77,10 +77,10 @@ class MatchingNet(nn.Module):
 
     @property
     def label_head(self) -> LabelHead | None:
-        """The classifier over the labels that it was trained with, on the CPU as what it reads is; None if it has none."""
+        """The classifier over the labels that it was trained with, on the network's device; None if it has none."""
         if not self.config.labels:
             return None
-        weight, bias = (tensor.detach().float().cpu().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))
+        weight, bias = (tensor.detach().float().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))
         return LabelHead(weight, bias)
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -142,7 +142,7 @@ class MatchingNet(nn.Module):
         offsets = (reach[:, None] * strides[1] + reach * strides[2]).flatten()
         # Whole lines of the neighbourhood: single voxels take five times as long.
         lines = padded.flatten().unfold(0, len(reach), 1)
-        patches = lines.index_select(0, ((voxels @ strides)[:, None] + offsets).flatten()).view(len(voxels), -1)
+        patches = lines.index_select(0, ((voxels * strides).sum(1)[:, None] + offsets).flatten()).view(len(voxels), -1)
         hidden = hidden + F.linear(patches, self.detail.weight.flatten(1), self.detail.bias)
         return F.gelu(hidden)
 

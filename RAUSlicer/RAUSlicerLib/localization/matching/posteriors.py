@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .correspondence import Embedded
+from .correspondence import Embedded, at_once
 
 # What the labels of training say where they say nothing.
 UNKNOWN = 0.5
@@ -43,6 +43,10 @@ class LabelHead:
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
 
+    def to(self, device: torch.device) -> LabelHead:
+        """The same on a device."""
+        return LabelHead(*(tuple(one.to(device) for one in many) for many in (self.weights, self.biases)))
+
     def posterior(self, rows: Tensor, which: int) -> Tensor:
         """Probabilities (N, L) of one set's labels for what the network says of voxels (N, C)."""
         return torch.addmm(self.biases[which], rows.float(), self.weights[which].t()).softmax(1)
@@ -53,8 +57,8 @@ class LabelHead:
 
     def masses(self, rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
         """Sums (L,) over voxels (N, C) of the probabilities of one set's labels, and of their squares."""
-        whole, squared = torch.zeros(2, len(self.weights[which]))
-        for some in rows.split(_AT_ONCE):
+        whole, squared = torch.zeros(2, len(self.weights[which]), device=rows.device)
+        for some in rows.split(at_once(_AT_ONCE, rows.device)):
             probability = self.posterior(some, which)
             whole += probability.sum(0)
             squared += probability.square().sum(0)
@@ -66,7 +70,7 @@ class LabelEvidence:
     """How far the labels of training speak for the structures of a reference in a target.
 
     ``index`` and ``share`` (K, D, H, W; uint8) are the most probable labels of the target's voxels and their probabilities, 255 is 1;
-    ``ratio`` (S, L) says what a label is worth for each structure, 0 to 1, 0.5 is nothing.
+    ``ratio`` (S, L) says what a label is worth for each structure, 0 to 1, 0.5 is nothing. All of it lies on the CPU.
     """
 
     index: Tensor
@@ -105,7 +109,7 @@ def label_evidence(
     every = _worths(reference.label_rows, layers, counts, head)
     best = _clearest(every)
     index, share = _most_probable(target, head, best)
-    return LabelEvidence(index, share, torch.cat([worth for worth, _ in every[best]]))
+    return LabelEvidence(index.cpu(), share.cpu(), torch.cat([worth for worth, _ in every[best]]).cpu())
 
 
 def telling_set(reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> int:
@@ -121,7 +125,7 @@ _Worth = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Layer:
-    """A label map (D, H, W) of so many structures: where each is; sorted once for all sets."""
+    """A label map (D, H, W; on the CPU) of so many structures: where each is; sorted once for all sets."""
 
     labels: Tensor
     count: int
@@ -157,15 +161,15 @@ def _clearest(every: list[list[_Worth]]) -> int:
 def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
     size = len(head.weights[which])
-    inner, outer = torch.zeros(2, layer.count, size)
+    inner, outer = torch.zeros(2, layer.count, size, device=reference.device)
     thin = (slice(None, None, _THINNED),) * 3
-    sparse = layer.labels[thin]
+    sparse = layer.labels[thin].to(reference.device)
     every = reference.view(*layer.labels.shape, -1)[thin]
     everywhere = _in_parts(every.reshape(-1, every.shape[-1]), head, which).view(*sparse.shape, size)
     for number, box in enumerate(layer.boxes, start=1):
         if box is None:
             continue
-        inner[number - 1] = head.posterior(reference[layer.some_of(number)], which).mean(0)
+        inner[number - 1] = head.posterior(reference[layer.some_of(number).to(reference.device)], which).mean(0)
         near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
         others = sparse[near] != number
         if others.any():
@@ -177,8 +181,9 @@ def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Wo
 
 def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
     # Written where it belongs: to join the parts at the end would take as much memory again.
-    out = torch.empty(len(rows), len(head.weights[which]))
-    for some, part in zip(rows.split(_AT_ONCE), out.split(_AT_ONCE), strict=True):
+    out = torch.empty(len(rows), len(head.weights[which]), device=rows.device)
+    count = at_once(_AT_ONCE, rows.device)
+    for some, part in zip(rows.split(count), out.split(count), strict=True):
         part.copy_(head.posterior(some, which))
     return out
 
@@ -187,12 +192,12 @@ def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tenso
     """Labels and probabilities (K, D, H, W), uint8; zero where the target is air."""
     kept = min(KEPT, len(head.weights[which]))
     inside = target.inside.flatten().nonzero()[:, 0]
-    index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8)
+    index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8, device=inside.device)
     share = torch.zeros_like(index)
     rows = target.label_rows
     # Share and label in one number, exact in single precision: the largest says both.
-    order = torch.arange(_NUMBERS - 1, _NUMBERS - 1 - len(head.weights[which]), -1.0)[:, None]
-    for some in inside.split(_AT_ONCE):
+    order = torch.arange(_NUMBERS - 1, _NUMBERS - 1 - len(head.weights[which]), -1.0, device=inside.device)[:, None]
+    for some in inside.split(at_once(_AT_ONCE, inside.device)):
         packed = head.across(rows.index_select(0, some), which).mul_(255).round_().mul_(_NUMBERS).add_(order)
         for number in range(kept):
             best = packed.amax(0).int()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .correspondence import COARSE_STEP, Embedded, attention, pool, positions
+from .correspondence import COARSE_STEP, Embedded, at_once, attention, pool, positions
 
 # Cells of the reference that are compared with: attention costs their number times that of the target's. Twice as many changed the Dice of
 # three hearts and two abdomens by .001 and less; but where a reference has 130 structures most cells hold several labels, and without half
@@ -36,12 +36,12 @@ def recognize(
     Source: own design, after label transfer by non-local attention.
     """
     inside = _inside(target)
-    out = torch.zeros(count, *inside.shape)
+    out = torch.zeros(count, *inside.shape, device=inside.device)
     known = _inside(reference)
     if not inside.any() or not known.any():
         return out
     shares = _shares(labels, count)[known]
-    where = positions(reference.size, reference.spacing, COARSE_STEP)[known]
+    where = positions(reference.size, reference.spacing, COARSE_STEP, device=known.device)[known]
     chosen, weight = _thinned(shares)
     shares, where = shares[chosen], where[chosen]
     expected = pool(field, COARSE_STEP, first=0)[inside]
@@ -51,9 +51,10 @@ def recognize(
     centre = where.mean(0)
     expected, where = expected - centre, where - centre
     own = weight.log() - 0.5 * pull * where.square().sum(1)
-    query = torch.cat([target.looks(inside) * scale, expected * pull, torch.ones(len(expected), 1)], dim=1)
+    query = torch.cat([target.looks(inside) * scale, expected * pull, expected.new_ones(len(expected), 1)], dim=1)
     keys = torch.cat([reference.looks(known)[chosen], where, own[:, None]], dim=1).t().contiguous()
-    out[:, inside] = torch.cat([attention(some @ keys) @ shares for some in query.split(_AT_ONCE)]).t()
+    every = query.split(at_once(_AT_ONCE, query.device))
+    out[:, inside] = torch.cat([attention(some @ keys) @ shares for some in every]).t()
     return out
 
 
@@ -63,7 +64,7 @@ def _inside(volume: Embedded) -> Tensor:
 
 def _shares(labels: Tensor, count: int) -> Tensor:
     """The shares of the labels in every coarse cell, (D/4, H/4, W/4, count)."""
-    z, y, x = (torch.arange(n) // COARSE_STEP for n in labels.shape)
+    z, y, x = (torch.arange(n, device=labels.device) // COARSE_STEP for n in labels.shape)
     depth, height, width = (int(axis[-1]) + 1 for axis in (z, y, x))
     cell = (z[:, None, None] * height + y[:, None]) * width + x
     # Counted and not pooled: a plane for each of a hundred labels would take gigabytes.
@@ -77,10 +78,11 @@ def _thinned(shares: Tensor) -> tuple[Tensor, Tensor]:
     Cells that hold one label alone are thinned out first: they are the inside of large structures, and look alike.
     """
     plain = shares.max(1)[0] > 0.99
-    order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(0))
+    # Drawn on the CPU, so that every device thins out the same.
+    order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(0)).to(shares.device)
     count = min(max(_KEYS, int((~plain).sum())), _MOST_KEYS)
     chosen = order[plain[order].int().argsort(stable=True)][:count]
     kept = plain[chosen]
-    weight = torch.ones(len(chosen))
+    weight = shares.new_ones(len(chosen))
     weight[kept] = float(plain.sum()) / max(int(kept.sum()), 1)
     return chosen, weight

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...progress import CancelToken
-from .correspondence import COARSE_STEP, Embedded, axis_centres, interpolate, pool, positions
+from .correspondence import COARSE_STEP, Embedded, at_once, axis_centres, interpolate, pool, positions
 
 # (cells of so many voxels, iterations, smoothing of the displacement in cells). Eight iterations at cells of two voxels and two at single
 # ones had .002 more Dice on training abdomens and brains at most, and took more than a tenth of a run.
@@ -56,7 +56,8 @@ def _anatomy(*volumes: Embedded) -> tuple[Tensor, ...]:
     """The directions in which the fine embeddings of all volumes vary most: (D, H, W, k) of each."""
     seen = torch.cat([volume.fine_rows[volume.inside.flatten().nonzero()[::37, 0]] for volume in volumes])
     centred = seen - seen.mean(0)
-    basis = torch.linalg.eigh(centred.t() @ centred)[1][:, -COMPONENTS:] * (1 - TEXTURE) ** 0.5
+    # A CPU takes a few dozen channels apart as fast as a GPU does.
+    basis = torch.linalg.eigh((centred.t() @ centred).cpu())[1][:, -COMPONENTS:].to(seen.device) * (1 - TEXTURE) ** 0.5
     return tuple((volume.fine_rows @ basis).view(*volume.size, -1) for volume in volumes)
 
 
@@ -82,17 +83,18 @@ def _demons(
     fixed = fixed.permute(3, 0, 1, 2).contiguous()
     size = fixed.shape[1:]
     inside = pool(target.inside[None].float(), step)[0]
-    cells = positions(target.size, target.spacing, step).permute(3, 0, 1, 2).contiguous()
+    device = field.device
+    cells = positions(target.size, target.spacing, step, device=device).permute(3, 0, 1, 2).contiguous()
     cell, first, pitch = (
-        torch.tensor(values).view(3, 1, 1, 1)
+        torch.tensor(values, device=device).view(3, 1, 1, 1)
         for values in (
             [s * step for s in target.spacing],
             positions(reference.size, reference.spacing, step)[0, 0, 0].tolist(),
             [s * step for s in reference.spacing],
         )
     )
-    numbers = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in size), indexing="ij"))
-    fluid, stiff = ([_smoother(n, sigma) for n in size] for sigma in (_FLUID, smoothing))
+    numbers = torch.stack(torch.meshgrid(*(torch.arange(n, device=device).float() for n in size), indexing="ij"))
+    fluid, stiff = ([_smoother(n, sigma).to(device) for n in size] for sigma in (_FLUID, smoothing))
     moved = field - cells
     for _ in range(iterations):
         if cancel is not None and cancel.cancelled:
@@ -120,10 +122,11 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
     def sampled(at: Tensor) -> Tensor:
         return interpolate(rows, size, at.flatten(1)).t().reshape(channels, *at.shape[1:])
 
-    out = torch.empty(3, depth, height, width)
+    out = fixed.new_empty(3, depth, height, width)
     warped = fixed[:, :0]
-    for start in range(0, depth, _SLAB):
-        end = min(start + _SLAB, depth)
+    slab = at_once(_SLAB, fixed.device)
+    for start in range(0, depth, slab):
+        end = min(start + slab, depth)
         # One slice more on either side, for the slope across slices; the last two are known from the slab before.
         low, high = max(start - 1, 0), min(end + 1, depth)
         known = low + min(2, warped.shape[1])
@@ -137,7 +140,9 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
                 slopes.append(_central(both, 1)[:, own] if axis == 0 else _central(both[:, own], 1 + axis))
             else:
                 # A slice has no slope across itself, but the reference has one where the slice lies.
-                shift = torch.zeros(3, 1, 1, 1).index_fill(0, torch.tensor(axis), float(aside[axis]))
+                shift = torch.zeros_like(aside)
+                shift[axis] = aside[axis]
+                shift = shift.view(3, 1, 1, 1)
                 ahead, behind = (sampled(where[:, start:end] + sign * shift) for sign in (1, -1))
                 slopes.append((ahead - behind) * 2)
         out[:, start:end] = _update(difference, slopes)
@@ -195,7 +200,7 @@ def _resize(field: Tensor, step: int, to: int, size: tuple[int, int, int]) -> Te
     if step == to:
         return field
     # Beyond the outermost centres the mean slope goes on: there the field is held constant only in what differs from it.
-    given, asked = ([axis_centres(n, cells) for n in size] for cells in (step, to))
+    given, asked = ([axis_centres(n, cells, field.device) for n in size] for cells in (step, to))
     trend, wanted = (torch.stack(torch.meshgrid(*axes, indexing="ij")) for axes in (given, asked))
     slope = torch.stack([_slope(field[axis], axis, centres) for axis, centres in enumerate(given)]).view(3, 1, 1, 1)
     return _along(field - trend * slope, [_stretcher(a, b) for a, b in zip(given, asked, strict=True)]) + wanted * slope
@@ -210,5 +215,5 @@ def _stretcher(given: Tensor, asked: Tensor) -> Tensor:
 def _slope(positions: Tensor, axis: int, centres: Tensor) -> Tensor:
     """Mean mm per voxel of positions (d, h, w) along an axis."""
     if len(centres) < 2:
-        return torch.tensor(1.0)
+        return torch.tensor(1.0, device=positions.device)
     return torch.diff(positions, dim=axis).mean() / torch.diff(centres).mean()

@@ -11,7 +11,7 @@ from .correspondence import positions
 
 def field_transform(field: Tensor, target_grid: sitk.Image, reference_grid: sitk.Image) -> sitk.DisplacementFieldTransform:
     """The world transform (target to reference points) of a field (D, H, W, 3) of (z, y, x) mm along the reference grid's axes."""
-    matched = _to_world(field.numpy(), reference_grid)
+    matched = _to_world(field.cpu().numpy(), reference_grid)
     own = _to_world(positions(tuple(target_grid.GetSize()[::-1]), tuple(target_grid.GetSpacing()[::-1])).numpy(), target_grid)
     image = sitk.GetImageFromArray(matched - own, isVector=True)
     image.CopyInformation(target_grid)

@@ -237,7 +237,7 @@ def _offset(box: Tensor, offset: Tensor) -> Tensor:
 
 def boxes_of(masks: Tensor) -> Tensor:
     """Boxes (S, 4) of boolean masks (S, H, W): left, top, right, bottom as shares of the image; zeros where a mask is empty."""
-    out = torch.zeros(len(masks), 4)
+    out = torch.zeros(len(masks), 4, device=masks.device)
     height, width = masks.shape[1:]
     for index, mask in enumerate(masks):
         rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]

@@ -1,0 +1,116 @@
+"""Losses of every training stage on a pretended CUDA device, which knows no way back: what would stop a GPU's forward pass stops here."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
+from RAUSlicerLib.models import composing, store
+from RAUSlicerLib.models.composing import compose
+from RAUSlicerLib.segmentation import sam2_checkpoints
+from RAUSlicerLib.segmentation.refiner_network import RefinerConfig
+from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
+from RAUSlicerLib.training import joint, matching, recipe, refining, regions
+from RAUSlicerLib.training.cases import load_cases
+from RAUSlicerLib.training.planes import PairSampler
+from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings
+from RAUSlicerLib.training.recipe_samples import make_sample
+from RAUSlicerLib.training.recipe_stages import WEIGHTS, Trainee
+from RAUSlicerLib.training.regions_batches import assemble
+from RAUSlicerLib.training.regions_cases import RegionCase
+from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
+
+DEVICE = torch.device("cuda")
+CHEST = (("chest_xray/chest", ""), ("chest_xray/lungs", "chest_xray/chest"), ("chest_xray/left_lung", "chest_xray/lungs"))
+
+
+def summed(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> float:
+    """The loss as `loop.train` adds it up."""
+    loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
+    assert loss.device.type == "cuda" and all(np.isfinite(value.item()) for value in parts.values())
+    return loss.item()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_matching(cuda: Any, hearts: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
+    monkeypatch.setattr(matching, "PATCH", {"heart_mr": (32, 32, 32)})
+    cases = load_cases(hearts, ("heart_mr",))
+    while (drawn := matching.sample_pair(cases, rng))[3] is not same:
+        pass
+    torch.manual_seed(0)
+    trainee = matching.Trainee(matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(matching.CLASSES.values())))
+    there = summed(trainee.to(DEVICE)(*drawn, np.random.default_rng(1)), matching.WEIGHTS)
+    torch.manual_seed(0)
+    here = matching.Trainee(matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(matching.CLASSES.values())))
+    parts = here(*drawn, np.random.default_rng(1))
+    assert there == pytest.approx(sum(matching.WEIGHTS[key] * value.item() for key, value in parts.items()), rel=0.1)
+
+
+def test_language_model_and_sam2_together(cuda: Any, hearts: Path, rng: np.random.Generator) -> None:
+    trainee = joint.Trainee().to(DEVICE)
+    sampler = PairSampler(load_cases(hearts, ("heart_mr",)), {"heart_mr": 1.0}, trainee.segmenter.config.image_size)
+    pairs, objects = joint.draw_pairs(sampler, 1, rng)
+    for seed in range(3):
+        summed(joint.step_losses(trainee, pairs, objects, np.random.default_rng(seed)), joint.WEIGHTS)
+
+
+def test_refiner(cuda: Any) -> None:
+    trainee = refining.Trainee(RefinerConfig(widths=(8, 8, 16))).to(DEVICE)
+    truth = (torch.rand(2, 24, 24, 24) > 0.5).float()
+    summed(trainee(torch.rand(2, 6, 24, 24, 24), torch.rand(2, 12, 12, 12), truth, torch.tensor([16])), refining.WEIGHTS)
+
+
+@pytest.mark.parametrize("stage", regions.STAGES)
+def test_regions(cuda: Any, stage: str, rng: np.random.Generator) -> None:
+    planes = torch.zeros(1, 48, 48, dtype=torch.bool)
+    planes[:, 10:30, 30:42] = True
+    name = "chest_xray/left_lung"
+    cases = [
+        RegionCase(
+            f"case{n}", str(n), "chest_xray", torch.rand(48, 48), (name,), planes, {(name, "opacity"): bool(n % 2)}, {"device": True}
+        )
+        for n in range(4)
+    ]
+    vocabulary = regions.make_vocabulary(CHEST, cases)
+    config = RegionConfig(nodes=CHEST, image_size=32, dim=16, heads=2, layers=1, embedding=12)
+    trainee = regions.Trainee(RegionNet(config), vocabulary).to(DEVICE)
+    batch, other = assemble(cases, vocabulary, 32, rng), assemble(cases, vocabulary, 32, rng) if stage == "consistency" else None
+    bank = vocabulary.bank(rng) if stage in ("image", "region") else None
+    summed(trainee(stage, batch, other, bank, 0), regions.WEIGHTS[stage])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam2Config, tiny_model: Path):
+    """Configurations of the recipe for a tiny large model and for a tiny one of the embedded kind."""
+    root = tmp_path_factory.mktemp("recipe")
+    sizes = {"sam2.1-hiera-tiny": tiny_sam2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
+        patch.setattr(sam2_checkpoints, "SIZES", sizes)
+        patch.setattr(composing, "SIZES", sizes)
+        store.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
+        torch.save({"model": build_sam2(tiny_sam2).state_dict()}, root / "sam2.pt")
+        store.add(root / "sam2.pt", "eyes")
+        compose("start", "backbone", "eyes", picture=112)
+        large = RecipeConfig("start", hearts, root / "work", {"heart_mr": 1.0}, device="cuda", precision="bf16", threads=1)
+        yield {"large": large, "embedded": replace(large, model=str(tiny_model))}
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("kind", ["large", "embedded"])
+def test_recipe(cuda: Any, world: dict[str, RecipeConfig], kind: str, stage: Stage) -> None:
+    opened = recipe.open_for_training(world[kind])
+    assert opened.device.type == "cuda"
+    sampler = PairSampler(load_cases(world[kind].data, ("heart_mr",)), {"heart_mr": 1.0}, 64)
+    sample = make_sample(opened.segmenter, sampler.draw(1, np.random.default_rng(3)), [1, 2, 3], {"heart_mr": {1: "body"}}, DEVICE)
+    trainee = Trainee(opened.vlm, opened.segmenter, stage, StageSettings(1, 1e-3, group=2, tokens=8, draws=2))
+    try:
+        summed(trainee([sample], np.random.default_rng(0)), WEIGHTS[stage])
+    finally:
+        trainee.leave()
