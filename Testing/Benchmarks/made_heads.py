@@ -24,7 +24,7 @@ import torch
 
 from RAUSlicerLib.training.augment import synthesize
 from RAUSlicerLib.training.cases import SHARED, load_head
-from RAUSlicerLib.training.matching import HELD_OUT
+from RAUSlicerLib.training.datasets import shipped
 
 REFERENCES = ("head00", "head03", "head06")
 CONTRASTS = 2
@@ -72,7 +72,7 @@ def main() -> None:
     for domain, stripped in (("head_to_head", False), ("brain_to_brain", True), ("brain_to_head", False)):
         folder = options.output / domain
         folder.mkdir(parents=True, exist_ok=True)
-        targets = [f"{head}_{contrast}" for contrast in range(CONTRASTS) for head in HELD_OUT]
+        targets = [f"{head}_{contrast}" for contrast in range(CONTRASTS) for head in shipped()["head_labelmaps"].held_out]
         for seed, target in enumerate(targets):
             make_head(heads, target.split("_")[0], folder, target, stripped=stripped, seed=seed)
         if domain == "head_to_head":

@@ -19,13 +19,22 @@ class Patch:
     """A patch on the working grid.
 
     ``image`` (z, y, x) in 0 to 1; ``labels`` (z, y, x), `IGNORE` where nothing is known or outside. ``to_source`` (3, 4) maps patch voxels
-    (z, y, x) to source voxels. ``domain`` is the case's.
+    (z, y, x) to source voxels, after ``shift`` (z, y, x, 3) in patch voxels where there is one. ``domain`` is the case's, ``unmarked`` the
+    labels of which it says nothing.
     """
 
     image: Tensor
     labels: Tensor
     to_source: np.ndarray
     domain: str = ""
+    shift: Tensor | None = None
+    unmarked: tuple[int, ...] = ()
+
+    def source_of(self, voxels: np.ndarray) -> np.ndarray:
+        """Source voxels (N, 3) that patch voxels (N, 3) show."""
+        if self.shift is not None:
+            voxels = voxels + self.shift[tuple(torch.from_numpy(voxels).T)].numpy()
+        return voxels @ self.to_source[:, :3].T + self.to_source[:, 3]
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
@@ -54,32 +63,70 @@ def patch_transform(case: Case, size: tuple[int, int, int], centre: np.ndarray, 
     return np.concatenate([linear, (centre - linear @ ((np.array(size) - 1) / 2))[:, None]], axis=1)
 
 
-def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray) -> Patch:
-    """Sample a patch of ``size`` (z, y, x)."""
-    window, offset = _window(case, size, to_source)
+def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray, shift: Tensor | None = None) -> Patch:
+    """Sample a patch of ``size`` (z, y, x), bent by ``shift`` (z, y, x, 3) in patch voxels."""
+    reach = 0.0 if shift is None else float(shift.abs().max())
+    window, offset = _window(case, size, to_source, reach)
     extent = np.array([s.stop - s.start for s in window], dtype=np.float64)
     # affine_grid speaks (x, y, z) in units where -1 and 1 are the outer voxel centres.
     source, patch = (extent - 1) / 2, (np.array(size) - 1) / 2
     linear = np.diag(1 / source) @ to_source[:, :3] @ np.diag(patch)
-    shift = (to_source[:, :3] @ patch + to_source[:, 3] - offset - source) / source
-    theta = np.concatenate([linear[::-1, ::-1], shift[::-1, None]], axis=1)
+    middle = (to_source[:, :3] @ patch + to_source[:, 3] - offset - source) / source
+    theta = np.concatenate([linear[::-1, ::-1], middle[::-1, None]], axis=1)
     grid = F.affine_grid(torch.from_numpy(theta.copy()).float()[None], [1, 1, *size], align_corners=True)
+    if shift is not None:
+        moved = torch.from_numpy((np.diag(1 / source) @ to_source[:, :3])[::-1].T.copy()).float()
+        grid = grid + shift @ moved
     # One is added so that what lies outside of the volume, which grid_sample fills with zero, can be told from background.
     labels = F.grid_sample(case.labels[window][None, None].float() + 1, grid, mode="nearest", align_corners=True)[0, 0].round().long() - 1
     labels[labels < 0] = IGNORE
     image = F.grid_sample(case.image[window][None, None].float(), grid, align_corners=True)[0, 0] / 255
-    return Patch(image, labels, to_source, case.domain)
+    return Patch(image, labels, to_source, case.domain, shift, case.unmarked)
 
 
-def _window(case: Case, size: tuple[int, int, int], to_source: np.ndarray) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+def _window(case: Case, size: tuple[int, int, int], to_source: np.ndarray, reach: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
     """The part of a case that a patch can see, at least two voxels along each axis, and where it starts: converting all of it is slow."""
-    ends = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)]) * (np.array(size) - 1)
+    ends = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)]) * (np.array(size) - 1 + 2 * reach) - reach
     corners = ends @ to_source[:, :3].T + to_source[:, 3]
     extent = np.array(case.image.shape)
     low = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, extent - 2)
     high = np.clip(np.ceil(corners.max(0)).astype(int) + 2, low + 2, extent)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return (z, y, x), low.astype(np.float64)
+
+
+def smooth_noise(size: Sequence[int], knots: Sequence[int], channels: int, rng: np.random.Generator) -> Tensor:
+    """Smooth random fields (channels, z, y, x) of about unit variance at their ``knots`` (z, y, x) an axis."""
+    coarse = torch.from_numpy(rng.standard_normal((1, channels, *knots), np.float32))
+    # Straight between knots would show them as kinks: smoothed at a resolution where that costs little.
+    middle = [min(extent, max(8, min(28, 3 * number))) for extent, number in zip(size, knots, strict=True)]
+    fields = F.interpolate(coarse, size=middle, mode="trilinear", align_corners=True)
+    fields = F.avg_pool3d(F.pad(fields, (1,) * 6, mode="replicate"), 3, stride=1)
+    return F.interpolate(fields, size=list(size), mode="trilinear", align_corners=True)[0]
+
+
+def random_shift(size: tuple[int, int, int], rng: np.random.Generator, strength: float = 1.0) -> Tensor:
+    """A smooth random displacement (z, y, x, 3) in voxels at two scales that hardly ever folds: bodies differ by more than affine maps."""
+    total = torch.zeros(3, *size)
+    for knots, most in ((rng.integers(3, 6, 3), 0.30), (rng.integers(6, 11, 3), 0.22)):
+        apart = float(min(extent / number for extent, number in zip(size, knots, strict=True)))
+        total += smooth_noise(size, knots, 3, rng) * float(rng.uniform(0, most) * apart * strength)
+    return total.permute(1, 2, 3, 0)
+
+
+def degrade(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Thick slices or a coarse grid, seldom a strong blur: the same anatomy as another scanner would show it."""
+    size = image.shape
+    kind = rng.random()
+    if kind < 0.25:
+        axis, thick = int(rng.integers(3)), int(rng.integers(2, 5))
+        kernel = [thick if a == axis else 1 for a in range(3)]
+    elif kind < 0.4:
+        kernel = [2, 2, 2]
+    else:
+        return image
+    coarse = F.avg_pool3d(image[None, None], kernel, ceil_mode=True)
+    return F.interpolate(coarse, size=list(size), mode="trilinear")[0, 0]
 
 
 def drop_field_of_view(patch: Patch, rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from torch import Tensor
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
 from ..imaging.labelmap import numbered
+from .datasets import Dataset, Datasets, shipped
 
 # Marks voxels of which nothing is known: neither positives nor negatives.
 IGNORE = 255
-# Labels that mark no structure of their own.
-IGNORED = {"brain_t1": (1, 42, 43, 53, 54, 74)}
 
 # FreeSurfer's numbers (head_labelmaps) for what Neuromorphometrics' numbers (brain_t1) mean; the others get numbers of their own.
 SHARED = {
@@ -45,7 +44,8 @@ class Case:
 
     ``image`` and ``labels`` are uint8 tensors of shape (z, y, x); intensities 0 to 255. ``spacing`` is (z, y, x) in mm, ``working`` the
     spacing in mm at which it is matched as a reference. ``centroids`` maps a label to its centre in voxels (z, y, x). Where ``synthetic``
-    the image is only a place holder: patches get one made of their labels.
+    the image is only a place holder: patches get one made of their labels, where ``filled`` with invented tissue around them. Of labels
+    that are ``unmarked`` the case says nothing, wherever they are.
     """
 
     domain: str
@@ -57,6 +57,8 @@ class Case:
     working: float
     centroids: dict[int, tuple[float, float, float]]
     synthetic: bool = False
+    filled: bool = False
+    unmarked: tuple[int, ...] = ()
 
 
 def subject_of(domain: str, name: str, splits: dict) -> str:
@@ -66,18 +68,54 @@ def subject_of(domain: str, name: str, splits: dict) -> str:
     return splits[domain].get("rescan", {}).get(name, name)
 
 
-def load_case(folder: Path, name: str, subject: str, without: Collection[int] = ()) -> Case:
+def load_case(folder: Path, name: str, subject: str, without: Collection[int] = (), datasets: Datasets | None = None) -> Case:
     """Read ``<name>.nii.gz`` and ``<name>_seg.nii.gz`` of a domain folder; nothing is known of the labels that it is to be ``without``."""
+    about, datasets = _about(folder.name, datasets), datasets or shipped()
     volume = canonical(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
     labels = sitk.GetArrayFromImage(canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))).astype(np.uint8)
     values = normalize(sitk.GetArrayViewFromImage(volume))
     working = working_spacing(volume, values)
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(values))
     values, labels = values[box], labels[box]
-    labels[np.isin(labels, [*IGNORED.get(folder.name, ()), *without])] = IGNORE
+    labels[np.isin(labels, [*about.ignore, *without])] = IGNORE
+    unmarked = _unmarked(labels, about, datasets.label_sets)
     image = torch.from_numpy(np.round(values * 255).astype(np.uint8))
     kept = torch.from_numpy(np.ascontiguousarray(labels))
-    return Case(folder.name, name, subject, image, kept, volume.GetSpacing()[::-1], working, _centroids(labels))
+    spacing = volume.GetSpacing()[::-1]
+    return Case(folder.name, name, subject, image, kept, spacing, working, _centroids(labels), unmarked=unmarked)
+
+
+def _about(domain: str, datasets: Datasets | None) -> Dataset:
+    known = (datasets or shipped()).datasets
+    return known[domain] if domain in known else Dataset(domain, (64, 64, 64))
+
+
+def _unmarked(labels: np.ndarray, about: Dataset, label_sets: Mapping[str, int]) -> tuple[int, ...]:
+    """The labels that a case lacks though they may be there; beyond the ends of structures drawn in part background is ignored."""
+    if not about.unmarked or about.labels is None:
+        return ()
+    lacking = tuple(label for label in range(1, label_sets[about.labels]) if not (labels == label).any())
+    for label in about.open_ended:
+        if label not in lacking:
+            beyond = ~(labels == label).any(axis=(1, 2))
+            part = labels[beyond]
+            part[part == 0] = IGNORE
+            labels[beyond] = part
+    return lacking
+
+
+def load_label_map(folder: Path, name: str, datasets: Datasets | None = None) -> Case:
+    """Read the label map ``<name>_seg.nii.gz`` of a set without images, to make scans of any contrast from."""
+    about = _about(folder.name, datasets)
+    volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
+    labels = sitk.GetArrayFromImage(volume).astype(np.uint8)
+    labels[np.isin(labels, about.ignore)] = IGNORE
+    working = working_spacing(volume, (labels != 0).astype(np.float32))
+    kept = torch.from_numpy(labels)
+    spacing = volume.GetSpacing()[::-1]
+    filled = about.background == "tissue"
+    image = torch.zeros_like(kept)
+    return Case(folder.name, name, name, image, kept, spacing, working, _centroids(labels), synthetic=True, filled=filled)
 
 
 def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[int] = ()) -> Case:
@@ -111,18 +149,25 @@ def _centroids(labels: np.ndarray) -> dict[int, tuple[float, float, float]]:
     return out
 
 
-def load_cases(data: Path, domains: tuple[str, ...], split: str = "train", without: Collection[int] = ()) -> list[Case]:
+def load_cases(
+    data: Path, domains: tuple[str, ...], split: str = "train", without: Collection[int] = (), datasets: Datasets | None = None
+) -> list[Case]:
     """All cases of a split; ``data`` holds ``splits.json`` and one folder a domain.
 
-    A label map without an image is a head twice: as it is, and as the brain alone. Labels of ``brain_t1`` that it is to be ``without``
-    are left out there and in the heads, to see how structures fare that nobody trained on.
+    Of label maps without images heads come twice: as they are, and as the brain alone. Cases that a set holds out are left out. Labels of
+    ``brain_t1`` that it is to be ``without`` are left out there and in the heads, to see how structures fare that nobody trained on.
     """
     splits = json.loads((data / "splits.json").read_text())
     out = []
     for domain in domains:
         for name in splits[domain][split]:
+            if name in _about(domain, datasets).held_out:
+                continue
             if (data / domain / f"{name}.nii.gz").exists():
-                out.append(load_case(data / domain, name, subject_of(domain, name, splits), without if domain == "brain_t1" else ()))
+                left_out = without if domain == "brain_t1" else ()
+                out.append(load_case(data / domain, name, subject_of(domain, name, splits), left_out, datasets))
+            elif domain != "head_labelmaps":
+                out.append(load_label_map(data / domain, name, datasets))
             else:
                 out += [load_head(data / domain, name, stripped=stripped, without=without) for stripped in (False, True)]
     return out

@@ -17,7 +17,7 @@ from ..localization.vlm.network import RauVlm, VlmConfig
 from ..models.checkpoint import save_checkpoint
 from ..segmentation.refiner_network import RefinerConfig, RefinerNet
 from ..segmentation.sam2 import MemorySegmenter, Sam2Config
-from .matching import CLASSES
+from .datasets import shipped
 from .refining import HEED
 
 LICENCE = "CC-BY-NC-SA-4.0"
@@ -107,7 +107,7 @@ def export(
     parts = {}
     if matching is not None:
         state = torch.load(matching, weights_only=True)
-        network = MatchingNet(MatchingConfig(labels=tuple(CLASSES.values())))
+        network = MatchingNet(MatchingConfig(labels=tuple(shipped().label_sets.values())))
         parts["matching"] = (network.config.to_dict(), take(state["ema"], "net.", network), state)
     if joint is not None:
         state = torch.load(joint, weights_only=True)

@@ -32,6 +32,10 @@ def options(description: str | None, output: str, steps: int, rate: float) -> ar
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument(
+        "--cooldown", type=float, default=1.0, metavar="SHARE", help="the learning rate comes down over this last share of the steps"
+    )
+    parser.add_argument("--ema", type=float, default=0.998, help="of the averaged weights, a step")
     return parser
 
 
@@ -96,7 +100,7 @@ def train(
         if step + 1 < args.steps:
             coming = ahead.submit(drawn, step + 1)
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / args.steps)))
+            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * scheduled(step / args.steps, getattr(args, "cooldown", 1.0))
         parts = model(*arguments)
         loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
         optimizer.zero_grad()
@@ -104,7 +108,7 @@ def train(
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
-        keep = min(0.998, (step + 1) / (step + 20))
+        keep = min(getattr(args, "ema", 0.998), (step + 1) / (step + 20))
         with torch.no_grad():
             for key, value in learned_state(trainee).items():
                 ema[key].lerp_(value, 1 - keep)
@@ -128,6 +132,16 @@ def train(
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()
+
+
+def scheduled(done: float, cooldown: float) -> float:
+    """The learning rate's share of its highest value after a share of the steps: level, then half a cosine over the last ``cooldown``.
+
+    >>> scheduled(0.5, 0.2), round(scheduled(1.0, 0.2), 2)
+    (1.0, 0.02)
+    """
+    passed = max(0.0, (done - (1 - cooldown)) / cooldown)
+    return 0.02 + 0.49 * (1 + math.cos(math.pi * passed))
 
 
 def learned_state(trainee: nn.Module) -> dict[str, torch.Tensor]:

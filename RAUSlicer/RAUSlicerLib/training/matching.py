@@ -3,14 +3,16 @@
     python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps 8000
 
 Other subjects teach which labels correspond; the same subject under two random transforms teaches exact positions, also inside large
-structures and for anatomy that nobody labelled. A classifier over the training labels reads what the fine embedding is made of; matching
-asks it what a place looks like.
+structures and for anatomy that nobody labelled. Nearly half of the pairs are of anatomies drawn at random (`invented`). A classifier over
+the training labels reads what the fine embedding is made of; matching asks it what a place looks like. `datasets.yaml` says what is
+trained on, and how much.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,14 @@ from torch.nn import functional as F
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..models.device import autocast
 from ..models.rau import load_model
-from .augment import Patch, cut, drop_field_of_view, patch_transform, random_affine, recolor, synthesize
+from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, synthesize
 from .cases import IGNORE, Case, load_cases
+from .datasets import Datasets, load, shipped
+from .invented import DOMAIN, invented_pair, tissue
 from .loop import add_without, options, train
 
-# Multiples of the deepest stride, and no axis that comes down to two voxels there: torch's bf16 convolution on CPUs (2.14) has a wrong
-# weight gradient for those.
-PATCH = {"brain_t1": (64, 80, 64), "abdomen_ct": (48, 64, 96), "heart_mr": (48, 80, 80), "head_labelmaps": (64, 80, 64)}
-SHARE = {"brain_t1": 0.44, "abdomen_ct": 0.37, "heart_mr": 0.12, "head_labelmaps": 0.07}
 # Two numbering schemes of the brain share a classifier: below 100 they mean the same, from 100 on the cortex of one, from 208 on the
 # cortex and the outside of the other.
-CLASSIFIER = {"brain_t1": "brain", "abdomen_ct": "abdomen", "heart_mr": "heart", "head_labelmaps": "brain"}
-CLASSES = {"brain": 228, "abdomen": 14, "heart": 4}
 FOREIGN = {"brain_t1": slice(208, 228), "head_labelmaps": slice(100, 208)}
 CORTEX = slice(100, 208)
 # The most that temperatures may be.
@@ -42,19 +40,21 @@ SHARPEST = 80.0
 ANYWHERE, BORDERS = 5_000, 9_000
 # A label of the cortex counts so much in the masks: there are a hundred of them, and of all others 38.
 _PARCEL = 0.3
+# Shares of pairs: of the same volume; bent by a smooth field where they are of two, and where they are of one.
+_SAME, _BENT, _SAME_BENT = 0.3, 0.25, 0.7
 # Where a label has so few voxels in a patch, its Dice is counted as if so many more were right.
 _SLACK = 20.0
-# Kept from training, to look at contrasts nobody trained on.
-HELD_OUT = ("head10", "head11")
 
 
 class Trainee(nn.Module):
     """The network and what only training needs: classifiers and temperatures."""
 
-    def __init__(self, config: MatchingConfig) -> None:
+    def __init__(self, config: MatchingConfig, datasets: Datasets) -> None:
         super().__init__()
+        self.datasets = datasets
         self.net = MatchingNet(config)
-        self.coarse_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.coarse_dim)) for d, n in CLASSES.items()})
+        sets = datasets.label_sets
+        self.coarse_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.coarse_dim)) for d, n in sets.items()})
         self.log_scale = nn.Parameter(torch.tensor([math.log(20.0)] * 5))
 
     def scale(self, which: int) -> Tensor:
@@ -65,12 +65,15 @@ class Trainee(nn.Module):
         return losses(self, target, reference, domain, same, rng)
 
 
-def sample_pair(cases: list[Case], rng: np.random.Generator) -> tuple[Patch, Patch, str, bool]:
-    """Target and reference patch around the same anatomy; the flag says that they are the same volume."""
-    domain = str(rng.choice(list(SHARE), p=list(SHARE.values())))
+def sample_pair(cases: list[Case], datasets: Datasets, rng: np.random.Generator) -> tuple[Patch, Patch, str, bool]:
+    """Target and reference patch around the same anatomy; the flag says that all places of one are known in the other."""
+    shares = {name: dataset.share for name, dataset in datasets.datasets.items()} | {DOMAIN: datasets.invented_share}
+    domain = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+    if domain == DOMAIN:
+        return *invented_pair(cases, datasets.invented_patch, rng), domain, True
     pool = [case for case in cases if case.domain == domain]
     target = pool[int(rng.integers(len(pool)))]
-    same = bool(rng.random() < 0.3)
+    same = bool(rng.random() < _SAME)
     if domain == "head_labelmaps" and rng.random() < 0.4:
         # Real brains and made-up heads learn one language.
         pool = [case for case in cases if case.domain == "brain_t1"]
@@ -78,7 +81,7 @@ def sample_pair(cases: list[Case], rng: np.random.Generator) -> tuple[Patch, Pat
     reference = target if same else others[int(rng.integers(len(others)))]
     common = sorted(set(target.centroids) & set(reference.centroids))
     anchor = common[int(rng.integers(len(common)))]
-    size = PATCH[domain]
+    size = datasets[domain].patch
     # As at work, the reference fixes the scale of both. A third of the pairs is seen from nearer, for second looks at small structures, but
     # not nearer than the voxels allow.
     nearer = rng.random() < 0.35
@@ -91,13 +94,20 @@ def sample_pair(cases: list[Case], rng: np.random.Generator) -> tuple[Patch, Pat
         middle = np.array(case.image.shape) / 2
         centre = middle + rng.uniform(0.3, 1.0) * (np.array(case.centroids[anchor]) - middle)
         centre += rng.uniform(-6, 6, 3) * working / np.array(case.spacing)
-        patch = cut(case, size, patch_transform(case, size, centre, affine, working))
+        # The way from the reference back to the volume stays an affine map, which has an inverse.
+        bent = case is target and not patches and rng.random() < (_SAME_BENT if same else _BENT)
+        shift = random_shift(size, rng, 1.0 if same else 0.7) if bent else None
+        patch = cut(case, size, patch_transform(case, size, centre, affine, working), shift)
         if case.synthetic:
             patch.image = synthesize(patch.labels, rng)
+        if case.filled:
+            patch.image = torch.where(patch.labels == 0, tissue(size, rng), patch.image)
+        if rng.random() < 0.3:
+            patch.image = degrade(patch.image, rng)
         if rng.random() < 0.15:
             drop_field_of_view(patch, rng)
         patches.append(patch)
-    wild = rng.random() < 0.2
+    wild = rng.random() < 0.3
     for patch in patches:
         patch.image = recolor(patch.image, rng, contrast=wild and bool(rng.random() < 0.8))
     return patches[0], patches[1], domain, same
@@ -147,12 +157,14 @@ def position_loss(queries: Tensor, keys: Tensor, distance: Tensor, scale: Tensor
     return F.cross_entropy(logits.masked_fill(near, -1e4), torch.arange(len(queries), device=logits.device))
 
 
-def known_classes(logits: Tensor, domain: str) -> Tensor:
-    """Logits (N, L) with the classes that a domain doesn't know out of the question."""
-    if domain not in FOREIGN:
+def known_classes(logits: Tensor, patch: Patch) -> Tensor:
+    """Logits (N, L) with the classes out of the question that a patch's set doesn't know, or its case says nothing of."""
+    if patch.domain not in FOREIGN and not patch.unmarked:
         return logits
     blocked = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    blocked[FOREIGN[domain]] = True
+    if patch.domain in FOREIGN:
+        blocked[FOREIGN[patch.domain]] = True
+    blocked[list(patch.unmarked)] = True
     return logits.masked_fill(blocked, -1e4)
 
 
@@ -197,35 +209,37 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
     with autocast(device):
         features = model.net.features(images)
     out: dict[str, Tensor] = {}
-    kind = CLASSIFIER[domain]
-    domains = target.domain, reference.domain
-    first = sum(list(CLASSES.values())[: list(CLASSES).index(kind)])
-    own = slice(first, first + CLASSES[kind])
-    counts = torch.ones(CLASSES[kind], device=device)
-    counts[CORTEX] = _PARCEL
+    kind = model.datasets[domain].labels if domain != DOMAIN else None
+    patches = target, reference
     fine, coarse, labels, cell_labels, read, drawn = [], [], [], [], [], []
-    for batch, patch in enumerate((target, reference)):
+    for batch, patch in enumerate(patches):
         # Chosen on the CPU, by a generator that lies there.
-        asked, stands_for = (values.to(device) for values in asked_for(patch.labels, rng))
         index = stratified(patch.labels, 3300, rng).to(device)
+        asked, stands_for = (values.to(device) for values in asked_for(patch.labels, rng)) if kind is not None else (index[:0], None)
         known = patch.labels.to(device)
         hidden = model.net.read_at(features, images, unravel(torch.cat([asked, index]), size, batch))
-        logits = known_classes(F.linear(hidden[: len(asked)], model.net.labels.weight[own], model.net.labels.bias[own]), patch.domain)
-        truth = known.flatten()[asked]
-        read.append(F.cross_entropy(logits, truth))
-        drawn.append(label_mask_loss(logits, truth, stands_for, counts))
+        if kind is not None and stands_for is not None:
+            own = model.datasets.columns(kind)
+            logits = F.linear(hidden[: len(asked)], model.net.labels.weight[own], model.net.labels.bias[own])
+            logits, truth = known_classes(logits, patch), known.flatten()[asked]
+            counts = torch.ones(logits.shape[1], device=device)
+            counts[CORTEX] = _PARCEL
+            read.append(F.cross_entropy(logits, truth))
+            drawn.append(label_mask_loss(logits, truth, stands_for, counts))
         fine.append(model.net.embedded(hidden[len(asked) :]))
         labels.append(known.flatten()[index])
         cells = known[2::4, 2::4, 2::4]
         index = stratified(patch.labels[2::4, 2::4, 2::4], 1200, rng).to(device)
         coarse.append(model.net.coarse_at(features, unravel(index, tuple(cells.shape), batch)))
         cell_labels.append(cells.flatten()[index])
-    out["labels"], out["masks"] = torch.stack(read).mean(), torch.stack(drawn).mean()
-    centres, scale = F.normalize(model.coarse_classes[kind], dim=1), model.scale(4)
-    parts = [
-        F.cross_entropy(known_classes(e @ centres.t() * scale, d), known) for e, known, d in zip(coarse, cell_labels, domains, strict=True)
-    ]
-    out["labels4"] = torch.stack(parts).mean()
+    if kind is not None:
+        out["labels"], out["masks"] = torch.stack(read).mean(), torch.stack(drawn).mean()
+        centres, scale = F.normalize(model.coarse_classes[kind], dim=1), model.scale(4)
+        parts = [
+            F.cross_entropy(known_classes(e @ centres.t() * scale, patch), known)
+            for e, known, patch in zip(coarse, cell_labels, patches, strict=True)
+        ]
+        out["labels4"] = torch.stack(parts).mean()
     out["match"] = label_loss(fine[0][::3], labels[0][::3], fine[1], labels[1], model.scale(0))
     out["match4"] = label_loss(coarse[0], cell_labels[0], coarse[1], cell_labels[1], model.scale(1))
     if same:
@@ -246,29 +260,42 @@ def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: n
     """Voxels (N, 3) of both patches that show the same point of the same volume."""
     index = rng.integers(0, np.array(size), (count * 4, 3))
     inverse = np.linalg.inv(np.vstack([reference.to_source, [0, 0, 0, 1]]))
-    source = index @ target.to_source[:, :3].T + target.to_source[:, 3]
-    other = np.round(source @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    other = np.round(target.source_of(index) @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
     ok = ((other >= 0) & (other < np.array(size))).all(1)
     a, b = torch.from_numpy(index[ok]), torch.from_numpy(other[ok])
     seen = (target.image[tuple(a.T)] > 0.06) & (reference.image[tuple(b.T)] > 0.06)
+    # A part that one of them lacks is nowhere in it.
+    seen &= target.labels[tuple(a.T)] == reference.labels[tuple(b.T)]
     return a[seen][:count], b[seen][:count]
 
 
 WEIGHTS = {"labels": 1.0, "masks": 1.0, "labels4": 0.4, "match": 0.5, "match4": 0.4, "pos": 0.3, "pos4": 0.3}
 
 
+def grown(state: Mapping[str, Tensor], network: MatchingNet) -> dict[str, Tensor]:
+    """A smaller network's state with the classifiers of further label sets, untrained, at the end."""
+    out = dict(network.state_dict())
+    for name, tensor in state.items():
+        if name.startswith("labels."):
+            tensor = torch.cat([tensor.float(), out[name][len(tensor) :]])
+        out[name] = tensor
+    return out
+
+
 def run(args: argparse.Namespace) -> None:
     """Train as asked for."""
     torch.manual_seed(args.seed)
-    cases = [case for case in load_cases(Path(args.data), tuple(SHARE), without=args.without) if case.name not in HELD_OUT]
+    datasets = load(args.datasets) if args.datasets else shipped()
+    wanted = tuple(name for name, dataset in datasets.datasets.items() if dataset.share > 0)
+    cases = load_cases(Path(args.data), wanted, without=args.without, datasets=datasets)
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
-        target, reference, domain, same = sample_pair(cases, rng)
-        return domain[:5], (target, reference, domain, same, rng)
+        target, reference, domain, same = sample_pair(cases, datasets, rng)
+        return domain[:8], (target, reference, domain, same, rng)
 
-    trainee = Trainee(MatchingConfig(labels=tuple(CLASSES.values())))
+    trainee = Trainee(MatchingConfig(labels=tuple(datasets.label_sets.values())), datasets)
     if args.start:
-        trainee.net.load_state_dict(load_model(args.start).matching.state_dict())
+        trainee.net.load_state_dict(grown(load_model(args.start).matching.state_dict(), trainee.net))
     train(trainee.to(memory_format=torch.channels_last_3d), draw, WEIGHTS, args)
 
 
@@ -277,6 +304,7 @@ def main() -> None:
     parser = options(__doc__, "work/matching", 8000, 1.5e-3)
     add_without(parser)
     parser.add_argument("--start", metavar="MODEL", help="begin from this model's matching network and not from random weights")
+    parser.add_argument("--datasets", type=Path, metavar="FILE", help="another file like training/datasets.yaml")
     run(parser.parse_args())
 
 

@@ -28,7 +28,8 @@ from ..models.device import choose_device, keep_memory, release_memory
 from ..models.rau import load_model
 from ..progress import CancelToken, ignore
 from ..segmentation.refiner import Overlay, overlay
-from .cases import IGNORED, subject_of
+from .cases import subject_of
+from .datasets import shipped
 from .loop import add_without
 
 _FEWEST = 50
@@ -130,7 +131,7 @@ def whole(data: Path, domain: str, case: str, without: Collection[int] = ()) -> 
     """A case with all its labels that mark a structure, less those of ``brain_t1`` that it is to be ``without``."""
     labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
     values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
-    ignored = (*IGNORED.get(domain, ()), *(without if domain == "brain_t1" else ()))
+    ignored = (*(shipped()[domain].ignore if domain in shipped().datasets else ()), *(without if domain == "brain_t1" else ()))
     kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in ignored]
     structures = tuple(Structure(value, f"label {value}") for value in kept)
     return Reference(sitk.ReadImage(str(data / domain / f"{case}.nii.gz")), Segmentation(labels, structures))

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import yaml
+
+from RAUSlicerLib.training import datasets
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +25,19 @@ def hearts(tmp_path_factory: pytest.TempPathFactory, make_ellipsoids) -> Path:
         sitk.WriteImage(case.segmentation.labelmap, str(data / "heart_mr" / f"{name}_seg.nii.gz"))
     (data / "splits.json").write_text(json.dumps({"heart_mr": {"train": names, "val": []}}))
     return data
+
+
+@pytest.fixture(scope="session")
+def only_hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped data sets with all steps on small patches of hearts."""
+    values = yaml.safe_load(datasets.SHIPPED.read_text())
+    for name, entry in values["datasets"].items():
+        entry["share"] = float(name == "heart_mr")
+    values["datasets"]["heart_mr"]["patch"] = [48, 48, 48]
+    values["invented"]["share"] = 0.0
+    file = tmp_path_factory.mktemp("datasets") / "datasets.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return file
 
 
 @pytest.fixture

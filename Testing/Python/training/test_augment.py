@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.training.augment import cut, drop_field_of_view, patch_transform, random_affine, recolor, rotation, synthesize
+from RAUSlicerLib.training.augment import (
+    cut,
+    degrade,
+    drop_field_of_view,
+    patch_transform,
+    random_affine,
+    random_shift,
+    recolor,
+    rotation,
+    synthesize,
+)
 from RAUSlicerLib.training.cases import IGNORE, Case
 
 
@@ -29,6 +39,40 @@ def test_the_middle_of_a_patch_is_where_it_was_asked_for_and_its_scale_is_the_wo
     to_source = patch_transform(ramp, (5, 7, 9), centre, np.eye(3), ramp.working)
     np.testing.assert_allclose(to_source[:, :3] @ (2, 3, 4) + to_source[:, 3], centre)
     np.testing.assert_allclose(to_source[:, :3] * np.array(ramp.spacing)[:, None], 2.5 * np.eye(3))
+
+
+def test_a_bent_patch_shows_what_its_map_and_shift_say(ramp: Case, rng) -> None:
+    to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng), ramp.working)
+    patch = cut(ramp, (6, 7, 8), to_source, random_shift((6, 7, 8), rng))
+    index = np.array([(1, 2, 3), (3, 2, 5), (4, 5, 6)])
+    source = patch.source_of(index)
+    assert np.abs(source - (index @ to_source[:, :3].T + to_source[:, 3])).max() > 0.05
+    for voxel, place in zip(index, source, strict=True):
+        if (place > 0).all() and (place < np.array(ramp.image.shape) - 1).all():
+            assert float(patch.image[tuple(voxel)]) * 255 == pytest.approx(place @ (3, 2, 1), abs=2e-2)
+            assert int(patch.labels[tuple(voxel)]) == round(place[0])
+
+
+def test_random_shifts_are_strong_smooth_and_hardly_ever_fold(rng) -> None:
+    folded, reach = [], []
+    for _ in range(20):
+        shift = random_shift((48, 56, 64), rng)
+        steps = [torch.diff(shift[..., axis], dim=axis) for axis in range(3)]
+        folded.append(max(float((step < -1).float().mean()) for step in steps))
+        reach.append(float(shift.norm(dim=3).max()))
+    assert np.mean(folded) < 0.01 and max(reach) > 4
+
+
+def test_a_worse_scanner_shows_the_same_place(rng) -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(24, 24, 24)
+    image[8:16, 8:16, 8:16] = 1
+    changed = [degrade(image, rng) for _ in range(30)]
+    assert any(not torch.equal(one, image) for one in changed)
+    places = torch.stack(torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij"))
+    for one in changed:
+        middle = (places * one).flatten(1).sum(1) / one.sum()
+        torch.testing.assert_close(middle, torch.full((3,), 11.5), atol=0.6, rtol=0)
 
 
 def test_what_lies_outside_is_black_and_ignored(ramp: Case) -> None:

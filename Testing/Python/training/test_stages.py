@@ -12,23 +12,22 @@ from RAUSlicerLib.models.rau import RauModel, load_model
 from RAUSlicerLib.segmentation.confidence import Evidence as Proof
 from RAUSlicerLib.training import export, joint, matching, priors, refining
 from RAUSlicerLib.training.augment import Patch
+from RAUSlicerLib.training.datasets import shipped
 
 STAGES = ("matching", "joint", "refiner")
 
 
 @pytest.fixture(scope="module")
-def trained(hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(hearts: Path, only_hearts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """States of all stages after one step and a resumed second one."""
     output = tmp_path_factory.mktemp("trained")
     options = {"data": str(hearts), "threads": 1, "seed": 0, "save_every": 1, "rate": 1e-3, "device": "cpu", "without": (), "start": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "SHARE", {"heart_mr": 1.0})
-        patch.setattr(matching, "PATCH", {"heart_mr": (48, 48, 48)})
         patch.setattr(joint, "SHARE", {"heart_mr": 1.0})
         patch.setattr(refining, "SIZES", ((24, 2),))
         patch.setattr(refining, "FAR", 48)
         for steps in (1, 2):
-            matching.run(Namespace(output=str(output / "matching"), steps=steps, **options))
+            matching.run(Namespace(output=str(output / "matching"), steps=steps, datasets=only_hearts, **options))
             joint.run(Namespace(output=str(output / "joint"), steps=steps, batch=1, **options))
             if steps == 1:
                 states = (output / stage / "state.pt" for stage in ("matching", "joint"))
@@ -54,8 +53,7 @@ def test_a_stage_resumes_at_the_step_it_stopped_at_and_learns(trained: Path, sta
     assert all(torch.isfinite(value).all() for value in second["ema"].values() if value.is_floating_point())
 
 
-def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
+def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, only_hearts: Path) -> None:
     before = (trained / "matching" / "state.pt").read_bytes()
     options = Namespace(
         data=str(hearts),
@@ -68,6 +66,7 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, monkeypa
         device="cpu",
         without=(),
         start=None,
+        datasets=only_hearts,
     )
     matching.run(options)
     assert (trained / "matching" / "state.pt").read_bytes() == before
@@ -84,7 +83,7 @@ def exported(trained: Path) -> RauModel:
 def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, exported: RauModel) -> None:
     torch.manual_seed(0)
     first, second = (torch.load(trained / stage / "state.pt", weights_only=True)["ema"] for stage in ("matching", "joint"))
-    original = matching.Trainee(matching.MatchingConfig(labels=tuple(matching.CLASSES.values())))
+    original = matching.Trainee(matching.MatchingConfig(labels=tuple(shipped().label_sets.values())), shipped())
     original.load_state_dict(first)
     whole = joint.Trainee()
     whole.load_state_dict(second)
@@ -95,7 +94,7 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
         head = exported.matching.label_head
         assert head is not None
         rows = original.net(image)[2][0].permute(1, 2, 3, 0).reshape(-1, 32)
-        every = original.net.labels(rows).split(tuple(matching.CLASSES.values()), dim=1)
+        every = original.net.labels(rows).split(tuple(shipped().label_sets.values()), dim=1)
         for which, logits in enumerate(every):
             torch.testing.assert_close(head.posterior(rows, which), logits.softmax(1), atol=5e-3, rtol=0)
         ours, theirs = exported.segmenter.encode(plane).low, whole.segmenter.eval().encode(plane).low
@@ -166,8 +165,26 @@ def test_box_and_mask_figures() -> None:
 def test_labels_that_another_numbering_uses_do_not_compete() -> None:
     logits = torch.zeros(1, 228)
     logits[0, 60] = logits[0, 209] = 50.0
-    plain, own = (matching.known_classes(logits, domain).softmax(1)[0, 60] for domain in ("none", "brain_t1"))
-    assert own > 0.999 and float(plain) == pytest.approx(0.5, abs=1e-3)
+    empty = torch.zeros(1, 1, 1)
+    plain, own, lacking = (
+        matching.known_classes(logits, Patch(empty, empty, np.eye(3, 4), domain, unmarked=unmarked)).softmax(1)[0, 60]
+        for domain, unmarked in (("none", ()), ("brain_t1", ()), ("none", (209,)))
+    )
+    assert min(own, lacking) > 0.999 and float(plain) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_part_that_one_of_both_lacks_has_no_correspondence(rng: np.random.Generator) -> None:
+    labels = torch.zeros(2, 8, 8, 8)
+    labels[0, :4] = 1
+    patches = [Patch(torch.ones(8, 8, 8), own, np.eye(3, 4)) for own in labels]
+    a, _ = matching.corresponding(*patches, (8, 8, 8), rng, 100)
+    assert len(a) > 20 and (a[:, 0] >= 4).all()
+
+
+def test_a_network_grows_by_label_sets_and_keeps_what_it_knew() -> None:
+    small, large = (matching.MatchingNet(matching.MatchingConfig(labels=labels)) for labels in ((3,), (3, 5)))
+    large.load_state_dict(matching.grown(small.state_dict(), large))
+    assert torch.equal(large.labels.weight[:3], small.labels.weight) and torch.equal(large.fine.weight, small.fine.weight)
 
 
 def test_voxels_asked_for_are_known_crowd_at_borders_and_stand_for_all(rng: np.random.Generator) -> None:
