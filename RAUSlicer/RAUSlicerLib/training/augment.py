@@ -95,7 +95,7 @@ def _window(case: Case, size: tuple[int, int, int], to_source: np.ndarray, reach
     return (z, y, x), low.astype(np.float64)
 
 
-def smooth_noise(size: Sequence[int], knots: Sequence[int], channels: int, rng: np.random.Generator) -> Tensor:
+def smooth_noise(size: Sequence[int], knots: Sequence[int] | np.ndarray, channels: int, rng: np.random.Generator) -> Tensor:
     """Smooth random fields (channels, z, y, x) of about unit variance at their ``knots`` (z, y, x) an axis."""
     coarse = torch.from_numpy(rng.standard_normal((1, channels, *knots), np.float32))
     # Straight between knots would show them as kinks: smoothed at a resolution where that costs little.

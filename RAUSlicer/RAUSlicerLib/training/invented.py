@@ -38,7 +38,8 @@ def invented_pair(cases: Sequence[Case], size: tuple[int, int, int], rng: np.ran
         size: Of the patches (z, y, x).
         rng: Where all is drawn from.
     """
-    cells = anatomy(cases, tuple(round(extent * _LARGER) for extent in size), rng)
+    depth, height, width = (round(extent * _LARGER) for extent in size)
+    cells = anatomy(cases, (depth, height, width), rng)
     case = Case(DOMAIN, DOMAIN, DOMAIN, torch.zeros_like(cells), cells, (1.0, 1.0, 1.0), 1.0, {})
     centre = np.array(cells.shape) / 2
     base = random_affine(rng, (12.0, 10.0, 10.0), 0.1)

@@ -88,7 +88,7 @@ def sample_pair(cases: list[Case], datasets: Datasets, rng: np.random.Generator)
     working = reference.working * float(np.exp(rng.uniform(-0.7, -0.2) if nearer else rng.uniform(-0.2, 0.15)))
     working = max(working, 0.9 * min(reference.spacing))
     base = random_affine(rng, (12.0, 10.0, 10.0), 0.05)
-    patches = []
+    patches: list[Patch] = []
     for case in (target, reference):
         affine = base @ random_affine(rng)
         middle = np.array(case.image.shape) / 2
