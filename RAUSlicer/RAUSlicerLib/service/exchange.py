@@ -30,7 +30,10 @@ def write_request(folder: Path, reference: Reference, target: sitk.Image) -> Jso
     write_image(reference.volume, paths["reference"])
     write_image(target, paths["target"])
     segmentation = folder / "reference.seg.nrrd"
-    write_segmentation(reference.segmentation, segmentation, reference.volume)
+    try:
+        write_segmentation(reference.segmentation, segmentation, reference.volume)
+    except OutputError as error:
+        raise disk_full(segmentation) from error
     fields = {**paths, "reference_segmentation": str(segmentation), "output": str(folder / "result.seg.nrrd")}
     return {**fields, "case": fingerprint(reference, target)}
 
@@ -120,11 +123,9 @@ def write_result(transfer: Transfer, output: Path) -> Json:
     Raises:
         OutputError: the temporary folder can't be written.
     """
-    write_segmentation(transfer.segmentation, output, transfer.segmentation.labelmap, force=True)
     try:
-        # On a full disk, the last few kilobytes of a file may be missing without any complaint from the image library.
-        sitk.ReadImage(str(output))
-    except RuntimeError as error:
+        write_segmentation(transfer.segmentation, output, transfer.segmentation.labelmap, force=True)
+    except OutputError as error:
         raise disk_full(output) from error
     return {
         "segmentation": str(output),
