@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import NOTICE, __version__
-from .errors import RAUSlicerError, ResourceError
+from .errors import OutOfMemory, RAUSlicerError
+from .shortage import explained, out_of_memory
 
 CANCELLED = 130
 
@@ -26,12 +27,6 @@ _EXIT_CODES = f"""exit codes:
 
 {NOTICE}"""
 
-_SHORTAGE = ResourceError(
-    "The machine has too little memory for this run.",
-    "The volumes or the model need more than is free.",
-    "Close other programs, crop the volumes, transfer fewer structures at a time, or run on the CPU (--device cpu).",
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -39,25 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except RAUSlicerError as error:
-        return _report(error, options.debug)
+        # A model may be called damaged that only could not be held.
+        return _report(explained(error) if out_of_memory(error) and not isinstance(error, OutOfMemory) else error, options.debug)
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
     except Exception as error:
-        if _is_shortage(error):
-            return _report(_SHORTAGE, options.debug)
+        if out_of_memory(error):
+            return _report(explained(error), options.debug)
         if options.debug:
             traceback.print_exc()
         print(f"Unexpected error: {type(error).__name__}: {error}", file=sys.stderr)
         print("This is a fault of RAUSlicer. Run the command again with --debug and report what it prints.", file=sys.stderr)
         return 1
     return code
-
-
-def _is_shortage(error: Exception) -> bool:
-    # torch and ITK say only by the words of a RuntimeError that there was no memory left.
-    words = ("out of memory", "allocate memory", "bad_alloc")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
 
 
 def _report(error: RAUSlicerError, debug: bool) -> int:

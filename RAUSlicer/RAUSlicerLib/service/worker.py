@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import __version__
-from ..errors import OutputError, RAUSlicerError, ResourceError
+from ..errors import OutOfMemory, OutputError, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..shortage import RETRY_STAGE, explained, out_of_memory
 from .fields import require_fields
 from .folder import remove
 from .protocol import LONGEST_LINE, REQUESTS, RUNS, BusyError, CancelledError, Message, ProtocolError, decode, encode, error_fields
-from .runs import RETRY_STAGE, Runner
+from .runs import Runner
 
 # A run asks between steps whether it was cancelled. Where a step takes longer than this, the user is answered without waiting for it.
 _PATIENCE_S = 1.5
@@ -154,7 +155,9 @@ class Worker:
             try:
                 reply = self._runner.run(message, self._reporter(id_), message["cancel"])
             except RAUSlicerError as error:
-                self._finish(id_, "error", error_fields(error))
+                # A model may be called damaged that only could not be held.
+                told = explained(error) if out_of_memory(error) and not isinstance(error, OutOfMemory) else error
+                self._finish(id_, "error", error_fields(told))
             except Exception as error:
                 # Whatever a library raises must reach the user as a message, and the worker must be there for the next run.
                 _log_without_data(error)
@@ -185,6 +188,8 @@ class Worker:
 
 
 def _explained(error: Exception) -> RAUSlicerError:
+    if out_of_memory(error):
+        return explained(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return OutputError(
             "The result can't be written: the disk of the temporary folder is full.",
