@@ -10,8 +10,9 @@ from pathlib import Path
 
 from . import NOTICE, __version__
 from .cli_progress import terminated_like_interrupted
-from .errors import OutputError, RAUSlicerError, ResourceError
+from .errors import OutOfMemory, OutputError, RAUSlicerError
 from .printing import safe_streams, say
+from .shortage import explained, out_of_memory
 
 CANCELLED = 130
 
@@ -27,12 +28,6 @@ _EXIT_CODES = f"""exit codes:
   {CANCELLED}  cancelled; Ctrl-C keeps and writes what is finished, a second Ctrl-C ends at once
 
 {NOTICE}"""
-
-_SHORTAGE = ResourceError(
-    "The machine has too little memory for this run.",
-    "The volumes or the model need more than is free.",
-    "Close other programs, crop the volumes, transfer fewer structures at a time, or run on the CPU (--device cpu).",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +51,11 @@ def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
     except RAUSlicerError as error:
-        return _report(error, options.debug)
+        # A model may be called damaged that only could not be held.
+        return _report(explained(error) if out_of_memory(error) and not isinstance(error, OutOfMemory) else error, options.debug)
     except Exception as error:
-        if _is_shortage(error):
-            return _report(_SHORTAGE, options.debug)
+        if out_of_memory(error):
+            return _report(explained(error), options.debug)
         if options.debug:
             traceback.print_exc()
         # Its own words may quote what a file says of a patient.
@@ -73,12 +69,6 @@ def _place(error: Exception) -> str:
     """Where in this library an error arose, or passed through last."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(Path(__file__).parent)]
     return f"in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else "in a library"
-
-
-def _is_shortage(error: Exception) -> bool:
-    # torch and ITK say only by the words of a RuntimeError that there was no memory left.
-    words = ("out of memory", "allocate memory", "bad_alloc")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
 
 
 def _report(error: RAUSlicerError, debug: bool) -> int:

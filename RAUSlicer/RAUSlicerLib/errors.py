@@ -50,3 +50,9 @@ class ResourceError(RAUSlicerError):
 
     code = "resource"
     exit_code = 6
+
+
+class OutOfMemory(ResourceError):
+    """What is asked for needs more memory than there is, however small it was made."""
+
+    code = "memory"

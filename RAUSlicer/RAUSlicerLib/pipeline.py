@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,7 +23,7 @@ from .localization.matching.laterality import MIRRORED_WARNING, Laterality, chec
 from .localization.matching.matcher import MOST_VOXELS, Match, Matcher
 from .localization.registration import RegistrationLocalizer
 from .localization.vlm.localizer import VlmLocalizer
-from .models.device import choose_device
+from .models.device import choose_device, release_memory
 from .models.rau import RauModel, load_model
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .protocols import Localizer
@@ -30,6 +32,7 @@ from .second_pass import SecondPass, Warm, find_structure, lean, megabytes
 from .segmentation.propagation import Sam2Propagator
 from .segmentation.refiner import Refiner
 from .segmentation.resolution import DRAWN, resolve
+from .shortage import limited_memory, with_less
 from .vision import Vision
 
 LOCALIZERS = ("vlm", "registration")
@@ -272,7 +275,8 @@ def transfer(
         localizer: ``vlm`` or ``registration``.
         model: Name or folder of the model, which is opened for this call.
         device: ``auto``, ``cpu`` or ``cuda``.
-        pipeline: A loaded model to use instead; keep one for several runs.
+        pipeline: A loaded model to use instead; keep one for several runs. Without one, a run for which memory runs out is repeated with
+            less: on the CPU in place of a GPU, then on fewer voxels. The result's warnings say so.
         progress: Is called with every step, on the calling thread.
         cancel: Asked between slices; what is finished by then is in the result.
 
@@ -282,7 +286,25 @@ def transfer(
     Raises:
         InputError: an input can't be used; nothing was computed.
         ModelError: the model is missing or damaged.
+        OutOfMemory: however small, the run needs more memory than there is.
         ResourceError: the device is not available.
     """
-    pipeline = pipeline or Pipeline(model, device)
-    return pipeline.transfer(reference, target, structures, localizer=localizer, progress=progress or ignore, cancel=cancel)
+    asked: dict[str, Any] = {"localizer": localizer, "progress": progress or ignore, "cancel": cancel}
+    if pipeline is not None:
+        return pipeline.transfer(reference, target, structures, **asked)
+
+    def run(where: str, economy: int) -> Transfer:
+        opened = Pipeline(model, where)
+        # A GPU's driver reserves address space that it never uses.
+        with limited_memory() if opened.device.type == "cpu" else nullcontext():
+            return opened.transfer(reference, target, structures, economy=economy, **asked)
+
+    def uses_gpu(where: str) -> bool:
+        return choose_device(where).type == "cuda"
+
+    def again() -> None:
+        gc.collect()
+        release_memory()
+
+    transferred, notes = with_less(run, device, uses_gpu=uses_gpu, again=again, cancel=cancel)
+    return replace(transferred, warnings=(*transferred.warnings, *notes))

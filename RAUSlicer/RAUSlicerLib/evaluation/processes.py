@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..progress import CancelToken
+from ..shortage import ended_for_memory, kills_for_memory
 
 _LOOK_SECONDS = 0.2
 
@@ -57,6 +58,7 @@ class Processes:
 
 class _Process:
     def __init__(self, model: str, device: str) -> None:
+        self._kills = kills_for_memory()
         self._errors: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (lives as long as the process)
         self._child = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.worker", model, device],
@@ -97,7 +99,9 @@ class _Process:
         self._errors.seek(0)
         last = self._errors.read().strip().splitlines()[-1:]
         self._errors.close()
-        return f"the process ended with code {code}: {last[0] if last else 'it said nothing'}"
+        short = ended_for_memory(code, last, (self._kills, kills_for_memory()))
+        said = last[0] if last else "it said nothing"
+        return f"the process ended with code {code}: {said if short is None else f'it ran out of memory. {short}'}"
 
     def end(self) -> None:
         self._child.kill()

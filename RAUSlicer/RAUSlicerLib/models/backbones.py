@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 from ..localization.vlm.backbone import Backbone
+from .backbone_config import answering, check_kind, read_config
 from .manifest import CONFIG, Manifest, read_json
 from .plan import Placement
 
@@ -34,17 +35,17 @@ def describe(folder: Path) -> Described:
     """Read configuration and the headers of the weights.
 
     Raises:
-        ModelError: it can't see images, needs code of its own, or its weights are missing or truncated.
+        ModelError: it can't see images, asks for other code than transformers', or its weights are missing or truncated.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     kind = read_json(folder / CONFIG).get("model_type")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+        config = read_config(folder)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"The backbone {str(folder)!r} is of the kind {kind!r}, which can't be opened.",
-            f"This version of transformers does not know it, or it needs code of its own, which is never run ({_short(error)}).",
+            f"The configuration of the backbone {str(folder)!r} can't be read.",
+            f"It is of the kind {kind!r}, and says something that this version of transformers does not understand ({_short(error)}).",
             "Choose another backbone, for example Qwen2.5-VL or Qwen3-VL, or update transformers.",
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -53,6 +54,7 @@ def describe(folder: Path) -> Described:
             "RAU shows slices to it; a model of text alone can't see them.",
             "Choose an image-text-to-text model, for example Qwen2.5-VL or Qwen3-VL.",
         )
+    check_kind(folder, str(kind))
     return Described(str(kind), count_parameters(folder), config)
 
 
@@ -96,12 +98,14 @@ def fingerprint(manifest: Manifest) -> str:
 
 
 def open_backbone(folder: Path, placement: Placement) -> Backbone:
-    """Load model and processor; nothing is fetched and no code of the folder is run.
+    """Load model and processor; nothing is fetched and no code is run that the folder names.
 
     Raises:
-        ModelError: tensors are missing, or the processor is incomplete.
+        ModelError: tensors are missing, the processor is incomplete, or it asks for other code than transformers'.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    config = describe(folder).config
 
     extra: dict[str, Any] = {}
     if placement.four_bit:
@@ -119,7 +123,7 @@ def open_backbone(folder: Path, placement: Placement) -> Backbone:
     try:
         processor = AutoProcessor.from_pretrained(folder, **safe)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=placement.dtype, use_safetensors=True, output_loading_info=True, **safe, **extra
+            folder, config=config, dtype=placement.dtype, use_safetensors=True, output_loading_info=True, **safe, **extra
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, ImportError) as error:
         raise ModelError(
@@ -140,6 +144,8 @@ def open_backbone(folder: Path, placement: Placement) -> Backbone:
             "Without them it is unknown how it is shown pictures.",
             "Choose the variant that was made for chats (Instruct), with all of its files.",
         )
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config = answering(model.generation_config)
     if placement.four_bit:
         _keep_unpacked(model)
     return Backbone(model if placement.four_bit else model.to(placement.device), processor)

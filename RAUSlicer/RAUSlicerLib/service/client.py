@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, ResourceError
 from ..printable import printable
+from ..shortage import ended_for_memory, kills_for_memory
 from ..text import name_key
 from . import process as processes
 from .folder import TOKEN_VARIABLE, ExchangeFolder
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _LOG_LINES = 400
 _LONGEST_LOG_LINE = 2000  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of a worker that has ended, so many lines are looked through, and so long they are waited for.
+_LAST_WORDS, _LAST_WORDS_S = 20, 0.5
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -93,6 +96,11 @@ class WorkerClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: ExchangeFolder | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
+        self._log_reader: threading.Thread | None = None
+        # What this worker said last; the log also has what those before it said.
+        self._last_words: collections.deque[str] = collections.deque(maxlen=_LAST_WORDS)
+        # How many processes the system had killed for want of memory when the worker was started.
+        self._kills: int | None = None
         # What was asked for: by request, and of the run that the worker keeps warm.
         self._cases: dict[str, _Case] = {}
         self._warm: _Case | None = None
@@ -127,6 +135,7 @@ class WorkerClient:
         if self.running:
             return
         self._undelivered.extend(self._crashed())
+        kills = kills_for_memory()
         try:
             folder = ExchangeFolder(self._temporary_folder)
             started = processes.start(self._command, {**self._environment, TOKEN_VARIABLE: folder.token})
@@ -143,12 +152,15 @@ class WorkerClient:
                 "Check the Python interpreter in the settings, and the free space of the temporary folder.",
             ) from error
         self._generation += 1
-        self._process, self._folder = started, folder
+        self._process, self._folder, self._kills = started, folder, kills
         # At the end of the interpreter and when the client is forgotten, no process stays behind; the folder sees to itself.
         self._finalizer = weakref.finalize(self, processes.end_tree, started)
         arguments = (started, self._generation, self._messages)
         threading.Thread(target=_read_replies, args=arguments, name="worker-replies", daemon=True).start()
-        threading.Thread(target=_read_log, args=(started, self._log), name="worker-log", daemon=True).start()
+        self._last_words = collections.deque(maxlen=_LAST_WORDS)
+        logs = (self._log, self._last_words)
+        self._log_reader = threading.Thread(target=_read_log, args=(started, *logs), name="worker-log", daemon=True)
+        self._log_reader.start()
         # Not by way of ``send``, which would start another worker where this one has ended already.
         self._write("hello", {"folder": str(folder.path)})
 
@@ -386,6 +398,17 @@ class WorkerClient:
             "explanation": explanation,
             "solution": "Run again: a new worker is started. If memory is short, choose fewer structures or crop the volume.",
         }
+        if self._log_reader is not None:
+            # What it said last may still be on its way; a child of its own may keep the pipe open.
+            self._log_reader.join(_LAST_WORDS_S)
+        short = ended_for_memory(code, list(self._last_words), (self._kills, kills_for_memory()))
+        if short is not None:
+            fields |= {
+                "code": "memory",
+                "problem": "The worker process ran out of memory and ended.",
+                "explanation": short,
+                "solution": "Close other programs, choose fewer structures or crop the volume, and run again: a new worker is started.",
+            }
         ended = [{"type": "error", "id": id_, **fields} for id_ in sorted(self._open, key=int)]
         self._discard_process()
         return ended
@@ -414,7 +437,8 @@ def _clean(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _read_log(process: subprocess.Popen[bytes], log: collections.deque[str]) -> None:
+def _read_log(process: subprocess.Popen[bytes], *logs: collections.deque[str]) -> None:
     assert process.stderr is not None
     while line := read_line(process.stderr, _LONGEST_LOG_LINE):
-        log.append(printable(line.decode("utf-8", errors="replace").rstrip(), keep="\t"))
+        for log in logs:
+            log.append(printable(line.decode("utf-8", errors="replace").rstrip(), keep="\t"))

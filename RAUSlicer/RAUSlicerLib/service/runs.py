@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..shortage import RETRY_STAGE, limited_memory, with_less
 from ..text import name_key
 from .interpreter import Interpreter
-from .limits import limited_memory, use_threads
+from .limits import use_threads
 from .protocol import Message, ProtocolError
 
 if TYPE_CHECKING:
@@ -25,17 +25,8 @@ if TYPE_CHECKING:
 # Beyond this a run is not kept for corrections, which then match again.
 KEEP_VARIABLE = "RAUSLICER_KEEP_MB"
 _KEEP_MB = 2048.0
-# How often a run is made smaller: each time it matches on a quarter of the voxels.
-_SMALLEST = 2
-RETRY_STAGE = "retrying with less memory"
 
 Work = Callable[["Pipeline", int], "Transfer"]
-
-
-class OutOfMemory(ResourceError):
-    """What a run needs is more than there is, however small it was made."""
-
-    code = "memory"
 
 
 class Runner:
@@ -141,40 +132,29 @@ class Runner:
         return {**write_result(transfer, Path(message["output"])), "warm": kept}
 
     def _attempt(self, message: Message, work: Work, progress: ProgressCallback, cancel: CancelToken) -> Transfer:
-        """What ``work`` returns; where memory runs out, on the CPU in place of a GPU, then on fewer and fewer voxels."""
+        """What ``work`` returns; where memory runs out, with less."""
         model, device = _model(message)
-        economy = 0
-        notes: list[str] = []
-        while True:
-            try:
-                pipeline = self._pipeline(model, device)
-                # A GPU's driver reserves address space that it never uses.
-                most = message.get("memory_mb")
-                with limited_memory(most) if pipeline.device.type == "cpu" else contextlib.nullcontext():
-                    transfer = work(pipeline, economy)
-                return replace(transfer, warnings=(*transfer.warnings, *notes))
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                where = self._loaded[1].device.type if self._loaded is not None else "cpu"
-                print(f"Memory ran out on the {where} (economy {economy}): {type(error).__name__}", file=sys.stderr)
-                if cancel.cancelled or economy == _SMALLEST:
-                    tried = f"The run was tried {economy + 1} times, on fewer voxels each time" if economy else "The run was stopped"
-                    raise OutOfMemory(
-                        "The computer ran out of memory.",
-                        f"{tried} ({type(error).__name__}).",
-                        "Close other programs, choose fewer structures, crop the target volume, or raise the memory limit.",
-                    ) from None
-                # The traceback holds the frames of the run, and they its arrays.
-                error.__traceback__ = None
-            if where == "cuda":
-                device, notes = "cpu", ["The GPU's memory ran out, so the run was repeated on the CPU, which takes longer."]
-            else:
-                economy += 1
-                notes = [note for note in notes if "GPU" in note]
-                notes.append(f"Memory ran out, so the run was repeated on {4**economy} times fewer voxels: outlines may be less exact.")
+
+        def run(device: str, economy: int) -> Transfer:
+            pipeline = self._pipeline(model, device)
+            # A GPU's driver reserves address space that it never uses.
+            most = message.get("memory_mb")
+            with limited_memory(most) if pipeline.device.type == "cpu" else contextlib.nullcontext():
+                return work(pipeline, economy)
+
+        def again() -> None:
             self._free()
             progress(ProgressEvent(RETRY_STAGE, 0.0))
+
+        transfer, notes = with_less(run, device, uses_gpu=self._uses_gpu, again=again, cancel=cancel)
+        return replace(transfer, warnings=(*transfer.warnings, *notes))
+
+    def _uses_gpu(self, device: str) -> bool:
+        if self._loaded is not None:
+            return bool(self._loaded[1].device.type == "cuda")
+        # It may have run out while the model was loaded.
+        torch = sys.modules.get("torch")
+        return device in ("auto", "cuda") and torch is not None and bool(torch.cuda.is_available())
 
     def _free(self) -> None:
         self._case = None
@@ -194,17 +174,6 @@ class Runner:
             self._loaded = None
             self._loaded = (model, device), Pipeline(model, device)
         return self._loaded[1]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; every library has its own way."""
-    if isinstance(error, RAUSlicerError):
-        return False
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # torch's CPU allocator, ITK and C++ itself.
-    words = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "cannot allocate memory", "out of memory")
-    return isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in words)
 
 
 def _model(message: Message) -> tuple[str, str]:

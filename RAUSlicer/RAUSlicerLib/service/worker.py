@@ -16,8 +16,9 @@ import threading
 from typing import BinaryIO
 
 from .. import __version__
-from ..errors import InputError, OutputError, RAUSlicerError, ResourceError
+from ..errors import InputError, OutOfMemory, OutputError, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..shortage import RETRY_STAGE, explained, out_of_memory
 from . import worker_log
 from .fields import require_fields
 from .folder import TOKEN_VARIABLE, Exchange, is_path
@@ -35,7 +36,7 @@ from .protocol import (
     read_line,
     require_id,
 )
-from .runs import RETRY_STAGE, Runner
+from .runs import Runner
 
 # A run asks between steps whether it was cancelled. Where a step takes longer than this, the user is answered without waiting for it.
 _PATIENCE_S = 1.5
@@ -227,7 +228,9 @@ class Worker:
             reply = self._runner.run(run.message, self._reporter(run), run.cancel)
             self._finish(run, "result", {"of": run.message["type"], **reply})
         except RAUSlicerError as error:
-            self._finish(run, "error", error_fields(error))
+            # A model may be called damaged that only could not be held.
+            told = explained(error) if out_of_memory(error) and not isinstance(error, OutOfMemory) else error
+            self._finish(run, "error", error_fields(told))
         except Exception as error:
             # Whatever a library raises must reach the user as a message, and the worker must be there for the next run.
             worker_log.say_where(error)
@@ -266,6 +269,8 @@ class Worker:
 
 
 def _explained(error: Exception) -> RAUSlicerError:
+    if out_of_memory(error):
+        return explained(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return OutputError(
             "The result can't be written: the disk of the temporary folder is full.",

@@ -101,6 +101,9 @@ class Pipeline:
             held()
         elif model == "crash":
             os._exit(3)
+        elif model == "blas":
+            print("OpenBLAS error: Memory allocation still failed after 10 retries, giving up.", file=sys.stderr, flush=True)
+            os._exit(1)
         elif model == "memory":
             np.empty(1 << 50, np.uint8)
         elif model == "large":

@@ -58,6 +58,29 @@ def test_where_the_gpu_is_too_small_the_run_is_repeated_on_the_cpu_and_says_so(s
     assert any("repeated on the CPU" in warning for warning in result["warnings"])
 
 
+@posix
+def test_a_library_that_ends_the_worker_for_want_of_memory_is_told_as_such(scripted, case, wait_for):
+    error = answer(scripted, wait_for, transfer(scripted, case, "blas"))
+
+    assert (error["type"], error["code"]) == ("error", "memory")
+    assert "out of memory" in error["problem"] and "library" in error["explanation"] and "fewer structures" in error["solution"]
+    # The next worker that ends does so for its own reasons.
+    assert answer(scripted, wait_for, transfer(scripted, case, "crash"))["code"] == "crash"
+
+
+@posix
+def test_a_worker_that_the_system_kills_for_its_memory_is_told_as_such(scripted, case, wait_for, monkeypatch):
+    kills = iter([3, 4])
+    monkeypatch.setattr("RAUSlicerLib.service.client.kills_for_memory", lambda: next(kills))
+    id_ = transfer(scripted, case, "wait")
+    wait_for(scripted, at_stage("segmentation"))
+
+    os.kill(scripted.pid, signal.SIGKILL)
+
+    error = answer(scripted, wait_for, id_)
+    assert error["code"] == "memory" and "operating system killed it" in error["explanation"]
+
+
 @linux
 def test_a_result_that_does_not_fit_on_the_disk_is_explained_and_the_worker_lives_on(scripted, case, wait_for):
     import resource
