@@ -145,8 +145,8 @@ def _group_rooms(root: Path) -> Iterator[int]:
 
 
 # Limits, what is used, and what of that the system would give back at once: files that were read.
-_VERSION_2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
-_VERSION_1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2: tuple[tuple[str, ...], str, str] = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_VERSION_1: tuple[tuple[str, ...], str, str] = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def _room(group: Path, limits: Sequence[str], usage: str, given_back: str) -> Iterator[int]:
