@@ -6,12 +6,12 @@ import math
 
 
 def enough_decimals(value: float, usual: int) -> int:
-    """How many decimals show at least two digits of a value: the usual ones, or more of a tiny structure's in a small animal.
+    """The usual number of decimals, or where these show no digit of a value, as of a tiny structure in a small animal, two digits' worth.
 
     >>> enough_decimals(12.5, 2), enough_decimals(0.00042, 2), enough_decimals(0.0, 2)
     (2, 5, 2)
     """
-    return max(usual, 1 - math.floor(math.log10(abs(value)))) if value else usual
+    return 1 - math.floor(math.log10(abs(value))) if 0 < abs(value) < 10**-usual else usual
 
 
 def volume_text(millilitres: float, usual: int = 2) -> str:
