@@ -21,10 +21,11 @@ from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
 from RAUSlicerLib.service import worker
 
 
-def held():
-    """A step that hears nothing and lasts until the test lets go of it."""
+def step(checkpoint=lambda: None):
+    """A step that lasts until the test lets go of it; it hears nothing but ``checkpoint``."""
     release, end = Path(os.environ["SCRIPTED_RELEASE"]), time.monotonic() + 600
     while not release.exists() and time.monotonic() < end:
+        checkpoint()
         time.sleep(0.01)
 
 
@@ -83,22 +84,22 @@ class Pipeline:
         elif model == "slow checking":
             progress(ProgressEvent("segmentation", 0.8, "Liver"))
             progress(ProgressEvent("confidence", 0.92))
-            held()
+            step()
         elif model == "deaf":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             progress(ProgressEvent("segmentation", 0.5, str(os.getpid())))
             time.sleep(600)
         elif model == "long step":
             progress(ProgressEvent("matching", 0.2))
-            held()
+            step()
         elif model == "long drawing":
             progress(ProgressEvent("segmentation", 0.5))
-            held()
+            step()
         elif model == "slow end":
             progress(ProgressEvent("segmentation", 0.5, "Liver"))
             while not cancel.cancelled:
                 time.sleep(0.01)
-            held()
+            step()
         elif model == "crash":
             os._exit(3)
         elif model == "blas":
@@ -138,9 +139,7 @@ def measure(volume, segmentation, results, reference=None, library=None, checkpo
     print("measured", flush=True)
     names = distinct_names(tuple(result.structure for result in results))
     if names[0] == "slow":
-        for _ in range(60_000):
-            checkpoint()
-            time.sleep(0.01)
+        step(checkpoint)
     elif names[0] == "crash":
         os._exit(3)
     elif names[0] == "bug":

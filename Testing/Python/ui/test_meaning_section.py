@@ -308,7 +308,7 @@ def test_a_failure_is_explained_and_the_next_report_works(panel, reviewed, wait_
 
 
 @pytest.mark.parametrize("what", ["result", "target", "scene"])
-def test_what_is_deleted_while_a_report_is_written_does_no_harm(panel, reviewed, wait_until, scene, what):
+def test_what_is_deleted_while_a_report_is_written_does_no_harm(panel, reviewed, wait_until, scene, release, what):
     node, target = reviewed(names=("slow", "Milz"))
     click(panel.ui.reportButton)
     wait_until(lambda: panel.ui.reportProgressBar.value >= 20)
@@ -317,6 +317,7 @@ def test_what_is_deleted_while_a_report_is_written_does_no_harm(panel, reviewed,
         scene.Clear(0)
     else:
         scene.RemoveNode(node if what == "result" else target)
+    release()
     wait_until(lambda: not panel._meaning.running)
     modules.settle(500)
 
