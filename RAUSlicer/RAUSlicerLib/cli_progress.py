@@ -10,9 +10,9 @@ from types import FrameType
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .printable import printable
 from .printing import progress_console, say
 from .progress import CancelToken, ProgressCallback, ProgressEvent
+from .text import printable
 
 # What asks a program to end: Ctrl-C; a shell, a scheduler or a shutdown; a terminal that is closed. Windows has no such terminal.
 _STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

@@ -25,12 +25,12 @@ from .imaging.segmentation import Reference, Segmentation
 from .models.store import model_folders
 from .outputs import make_folder, require_free, require_outside, unwritable, write_json
 from .pictures import contact_sheet, picture_3d
-from .printable import printable
 from .printing import Table, output_console
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .resources import resource_path
 from .results import Status, Transfer
 from .scratch import ScratchFolder
+from .text import printable
 
 RESULT = "result.seg.nrrd"
 REPORT = "report.json"

@@ -39,6 +39,10 @@ _LIBRARIES = (RuntimeError, OSError, SystemError, ImportError)
 _BY_NAME = ("OutOfMemoryError", "SafetensorError")
 # ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT
 _NO_MEMORY_ON_WINDOWS = (8, 14, 1455)
+# Limits, what is used, and what of that the system would give back at once: files that were read.
+_Names = tuple[tuple[str, ...], str, str]
+_VERSION_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_VERSION_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 # What a process that the system has killed for its memory ends with: by itself, through a shell, in a container.
 _KILLED = (-9, 137)
 
@@ -142,11 +146,6 @@ def _group_rooms(root: Path) -> Iterator[int]:
                 own = inside.relative_to(mount[3]) if inside.is_relative_to(mount[3]) else PurePosixPath()
                 for part in (own, *own.parents):
                     yield from _room(top / part, *names)
-
-
-# Limits, what is used, and what of that the system would give back at once: files that were read.
-_VERSION_2: tuple[tuple[str, ...], str, str] = (("memory.max", "memory.high"), "memory.current", "inactive_file")
-_VERSION_1: tuple[tuple[str, ...], str, str] = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def _room(group: Path, limits: Sequence[str], usage: str, given_back: str) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Text that others wrote: made safe to print, and compared without regard to case, spaces and the way its accents are stored."""
+"""Text that others wrote: made safe to keep and to print, and compared whatever its case, outer spaces and stored form of accents."""
 
 from __future__ import annotations
 
@@ -46,3 +46,23 @@ def _plain(character: str) -> str:
     if kind in ("Cc", "Zl", "Zp"):
         return " "
     return "?" if kind == "Cs" else character
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with every control character, invisible mark and lone surrogate written out as an escape.
+
+    Args:
+        text: What is to be shown.
+        keep: Control characters that may stay, for example a line feed.
+
+    >>> printable("liver\x1b[2J\nright") == "liver\\x1b[2J\\nright"
+    True
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _written_out(one) for one in text)
+
+
+def _written_out(one: str) -> str:
+    # Other kinds of spaces do no harm.
+    return " " if one.isspace() and ord(one) > 0x9F and one not in "\u2028\u2029" else one.encode("unicode_escape").decode("ascii")

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import highdicom as hd
-import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
@@ -19,7 +17,7 @@ from .image_file import unreadable
 from .notices import hushed, noticed
 from .radiograph import as_gray_volume
 
-__all__ = ["MODALITY_KEY", "image_of", "is_dicom", "read_dicom_file", "read_dicom_folder", "series_files", "source_planes"]
+__all__ = ["MODALITY_KEY", "is_dicom", "read_dicom_file", "read_dicom_folder", "series_files"]
 
 MODALITY_KEY = "0008|0060"
 
@@ -72,21 +70,6 @@ def read_dicom_file(path: Path) -> sitk.Image:
     image = _read(planes, what)
     if planes[0].position is not None:
         _warn_of_siblings(planes)
-    return image
-
-
-def image_of(volume: hd.Volume) -> sitk.Image:
-    """A volume of highdicom, whose first axis is the frames, as an image with columns, rows and frames as x, y and z, right-handed."""
-    columns = [volume.affine[:3, axis] for axis in (2, 1, 0)]
-    array, origin = volume.array, volume.affine[:3, 3]
-    if np.linalg.det(np.stack(columns, axis=1)) < 0:
-        origin = origin + columns[2] * (array.shape[0] - 1)
-        array, columns[2] = array[::-1], -columns[2]
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    spacing = [float(np.linalg.norm(column)) for column in columns]
-    image.SetSpacing(spacing)
-    image.SetOrigin(origin.tolist())
-    image.SetDirection((np.stack(columns, axis=1) / spacing).ravel().tolist())
     return image
 
 

@@ -14,7 +14,7 @@ from .. import NOTICE
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
 from ..outputs import write_bytes
-from ..printable import printable
+from ..text import printable
 
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, ResourceError
-from ..printable import printable
 from ..shortage import ended_for_memory, kills_for_memory
-from ..text import name_key
+from ..text import name_key, printable
 from . import process as processes
 from .folder import TOKEN_VARIABLE, ExchangeFolder
 from .protocol import LONGEST_REPLY, Message, ProtocolError, decode_reply, encode, error_fields, read_line

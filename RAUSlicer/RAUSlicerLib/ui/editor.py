@@ -7,7 +7,7 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from ..printable import printable
+from ..text import printable
 
 _EDITOR_NODE = "RAUSlicerSegmentEditor"
 

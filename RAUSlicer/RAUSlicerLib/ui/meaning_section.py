@@ -10,8 +10,8 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..printable import printable
 from ..scene import record, views
+from ..text import printable
 from . import words
 from .meaning_jobs import QuestionJob, ReportJob
 from .results_section import ResultsSection

@@ -22,7 +22,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..printable import printable
+from ..text import printable
 from . import settings
 
 _POLL_MS = 300

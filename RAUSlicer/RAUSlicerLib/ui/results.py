@@ -7,7 +7,7 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
-from ..printable import printable
+from ..text import printable
 from . import words
 from .structures import swatch
 

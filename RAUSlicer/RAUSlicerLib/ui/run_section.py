@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-from ..printable import printable
+from ..text import printable
 from . import words
 from .remaining import TimeLeft
 

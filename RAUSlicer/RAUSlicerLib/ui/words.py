@@ -5,7 +5,7 @@ from __future__ import annotations
 from slicer.i18n import tr as _
 
 from ..decimals import volume_text
-from ..printable import printable
+from ..text import printable
 
 _LONGEST_NAME = 18
 _MOST_NAMED = 8

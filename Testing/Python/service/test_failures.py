@@ -1,5 +1,6 @@
 """What goes wrong around a worker, provoked on a real process: memory, disk, long steps, lost parents, foreign environments."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def test_a_library_that_ends_the_worker_for_want_of_memory_is_told_as_such(scrip
 
 @posix
 def test_a_worker_that_the_system_kills_for_its_memory_is_told_as_such(scripted, case, wait_for, monkeypatch):
-    kills = iter([3, 4])
+    kills = itertools.count(3)
     monkeypatch.setattr("RAUSlicerLib.service.client.kills_for_memory", lambda: next(kills))
     id_ = transfer(scripted, case, "wait")
     wait_for(scripted, at_stage("segmentation"))
