@@ -124,7 +124,9 @@ def test_a_nifti_in_the_other_byte_order_is_not_taken_for_truncated(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha", "v.mhd", "v.png", "v.jpg", "v.dcm", "v", "v.txt", "v.seg.nrrd"])
-@pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 200, gzip.compress(b"garbage" * 200)])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"garbage" * 200, gzip.compress(b"garbage" * 200)], ids=["empty", "short", "long", "compressed"]
+)
 def test_garbage_is_refused_in_every_format(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
 
