@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -83,3 +84,21 @@ def test_a_run_that_stops_is_wrong_and_the_others_go_on(script: ModuleType, caps
 
     line = script.check("transfer", stop, script.transfers_differ, "cpu")
     assert len(line.wrong) == 2 and "BFloat16" in line.wrong[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_nothing_of_the_pretended_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    from pretended_cuda import pretended_cuda
+
+    def changed() -> list[object]:
+        ours = (torch.cuda.is_available, torch.cuda._lazy_init, torch.inference_mode, torch.tensor, threading.Thread.run)
+        return [*ours, torch.__future__.get_overwrite_module_params_on_conversion(), torch._C._only_lift_cpu_tensors()]
+
+    before = changed()
+    with pytest.raises(ZeroDivisionError), pretended_cuda():
+        assert torch.zeros(1, device="cuda").device.type == "cuda" and changed() != before
+        _ = 1 / 0
+    assert changed() == before
+    with pytest.raises((AssertionError, RuntimeError)):
+        torch.zeros(1, device="cuda")
