@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import OutputError, RAUSlicerError
-from .imaging.companions import companions, names_files
+from .imaging.companions import companions
+from .imaging.label_names import names_files
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:

@@ -1,13 +1,10 @@
-"""Which files are read together with one that a user names: the data of a detached header, the other half of a pair, names of labels."""
+"""Which files are read together with one that a user names: the data of a detached header, the other half of a pair."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-
-# Files beside a segmentation that name its labels; the last one may also be in the folder above it.
-NAMES_FILES = ("labels.json", "dataset.json")
 
 # Suffix of a header -> the key that says where its voxels are.
 _DETACHED = {".nhdr": rb"data ?file:", ".nrrd": rb"data ?file:", ".mhd": rb"elementdatafile\s*=", ".mha": rb"elementdatafile\s*="}
@@ -26,14 +23,6 @@ def companions(path: Path) -> list[Path]:
         return [path.with_name(stem + ending) for ending in _PAIRS if ending != pair]
     key = next((key for suffix, key in _DETACHED.items() if name.endswith(suffix)), None)
     return [] if key is None else [path.parent / entry for entry in _data_files(path, key)]
-
-
-def names_files(path: Path) -> list[Path]:
-    """Where names of the labels in ``path`` are looked for, whether or not there are any. None for a folder."""
-    if path.is_dir():
-        return []
-    folder = path.absolute().parent
-    return [*(folder / name for name in NAMES_FILES), folder.parent / NAMES_FILES[-1]]
 
 
 def _data_files(header: Path, key: bytes) -> list[str]:

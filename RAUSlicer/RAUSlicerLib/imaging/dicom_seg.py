@@ -20,9 +20,10 @@ from .. import __version__
 from ..errors import InputError, OutputError
 from ..outputs import put_dicom
 from .dicom_seg_reader import parse_dicom_seg
-from .dicom_source import SourceFrame, SourceSeries, no_source, quiet, read_source, stand_in
+from .dicom_source import SourceFrame, SourceSeries, no_source, read_source, stand_in
 from .grids import resample_labels
 from .labelmap import numbered, smallest_type
+from .notices import hushed
 from .palette import shown_color
 from .segmentation import Segmentation, Structure
 from .terminology import UNCLASSIFIED, Terminology, parse_terminology
@@ -37,7 +38,7 @@ _ALGORITHM_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, files: Sequence[Path]) -> list[str]:
     """Write a DICOM SEG: see ``compose_dicom_seg``, whose sentences it returns."""
     dataset, notes = compose_dicom_seg(segmentation, path, volume, files)
-    with quiet():
+    with hushed(told=False):
         put_dicom(path, dataset)
     return notes
 
@@ -60,7 +61,7 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
     numbered = [replace(structure, label=number, layer=0) for number, structure in enumerate(structures, start=1)]
     dataset, notes = compose_dicom_seg(Segmentation(labels, tuple(numbered)), path, volume, files)
     buffer = BytesIO()
-    with quiet():
+    with hushed(told=False):
         dataset.save_as(buffer)
         buffer.seek(0)
         try:
@@ -107,7 +108,7 @@ def compose_dicom_seg(
     descriptions = [_description(number, structure, notes) for number, structure in enumerate(segmentation.structures, start=1)]
     frames: dict[str, SourceFrame] = {generate_uid(): frame for frame in source.frames}
     try:
-        with quiet():
+        with hushed(told=False):
             dataset = hd.seg.Segmentation(
                 source_images=[stand_in(source, frame, uid) for uid, frame in frames.items()],
                 pixel_array=_pixels(segmentation)[slices],
@@ -181,7 +182,7 @@ def _description(number: int, structure: Structure, notes: list[str]) -> hd.seg.
     terminology = _codable(parse_terminology(structure.terminology), notes)
     name = dicom_text(structure.name) or f"label {structure.label}"
     rgb = [round(255 * channel) for channel in shown_color(structure.color, structure.label)]
-    with quiet():
+    with hushed(told=False):
         description = hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=name[:_LONGEST_LABEL].strip(),

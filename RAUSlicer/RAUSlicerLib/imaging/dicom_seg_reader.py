@@ -19,9 +19,10 @@ from pydicom.pixels import iter_pixels
 from pydicom.sr.coding import Code
 
 from ..errors import InputError
-from .dicom_source import functional_group, quiet
+from .dicom_source import functional_group
 from .image_file import unreadable
 from .labelmap import smallest_type
+from .notices import hushed
 from .palette import label_color
 from .segmentation import Segmentation, Structure
 from .terminology import TISSUE, UNCLASSIFIED, Terminology, serialize_terminology
@@ -64,7 +65,7 @@ class _Stack:
 
 def is_dicom_seg(path: Path) -> bool:
     """Whether a DICOM file is a Segmentation object."""
-    with quiet():
+    with hushed(told=False):
         header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True, force=True)
     return str(header.get("SOPClassUID")) in _SEG_CLASSES
 
@@ -84,7 +85,7 @@ def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation
         InputError: the file is damaged, holds probabilities instead of labels, or does not say where its frames lie.
     """
     try:
-        with quiet():
+        with hushed(told=False):
             dataset = pydicom.dcmread(path, force=True)
     except _DAMAGE as error:
         raise unreadable(path, "It is a damaged or incomplete DICOM segmentation.") from error
@@ -94,7 +95,7 @@ def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation
 def parse_dicom_seg(dataset: pydicom.Dataset, path: Path, volume: sitk.Image | None = None) -> Segmentation:
     """The segmentation in a dataset that was read from ``path``: see ``read_dicom_seg``."""
     try:
-        with quiet():
+        with hushed(told=False):
             stack = _stack(dataset, path, volume)
             layers, structures = _read(dataset, path, stack)
     except _DAMAGE as error:

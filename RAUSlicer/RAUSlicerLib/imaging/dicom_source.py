@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pydicom.valuerep import DA, TM, PersonName, format_number_as_ds
 
 from ..errors import InputError, OutputError
 from .dicom import is_dicom, series_files
+from .notices import hushed
 
 UTF8 = "ISO_IR 192"
 
@@ -146,7 +144,7 @@ def read_source(files: Sequence[Path], refused: Callable[[str], OutputError]) ->
     header: pydicom.Dataset | None = None
     notes: list[str] = []
     made: list[str] = []
-    with quiet():
+    with hushed(told=False):
         for file in files:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             # Anonymizers sometimes empty the identity and leave that in the file's meta header alone.
@@ -202,24 +200,8 @@ def stand_in(series: SourceSeries, frame: SourceFrame, instance: str, **changed:
     return header
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps warnings of pydicom and highdicom from the terminal and the log: they repeat patients' names and dates."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
 def _require_position(file: Path, path: Path) -> None:
-    with quiet():
+    with hushed(told=False):
         tags = ["ImagePositionPatient", "NumberOfFrames", "PerFrameFunctionalGroupsSequence"]
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
     if not any(keyword in header for keyword in tags):

@@ -65,12 +65,20 @@ def find_names(path: Path, labels: Iterable[int]) -> Names:
     return best
 
 
+def names_files(path: Path) -> list[Path]:
+    """Where names of the labels in a file are looked for, documents whether or not they are there. None for a folder."""
+    return [] if path.is_dir() else [*_documents(path.absolute().parent), *_tables(path.absolute())]
+
+
+def _documents(folder: Path) -> list[Path]:
+    return [folder / NAMES_FILE, folder / _DATASET_FILE, folder.parent / _DATASET_FILE]
+
+
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Names]]]:
     """Names of the tables that may belong to a label map, and what reads each."""
     if path.name.lower().endswith((".nii", ".nii.gz")):
         yield path.name, lambda: _of_extensions(extensions_of(path))
-    folder = path.parent
-    for file in (folder / NAMES_FILE, folder / _DATASET_FILE, folder.parent / _DATASET_FILE):
+    for file in _documents(path.parent):
         if os.path.isfile(file):
             yield file.name, lambda file=file: _of_json(file)  # type: ignore[misc]
     for file in _tables(path):

@@ -50,10 +50,11 @@ def noticed() -> Iterator[list[str]]:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def hushed(*, told: bool = True) -> Iterator[None]:
     """Count what pydicom and highdicom warn of instead of showing it: their words repeat values of the header, which may be a name.
 
-    Whatever is no remark about a value (deprecations, for instance) is let through. One thread at a time: Python's filters are global.
+    How many there were is logged where ``told``. Whatever is no remark about a value (deprecations, for instance) is let through. One thread
+    at a time: Python's filters are global.
     """
     global _depth
     with _hushing:
@@ -80,6 +81,6 @@ def hushed() -> Iterator[None]:
     for warning in caught:
         if warning not in remarks:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if remarks or collector.sentences:
+    if told and (remarks or collector.sentences):
         count = max(len(remarks), len(collector.sentences))
         _log.warning("%d values in the DICOM headers are not as the standard demands; they were taken as they are.", count)

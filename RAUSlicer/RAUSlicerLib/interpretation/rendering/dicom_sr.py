@@ -19,7 +19,8 @@ from ...errors import OutputError
 from ...imaging.dicom import is_dicom
 from ...imaging.dicom_seg import dicom_code, dicom_text
 from ...imaging.dicom_seg_reader import is_dicom_seg
-from ...imaging.dicom_source import SourceSeries, quiet, read_source, require_source_series, stand_in
+from ...imaging.dicom_source import SourceSeries, read_source, require_source_series, stand_in
+from ...imaging.notices import hushed
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
 from ...outputs import put_dicom
@@ -120,7 +121,7 @@ def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, S
     path = None if segmentation_path is None else Path(segmentation_path)
     if path is None or not path.is_file() or not is_dicom(path) or not is_dicom_seg(path):
         return None
-    with quiet():
+    with hushed(told=False):
         header = pydicom.dcmread(path, stop_before_pixels=True)
     return Segments(header, {name: structure.label for name, structure in structures.items()})
 
@@ -158,11 +159,11 @@ def write(
         _require_same_series(segments.header, source.header, path)
     writer = _Groups(source, structures, graphs, segments)
     # Outside of the try: only what the images' headers lack may be blamed on them.
-    with quiet():
+    with hushed(told=False):
         groups = [writer.group(found) for found in report.findings]
     images = _images(source)
     try:
-        with quiet():
+        with hushed(told=False):
             content = hd.sr.MeasurementReport(
                 observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
                 procedure_reported=_PROCEDURES.get(str(source.header.get("Modality")), _IMAGING),
@@ -191,7 +192,7 @@ def write(
     scheme.CodingSchemeName = "RAUSlicer's own codes"
     scheme.CodingSchemeResponsibleOrganization = "RAUSlicer contributors"
     dataset.CodingSchemeIdentificationSequence = [scheme]
-    with quiet():
+    with hushed(told=False):
         dataset.walk(lambda item, element: _refer(item, element, source.classes))
         put_dicom(path, dataset)
     return list(source.warnings)
