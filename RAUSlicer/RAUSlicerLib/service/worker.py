@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 from typing import BinaryIO
@@ -306,26 +307,36 @@ def _take_over_stdout() -> BinaryIO:
 
 
 def _leave_on_signals(worker: Worker) -> None:
-    """Let signals that ask a process to end do what a cancel does, and end it then; the second one ends it at once."""
-    told = False
+    """Let signals that ask a process to end do what a cancel does, and end it then; the second one ends it at once.
+
+    They are listened to by a thread: the main one waits for lines, and a signal that comes just before that would wait with it.
+    """
+    hearing, telling = socket.socketpair()
+    telling.setblocking(False)
+    numbers = set()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
+            numbers.add(int(number))
+    signal.set_wakeup_fd(telling.detach(), warn_on_full_buffer=False)
 
     def leave(number: int) -> None:
         worker.leave()
         with _ENDING:
             _end(128 + number)
 
-    def handle(number: int, _frame: object) -> None:
-        nonlocal told
-        if told:
-            os._exit(128 + number)
-        told = True
-        # The thread that is interrupted may hold any lock, so the rest is done by another one.
-        threading.Thread(target=leave, args=(number,), name="leaving", daemon=True).start()
+    def listen() -> None:
+        told = False
+        while True:
+            # Signals that libraries handle are told too.
+            for number in numbers.intersection(hearing.recv(64)):
+                if told:
+                    os._exit(128 + number)
+                told = True
+                threading.Thread(target=leave, args=(number,), name="leaving", daemon=True).start()
 
-    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handle)
+    threading.Thread(target=listen, name="signals", daemon=True).start()
 
 
 def _end(code: int) -> None:

@@ -300,6 +300,21 @@ def test_a_signal_to_end_in_a_long_step_says_that_it_was_cancelled(scripted, cas
 
 
 @posix
+def test_a_second_signal_to_end_does_not_wait(scripted, case, wait_for):
+    scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="slow end"))
+    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+    worker = scripted._process
+
+    os.kill(scripted.pid, signal.SIGTERM)
+    # Told apart only where the first one was heard before; what is pending already is not told twice.
+    while worker.poll() is None:
+        os.kill(worker.pid, signal.SIGTERM)
+        threading.Event().wait(0.05)
+
+    assert worker.returncode == 128 + signal.SIGTERM
+
+
+@posix
 def test_a_signal_to_end_ends_an_idle_worker(client, wait_for, temporary):
     client.start()
     wait_for(client, is_answer("1"))
