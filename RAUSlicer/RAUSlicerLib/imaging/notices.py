@@ -53,8 +53,8 @@ def noticed() -> Iterator[list[str]]:
 def hushed(*, told: bool = True) -> Iterator[None]:
     """Count what pydicom and highdicom warn of instead of showing it: their words repeat values of the header, which may be a name.
 
-    How many there were is logged where ``told``. Whatever is no remark about a value (deprecations, for instance) is let through. One thread
-    at a time: Python's filters are global.
+    How many there were is logged where ``told``. Whatever is no remark about a value (deprecations, for instance) is let through. One
+    thread at a time: Python's filters are global.
     """
     global _depth
     with _hushing:
