@@ -13,7 +13,8 @@ import torch
 from scipy import ndimage
 
 from .imaging.frame import canonical, from_array, resample
-from .imaging.labelmap import label_counts, numbered
+from .imaging.label_values import numbered
+from .imaging.labelmap import label_counts
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .localization.matching.matcher import Match, carry_labels
 from .localization.matching.posteriors import UNKNOWN, LabelEvidence

@@ -226,9 +226,11 @@ class Runs:
     def training_of_matching(self, device: str) -> dict[str, float]:
         from RAUSlicerLib.training import matching
         from RAUSlicerLib.training.augment import Patch
+        from RAUSlicerLib.training.datasets import shipped
 
         torch.manual_seed(0)
-        trainee = matching.Trainee(matching.MatchingConfig(labels=tuple(matching.CLASSES.values())))
+        config = matching.MatchingConfig(labels=tuple(shipped().label_sets.values()))
+        trainee = matching.Trainee(config, shipped())
         rng = np.random.default_rng(0)
         labels = torch.zeros(32, 48, 48, dtype=torch.long)
         labels[8:24, 8:40, 8:40], labels[12:20, 14:22, 20:30] = 1, 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 # The tests' tensors are small: on a busy machine threads that wait for each other cost ten times what they bring.
 torch.set_num_threads(1)
+
+# Started in the background by a shell, or under nohup, the suite and all that it starts would ignore these; tests send them.
+for _name in ("SIGINT", "SIGHUP"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,6 @@ def test_a_run_reports_the_size_of_a_tiny_structure(make_ellipsoids, capsys: pyt
     transfer = Transfer(reference.segmentation, (result,), {})
     (row,) = transfer_report(transfer, Path("out.nii.gz"))["structures"]
     assert (row["volume_ml"], row["reference_volume_ml"]) == (0.000042, 0.000052)
-    _print_result(transfer, Path("out.nii.gz"))
+    _print_result(transfer)
     shown = capsys.readouterr().out
     assert "0.000042" in shown and "0.000052" in shown

@@ -22,7 +22,8 @@ from ..outputs import put_dicom
 from .dicom_seg_reader import parse_dicom_seg
 from .dicom_source import SourceFrame, SourceSeries, no_source, read_source, stand_in
 from .grids import resample_labels
-from .labelmap import numbered, smallest_type
+from .label_values import numbered
+from .labelmap import smallest_type
 from .notices import hushed
 from .palette import shown_color
 from .segmentation import Segmentation, Structure

@@ -11,7 +11,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ..imaging.labelmap import value_counts
+from ..imaging.label_values import value_counts
 
 Corner = tuple[float, float, float]
 Plane = tuple[int, int]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
-from ..imaging.labelmap import numbered
+from ..imaging.label_values import numbered
 from .datasets import Dataset, Datasets, shipped
 
 # Marks voxels of which nothing is known: neither positives nor negatives.

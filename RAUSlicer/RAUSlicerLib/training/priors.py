@@ -20,7 +20,7 @@ import torch
 
 from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
-from ..imaging.labelmap import numbered
+from ..imaging.label_values import numbered
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..localization.matching.matcher import Matcher
 from ..localization.matching.posteriors import LabelEvidence

@@ -171,7 +171,7 @@ def test_any_name_can_be_written_whatever_the_character_set_of_the_series(volume
         names[0],
         "Leber links  [31m",
         "a/b",
-        "\ufffdhalf",
+        "?half",
         "x" * 64,
         "y" * 1024,
         "label 7",

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
-from RAUSlicerLib.imaging.labelmap import numbered, value_counts
+from RAUSlicerLib.imaging.label_values import numbered, value_counts
 from RAUSlicerLib.imaging.palette import label_color
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 

@@ -17,6 +17,7 @@ from RAUSlicerLib.segmentation.refiner_network import RefinerConfig
 from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training import joint, matching, recipe, refining, regions
 from RAUSlicerLib.training.cases import load_cases
+from RAUSlicerLib.training.datasets import load
 from RAUSlicerLib.training.planes import PairSampler
 from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings
 from RAUSlicerLib.training.recipe_samples import make_sample
@@ -37,17 +38,17 @@ def summed(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> f
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_matching(cuda: Any, hearts: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
-    monkeypatch.setattr(matching, "SHARE", {"heart_mr": 1.0})
-    monkeypatch.setattr(matching, "PATCH", {"heart_mr": (32, 32, 32)})
+def test_matching(cuda: Any, hearts: Path, only_hearts: Path, rng: np.random.Generator, same: bool) -> None:
+    datasets = load(only_hearts)
     cases = load_cases(hearts, ("heart_mr",))
-    while (drawn := matching.sample_pair(cases, rng))[3] is not same:
+    while (drawn := matching.sample_pair(cases, datasets, rng))[3] is not same:
         pass
+    config = matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(datasets.label_sets.values()))
     torch.manual_seed(0)
-    trainee = matching.Trainee(matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(matching.CLASSES.values())))
+    trainee = matching.Trainee(config, datasets)
     there = summed(trainee.to(DEVICE)(*drawn, np.random.default_rng(1)), matching.WEIGHTS)
     torch.manual_seed(0)
-    here = matching.Trainee(matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(matching.CLASSES.values())))
+    here = matching.Trainee(config, datasets)
     parts = here(*drawn, np.random.default_rng(1))
     assert there == pytest.approx(sum(matching.WEIGHTS[key] * value.item() for key, value in parts.items()), rel=0.1)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...baselines.warping import warp_structures
 from ...imaging.frame import canonical, foreground, foreground_box, grid_over, normalized, resample, working_spacing
-from ...imaging.labelmap import numbered
+from ...imaging.label_values import numbered
 from ...imaging.names import same_structure
 from ...imaging.segmentation import Reference, Structure
 from ...imaging.slicing import grid_map
