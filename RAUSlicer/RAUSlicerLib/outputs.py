@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import OutputError, RAUSlicerError
 from .imaging.companions import companions
-from .imaging.label_names import names_files
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -38,6 +37,9 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         OutputError: a folder of that name, something that is no file, an input, an existing file without ``force``; a name that the
             operating system refuses.
     """
+    # Late: it loads the image library, which the module in 3D Slicer does not need to start.
+    from .imaging.label_names import names_files
+
     try:
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
         is_odd = path.exists() and not is_folder and not path.is_file()
