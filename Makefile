@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## Segment the sample data; results go to demo-output/
 	$(BIN)/rauslicer demo --output demo-output
 
 test: $(VENV)/.installed-test system-libraries ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-highdicom: $(VENV)/.installed-test ## Test DICOM output with the older highdicom that 3D Slicer brings
 	$(PIP) --no-deps --target build/highdicom "highdicom==0.27.*"
