@@ -14,6 +14,7 @@ from . import NOTICE, __version__
 from .cli import CANCELLED
 from .cli_progress import cancel_on_interrupt, show_progress
 from .decimals import enough_decimals, volume_text
+from .errors import KeptElsewhereError
 from .imaging.checks import distinct_names
 from .imaging.files import check_output, prove_output, write_result
 from .inputs import Inputs, load_inputs, split_names
@@ -70,13 +71,19 @@ def _writing_steps(
     options: argparse.Namespace, inputs: Inputs, result: Transfer, on_output: Sequence[str], done: list[str]
 ) -> list[Callable[[], None]]:
     """What writes the files that are asked for, the most precious first; each adds to ``done`` what is to be said of it."""
+    written = options.output
 
     def segmentation() -> None:
-        write_result(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+        nonlocal written
+        try:
+            write_result(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+        except KeptElsewhereError as error:
+            written = error.path
+            raise
         done.append(f"Written to {options.output} in {sum(result.timings.values()):.0f} s.")
 
     def document() -> None:
-        write_json(options.json, "file", transfer_report(result, options.output, [*inputs.warnings, *on_output]))
+        write_json(options.json, "file", transfer_report(result, written, [*inputs.warnings, *on_output]))
 
     def reports() -> None:
         from .cli_report import report_on_run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class RAUSlicerError(Exception):
     """Base of every error that is shown to a user.
@@ -36,6 +38,14 @@ class OutputError(RAUSlicerError):
 
     code = "output"
     exit_code = 4
+
+
+class KeptElsewhereError(OutputError):
+    """A result that could not be written where the user wants it, and was left at ``path``."""
+
+    def __init__(self, path: Path, problem: str, explanation: str, solution: str) -> None:
+        super().__init__(problem, explanation, solution)
+        self.path = path
 
 
 class ModelError(RAUSlicerError):

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .imaging.notices import is_collected
 from .text import printable
 
 # Figures that are cut off are no use, and a log has no width of its own.
@@ -91,7 +92,9 @@ class _Log(logging.Handler):
     """Shows the library's own warnings; those of others may name patients and go nowhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"Warning: {record.getMessage()}", error=True)
+        # What a run has collected it tells itself, with its other warnings.
+        if not is_collected(record):
+            say(f"Warning: {record.getMessage()}", error=True)
 
 
 class _Streams:

@@ -31,12 +31,12 @@ def is_text(text: str) -> bool:
 
 
 def name_key(name: str) -> str:
-    """What two names have in common that mean the same: neither case nor outer spaces nor composed or decomposed accents tell them apart.
+    """What two names have in common that mean the same: case, outer spaces, control characters and the form of accents do not count.
 
     >>> name_key(" Dru\\u0308se ") == name_key("DR\\u00dcSE")
     True
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name.strip()).casefold())
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", plain_text(name).strip()).casefold())
 
 
 def _plain(character: str) -> str:

@@ -35,11 +35,13 @@ from RAUSlicerLib.localization.matching.matcher import Match
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Transfer
+from RAUSlicerLib.segmentation.confidence import Calibration
 
 # Least Dice between both results of a structure, and of the mean over all; smaller structures say little and only count in the mean.
 LEAST_DICE, LEAST_MEAN, SMALLEST = 0.95, 0.98, 200
 # Most that a confidence may differ. Where it lies so near to a limit that rounding decides, a structure may be found on one device alone.
 MOST_CONFIDENCE = 0.05
+ABSENT = Calibration().absent
 # Least mean cosine of both devices' embeddings of a voxel, and most that likeness and losses may differ, as a share.
 LEAST_COSINE, MOST_SHARE = 0.995, 0.05
 NO_GPU = 3
@@ -93,7 +95,7 @@ def transfers_differ(one: Transfer, other: Transfer) -> tuple[list[str], str]:
             wrong.append(f"{name}: confidence {item.confidence:.3f} and {theirs.confidence:.3f}")
         first, second = (result.segmentation.array(structure) for result, structure in ((one, item.structure), (other, theirs.structure)))
         sizes = int(first.sum()), int(second.sum())
-        if 0 in sizes and item.status is not theirs.status:
+        if 0 in sizes and sizes != (0, 0) and near_the_limit(item.confidence, theirs.confidence):
             # Which of two confidences that are nearly the same lies above the limit is a matter of rounding.
             continue
         score = 2 * int((first & second).sum()) / sum(sizes) if sum(sizes) else 1.0
@@ -104,6 +106,11 @@ def transfers_differ(one: Transfer, other: Transfer) -> tuple[list[str], str]:
     if mean < LEAST_MEAN:
         wrong.append(f"mean Dice {mean:.3f}")
     return wrong, f"Dice {mean:.4f}, least {min(scores, default=1.0):.3f}"
+
+
+def near_the_limit(*confidences: float) -> bool:
+    """Whether rounding may decide that a structure is not there."""
+    return all(abs(confidence - ABSENT) <= MOST_CONFIDENCE for confidence in confidences)
 
 
 def matches_differ(one: Match, other: Match) -> tuple[list[str], str]:
@@ -127,7 +134,7 @@ def losses_differ(one: dict[str, float], other: dict[str, float]) -> tuple[list[
     wrong = [
         f"{name}: {value:.4f} and {other[name]:.4f}"
         for name, value in one.items()
-        if not (np.isfinite(value) and abs(value - other[name]) <= MOST_SHARE * max(abs(value), abs(other[name]), 1.0))
+        if not (np.isfinite(value) and abs(value - other[name]) <= MOST_SHARE * max(abs(value), abs(other[name]), 1e-3))
     ]
     return wrong, f"{len(one)} losses"
 

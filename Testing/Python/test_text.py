@@ -46,6 +46,14 @@ def test_a_structure_is_found_by_its_name_however_accents_are_stored(name: str, 
         segmentation.select([name + "x"])
 
 
+@pytest.mark.parametrize("asked", ["li\u202ever\u2066", "li\x1bver", "LI VER ", "\ufeffliver"])
+def test_a_structure_is_found_by_the_name_that_its_file_holds(asked: str) -> None:
+    own = Structure(3, asked)
+    segmentation = Segmentation(sitk.Image(2, 2, 2, sitk.sitkUInt8), (own, Structure(4, "spleen")))
+
+    assert segmentation.select([asked]) == (own,) == segmentation.select([own.name])
+
+
 def test_names_with_commas_are_split_however_accents_are_stored() -> None:
     class Case:
         segmentation = Segmentation(sitk.Image(2, 2, 2, sitk.sitkUInt8), (Structure(1, unicodedata.normalize("NFD", "Drüse, links")),))

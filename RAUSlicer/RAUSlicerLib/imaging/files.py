@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, OutputError, RAUSlicerError
+from ..errors import InputError, KeptElsewhereError, OutputError, RAUSlicerError
 from ..outputs import require_free, require_writable, writing
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
@@ -168,7 +168,8 @@ def write_result(
     """Write the segmentation that a run has found: see ``write_segmentation``. If that fails, it is kept as .seg.nrrd beside the file.
 
     Raises:
-        OutputError: as there; the message says where the segmentation was left.
+        KeptElsewhereError: if it was left elsewhere; the message says where.
+        OutputError: as there.
     """
     path = Path(path)
     try:
@@ -181,7 +182,8 @@ def write_result(
         problem, explanation = f"The segmentation could not be written to {str(path)!r}.", f"An error came up: {type(error).__name__}."
         if isinstance(error, RAUSlicerError):
             problem, explanation = error.problem, error.explanation
-        raise OutputError(
+        raise KeptElsewhereError(
+            kept,
             f"{problem} It was written to {str(kept)!r} instead.",
             explanation,
             "Nothing was lost: load that file, for example in 3D Slicer, and save it in the format you want.",
@@ -271,7 +273,8 @@ def _keep(segmentation: Segmentation, path: Path) -> Path | None:
             if kept != path and not kept.exists():
                 try:
                     write_segmentation(segmentation, kept, segmentation.labelmap)
-                except (OutputError, OSError):
+                except Exception:
+                    # The first error is the one to tell, and there is another place to try.
                     break
                 return kept
     return None

@@ -17,8 +17,13 @@ _hushing = threading.RLock()
 _depth = 0
 
 
+def is_collected(record: logging.LogRecord) -> bool:
+    """Whether somebody has collected a record and will tell it, so that nobody else need."""
+    return getattr(record, "collected", False)
+
+
 class _Collector(logging.Handler):
-    """Collects warnings of the thread that made it."""
+    """Collects warnings of the thread that made it, and marks them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -28,6 +33,7 @@ class _Collector(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self._thread:
             self.sentences.append(record.getMessage())
+            record.collected = True
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def options(description: str | None, output: str, steps: int, rate: float) -> ar
         "--cooldown", type=float, default=1.0, metavar="SHARE", help="the learning rate comes down over this last share of the steps"
     )
     parser.add_argument("--ema", type=float, default=0.998, help="of the averaged weights, a step")
+    parser.set_defaults(start=None, tensorboard=False)
     return parser
 
 
@@ -87,7 +88,7 @@ def train(
     def drawn(step: int) -> tuple[str, tuple[Any, ...]]:
         return draw(np.random.default_rng([args.seed, step, accelerator.process_index]))
 
-    board = _board(output) if getattr(args, "tensorboard", False) and accelerator.is_main_process else None
+    board = _board(output) if args.tensorboard and accelerator.is_main_process else None
     recent: dict[str, list[float]] = {}
     start = time.time()
     # Drawing takes a fraction of a step: with as many threads as training it would only be in its way.
@@ -100,7 +101,7 @@ def train(
         if step + 1 < args.steps:
             coming = ahead.submit(drawn, step + 1)
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * scheduled(step / args.steps, getattr(args, "cooldown", 1.0))
+            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * scheduled(step / args.steps, args.cooldown)
         parts = model(*arguments)
         loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
         optimizer.zero_grad()
@@ -108,7 +109,7 @@ def train(
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
-        keep = min(getattr(args, "ema", 0.998), (step + 1) / (step + 20))
+        keep = min(args.ema, (step + 1) / (step + 20))
         with torch.no_grad():
             for key, value in learned_state(trainee).items():
                 ema[key].lerp_(value, 1 - keep)
@@ -128,7 +129,7 @@ def train(
             temporary = state_file.with_suffix(".tmp")
             made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
             # As text: of a path nothing could be read again without unpickling code.
-            torch.save({**made, "start": str(getattr(args, "start", None) or "")}, temporary)
+            torch.save({**made, "start": str(args.start or "")}, temporary)
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()

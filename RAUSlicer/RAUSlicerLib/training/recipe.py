@@ -167,6 +167,9 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
         threads=config.threads,
         seed=config.seed,
         save_every=config.save_every,
+        cooldown=1.0,
+        ema=0.998,
+        start=None,
         tensorboard=config.tensorboard,
     )
 

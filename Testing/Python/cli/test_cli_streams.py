@@ -274,3 +274,21 @@ def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(
     monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", work)
     assert main(["models", "list"]) == 0
     assert capsys.readouterr().err == "Warning: Two series\\x1b[2J: the larger one was read.\n"
+
+
+def test_a_warning_that_a_run_collects_and_tells_is_not_printed_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from RAUSlicerLib.imaging.notices import noticed
+    from RAUSlicerLib.printing import safe_streams
+
+    log = logging.getLogger("RAUSlicerLib.imaging.dicom")
+    with safe_streams(), noticed() as sentences:
+        log.warning("Two series: the larger one was read.")
+    assert sentences == ["Two series: the larger one was read."]
+    assert capsys.readouterr().err == ""
+
+    with safe_streams(), pytest.raises(ValueError, match="damaged"), noticed():
+        log.warning("Two series: the larger one was read.")
+        raise ValueError("damaged")
+    assert capsys.readouterr().err == "Warning: Two series: the larger one was read.\n"

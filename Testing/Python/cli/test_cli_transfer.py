@@ -255,7 +255,9 @@ def test_a_result_that_can_not_be_written_is_kept_and_named(files: Path, scripte
 
     monkeypatch.setattr(files_module, "_write", fails)
 
-    assert main(arguments(files)) == 4
+    assert main(arguments(files, "--json", str(files / "out.json"))) == 4
+
+    assert json.loads((files / "out.json").read_text())["output"] == str(files / "out.seg.nrrd")
 
     assert str(files / "out.seg.nrrd") in capsys.readouterr().err
     assert [s.name for s in read_segmentation(files / "out.seg.nrrd").structures] == ["body", "left organ", "right organ"]

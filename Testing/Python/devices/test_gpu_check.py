@@ -73,9 +73,17 @@ def test_differences_are_told(script: ModuleType, result: Transfer) -> None:
     assert "the grids differ" in script.transfers_differ(result, replace(result, segmentation=result.segmentation.map_layers([away])))[0]
     surer = replace(result, results=tuple(replace(one, confidence=one.confidence + 0.2) for one in result.results))
     assert any("confidence" in one for one in script.transfers_differ(result, surer)[0])
+    (layer,) = result.segmentation.layers
+    lost = replace(result, segmentation=result.segmentation.map_layers([sitk.Image(layer.GetSize(), layer.GetPixelID())]))
+    lost.segmentation.layers[0].CopyInformation(layer)
+    unsure = replace(result, results=tuple(replace(one, confidence=0.5) for one in result.results))
+    kept = replace(lost, results=unsure.results)
+    assert any("Dice 0.000" in one for one in script.transfers_differ(unsure, kept)[0])
     fewer = replace(result, results=result.results[1:])
     assert any("lacks" in one for one in script.transfers_differ(result, fewer)[0])
     assert script.losses_differ({"a": 1.0}, {"a": 1.01})[0] == [] and script.losses_differ({"a": float("nan")}, {"a": 1.0})[0]
+    # Losses are small numbers.
+    assert script.losses_differ({"a": 0.01}, {"a": 0.02})[0]
 
 
 def test_a_run_that_stops_is_wrong_and_the_others_go_on(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,9 +146,19 @@ def test_a_cancelled_run_that_has_finished_a_structure_is_waited_for(scripted, c
     assert result["type"] == "result" and result["cancelled"]
 
 
-def test_a_cancel_is_answered_within_two_seconds():
-    # What is promised; how long a busy machine takes for it is not.
-    assert worker._PATIENCE_S < 2.0
+def test_a_cancel_is_answered_within_two_seconds(scripted, case, wait_for, release):
+    # What is promised. A machine that is busy with other things may miss it once, not each time.
+    for _ in range(4):
+        id_ = transfer(scripted, case, "long step")
+        wait_for(scripted, at_stage("matching"))
+        start = time.monotonic()
+        scripted.send("cancel")
+        assert answer(scripted, wait_for, id_)["code"] == "cancelled"
+        took = time.monotonic() - start
+        if took < 2.0:
+            break
+    release()
+    assert took < 2.0
 
 
 @posix

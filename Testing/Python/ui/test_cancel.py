@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import nodes
 import numpy as np
@@ -40,9 +41,17 @@ def free(panel, wait_until):
     return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
 
 
-def test_the_panel_is_free_two_seconds_after_a_cancel():
-    # What is promised; how long a busy machine takes for it is not.
+def test_the_panel_is_free_two_seconds_after_a_cancel(panel, start, wait_until):
     assert run._CANCEL_S <= 2.0
+    start("long drawing")
+    os.kill(panel._controller._client.pid, signal.SIGSTOP)
+    before = time.monotonic()
+
+    click(panel.ui.cancelButton)
+    wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
+
+    # Four times what is promised, because machines may be busy, and far less than a slow worker is waited for.
+    assert time.monotonic() - before < 8.0
 
 
 def is_gone(group):
