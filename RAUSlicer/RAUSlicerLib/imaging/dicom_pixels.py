@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 
 from ..errors import InputError
+from ..scratch import ScratchFolder
 from .dicom_planes import Plane, numbers, read_dataset, text
 from .image_file import unreadable
 
@@ -144,10 +145,10 @@ def _decompressed(dataset: Dataset, syntax: UID, path: Path) -> Iterator[np.ndar
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    with tempfile.TemporaryDirectory(prefix="rauslicer-dicom-") as scratch:
+    with ScratchFolder(Path(tempfile.gettempdir())) as scratch:
         for number, encoded in enumerate(generate_frames(dataset.PixelData, number_of_frames=total, extended_offsets=offsets)):
             try:
-                yield _through_gdcm(encoded, dataset, Path(scratch) / "frame.dcm")
+                yield _through_gdcm(encoded, dataset, scratch / "frame.dcm")
             except (RuntimeError, ValueError) as error:
                 if not _known_to_pydicom(syntax):
                     raise _cannot_decode(path, syntax, f"frame {number + 1}") from error

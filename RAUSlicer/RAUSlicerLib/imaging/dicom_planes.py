@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import InputError
+from ..text import plain_text
 from .image_file import unreadable
 
 _TAGS = [
@@ -119,9 +120,9 @@ class Plane:
     apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def height(self) -> float:
-        """Where the plane lies along its normal, mm."""
-        return 0.0 if self.position is None or self.axes is None else float(self.position @ self.axes[2])
+    def number(self) -> int | None:
+        """The frame's number as references to it name it; None where the file is one image."""
+        return self.frame if "PerFrameFunctionalGroupsSequence" in self.header else None
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,41 @@ def look_into(path: Path) -> DicomFile | None:
         if not _is_image(header):
             return DicomFile(path, header, ())
         _require_size(header, path)
-        return DicomFile(path, header, _planes(header, path))
+        return DicomFile(path, header, planes_of(header, path))
     except OSError as error:
         return DicomFile(path, header, (), unreadable(path, error.strerror or "The operating system refuses to open it."))
     except InputError as error:
         return DicomFile(path, header, (), error)
+
+
+def planes_of(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
+    """The planes of an image or a segmentation, in the order in which they are stored.
+
+    Raises:
+        InputError: what the header says of them contradicts itself, or is damaged.
+    """
+    stored, rows, columns = _form(header, path)
+    frames = _items(header, "PerFrameFunctionalGroupsSequence")
+    shared = _items(header, "SharedFunctionalGroupsSequence")
+    if frames and len(frames) != stored:
+        raise unreadable(path, f"Its header speaks of {stored} frames and describes {len(frames)}.")
+    if frames:
+        return tuple(_plane(header, path, k, [frame, *shared[:1]]) for k, frame in enumerate(frames, start=1))
+    if stored > 1:
+        # Without functional groups only the first frame's place could be known.
+        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
+    return (_plane(header, path, 1, shared[:1]),)
+
+
+def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
+    """A frame's own item of a functional group, else the one that all frames share.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for group in _within([frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]], keyword):
+        return group
+    raise KeyError(keyword)
 
 
 def text(dataset: pydicom.Dataset | None, keyword: str) -> str:
@@ -195,7 +226,7 @@ def text(dataset: pydicom.Dataset | None, keyword: str) -> str:
         value = "" if dataset is None else dataset.get(keyword)
     except Exception:  # Whatever a parser meets in a damaged element.
         return ""
-    return "".join(c for c in str("" if value is None else value) if c.isprintable()).strip()
+    return plain_text("" if value is None else str(value)).strip()
 
 
 def numbers(dataset: pydicom.Dataset, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
@@ -260,21 +291,6 @@ def _require_size(header: pydicom.Dataset, path: Path) -> None:
     bits = numbers(header, "BitsAllocated", 1, path) or (1.0,)
     if header.file_meta.TransferSyntaxUID in _UNCOMPRESSED and frames * rows * columns * bits[0] / 8 > path.stat().st_size:
         raise unreadable(path, f"It ends before all pixels of its {frames} frames of {rows} x {columns} are there.")
-
-
-def _planes(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
-    """The planes of an image, in the order in which they are stored."""
-    stored, rows, columns = _form(header, path)
-    frames = _items(header, "PerFrameFunctionalGroupsSequence")
-    shared = _items(header, "SharedFunctionalGroupsSequence")
-    if frames and len(frames) != stored:
-        raise unreadable(path, f"Its header speaks of {stored} frames and describes {len(frames)}.")
-    if frames:
-        return tuple(_plane(header, path, k, [frame, *shared[:1]]) for k, frame in enumerate(frames, start=1))
-    if stored > 1:
-        # Without functional groups only the first frame's place could be known.
-        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
-    return (_plane(header, path, 1, shared[:1]),)
 
 
 def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[pydicom.Dataset]) -> Plane:

@@ -1,4 +1,4 @@
-"""Orders image planes by where they lie, and makes sure that they are a volume: parallel, alike, evenly spaced, none missing."""
+"""Orders image planes by where they lie, makes sure that they are a volume, and finds the slices of a volume that planes are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..errors import InputError
 from .dicom_planes import APART, Plane, text
@@ -21,6 +22,8 @@ _TILT = 2e-3
 _ROUNDING = 1.5e-3
 # In pixels, at the corner of a slice.
 _NOTICEABLE = 0.1
+# Planes are a volume's slices if cosines and pixel spacings differ by no more than this.
+_TURNED, _STRETCHED = 2e-3, 1e-3
 
 _AS_A_FILE = "Load it in 3D Slicer, choose one volume and save it as a file of its own."
 _ONE_FILE = "Give one of its files, if each is a volume; else load it in 3D Slicer, choose one volume and save it as a file of its own."
@@ -63,6 +66,33 @@ def stack(planes: Sequence[Plane], what: str) -> Stack:
     slices_mm = _distance(ordered, axes[2], what)
     _require_one_reference(planes, what)
     return Stack(tuple(ordered), axes, (columns_mm, rows_mm, slices_mm))
+
+
+@dataclass(frozen=True)
+class OnSlices:
+    """Where planes lie on a volume.
+
+    ``slices`` (n,) are the nearest ones of the volume, were it continued beyond its ends. ``beside`` (n, 3) is how far each plane's first
+    pixel lies from that of its slice, along the volume's axes x, y and z (mm).
+    """
+
+    slices: np.ndarray
+    beside: np.ndarray
+
+
+def on_slices(planes: Sequence[Plane], volume: sitk.Image) -> OnSlices | None:
+    """The slices of a volume next to which planes lie; None where planes and slices differ in direction, pixel spacing or size."""
+    direction = np.reshape(volume.GetDirection(), (3, 3))
+    columns_mm, rows_mm, step = volume.GetSpacing()
+    axes, spacings = np.array([plane.axes for plane in planes]), np.array([plane.spacing for plane in planes])
+    if any(plane.size != (volume.GetHeight(), volume.GetWidth()) for plane in planes):
+        return None
+    if np.abs(axes[:, :2] - direction[:, :2].T).max() > _TURNED or np.abs(spacings / (rows_mm, columns_mm) - 1).max() > _STRETCHED:
+        return None
+    beside = (np.array([plane.position for plane in planes]) - volume.GetOrigin()) @ direction
+    slices = np.rint(beside[:, 2] / step).astype(int)
+    beside[:, 2] -= step * slices
+    return OnSlices(slices, beside)
 
 
 def _require_places(planes: Sequence[Plane], what: str) -> None:

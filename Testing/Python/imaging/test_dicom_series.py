@@ -148,7 +148,7 @@ def test_of_several_series_the_one_that_is_read_is_described(
 
     read_volume(folder)
 
-    assert "the largest one, 'portal[31m venous', series 7, CT, of 10 files, is read" in caplog.text
+    assert "the largest one, 'portal [31m venous', series 7, CT, of 10 files, is read" in caplog.text
     assert "Not read: 'scout'" in caplog.text
 
 
