@@ -14,7 +14,7 @@ from .dicom_planes import Plane, is_dicom, look_into, text
 from .dicom_series import find_series, look_through
 from .dicom_stack import Stack, stack
 from .image_file import unreadable
-from .notices import hushed, noticed
+from .notices import hushed, silent
 from .radiograph import as_gray_volume
 
 __all__ = ["MODALITY_KEY", "is_dicom", "read_dicom_file", "read_dicom_folder", "source_planes"]
@@ -32,7 +32,7 @@ def source_planes(path: Path) -> tuple[Plane, ...]:
     Raises:
         InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
     """
-    with hushed(told=False), noticed():
+    with silent():
         planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
         return tuple(planes) if _is_radiograph(planes) else stack(planes, what).planes
 

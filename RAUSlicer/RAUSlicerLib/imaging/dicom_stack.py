@@ -105,6 +105,12 @@ def _require_places(planes: Sequence[Plane], what: str) -> None:
             "Their image position or orientation is missing, so a volume of the others would lack slices.",
             "Export the series again from the archive or scanner; if these images don't belong to it, move them out of the folder.",
         )
+    if text(planes[0].header, "Modality") == "NM":
+        raise InputError(
+            f"Where the {len(planes)} images of the {what} lie in the patient can't be read.",
+            "In nuclear medicine (NM) a file of many images describes the place of the detector instead; they may be slices or planar views.",
+            "If they are slices, load it in 3D Slicer and save the volume as a file.",
+        )
     raise InputError(
         f"The {len(planes)} images of the {what} don't form a volume.",
         "They are radiographs, films or captures, which do not say where in the patient they lie.",

@@ -19,6 +19,8 @@ _PLACES = rf"({'|'.join((*_DICOM_LIBRARIES, __name__.partition('.')[0]))})(\.|$)
 _log = logging.getLogger(__name__)
 _hushing = threading.RLock()
 _depth = 0
+# The thread of which this room's own modules say nothing either.
+_silent_thread: int | None = None
 
 
 class _Collector(logging.Handler):
@@ -30,8 +32,16 @@ class _Collector(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
+        if record.thread == self._thread != _silent_thread:
             self.sentences.append(record.getMessage())
+
+
+class _OfOthers(logging.Handler):
+    """Hands on what other threads say while the room's logger hands nothing on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread != _silent_thread and _ROOM.parent is not None:
+            _ROOM.parent.callHandlers(record)
 
 
 @contextmanager
@@ -96,6 +106,24 @@ def hushed(*, told: bool = True) -> Iterator[None]:
     if told and (remarks or collector.sentences):
         count = max(remarks, len(collector.sentences))
         _log.warning("%d values in the DICOM headers are not as the standard demands; they were taken as they are.", count)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Say nothing at all of what is read in this thread, because its reader tells it when it is read for good."""
+    global _silent_thread
+    with hushed(told=False):
+        if _silent_thread is not None:
+            yield
+            return
+        propagated, of_others = _ROOM.propagate, _OfOthers()
+        _silent_thread, _ROOM.propagate = threading.get_ident(), False
+        _ROOM.addHandler(of_others)
+        try:
+            yield
+        finally:
+            _ROOM.removeHandler(of_others)
+            _silent_thread, _ROOM.propagate = None, propagated
 
 
 def _raised_by() -> str:

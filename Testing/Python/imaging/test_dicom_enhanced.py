@@ -228,6 +228,17 @@ def test_a_spacing_that_changes_between_frames_is_refused(block: sitk.Image, tmp
         read_volume(enhanced(block, tmp_path / "e.dcm", range(6), zoom))
 
 
+def test_nuclear_medicine_is_not_called_a_film(block: sitk.Image, tmp_path: Path) -> None:
+    gone = {"PerFrameFunctionalGroupsSequence": [], "SharedFunctionalGroupsSequence": []}
+
+    with pytest.raises(InputError, match="Where the 6 images .* can't be read") as caught:
+        read_volume(enhanced(block, tmp_path / "nm.dcm", range(6), Modality="NM", **gone))
+
+    assert "nuclear medicine" in caught.value.explanation and "slices or planar views" in caught.value.explanation
+    with pytest.raises(InputError, match="don't form a volume"):
+        read_volume(enhanced(block, tmp_path / "xa.dcm", range(6), Modality="XA", **gone))
+
+
 def empty_position(k: int, frame: Dataset) -> None:
     if k == 2:
         frame.PlanePositionSequence = []

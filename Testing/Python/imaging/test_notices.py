@@ -9,7 +9,7 @@ import warnings
 import pytest
 from pydicom.misc import warn_and_log
 
-from RAUSlicerLib.imaging.notices import hushed, noticed
+from RAUSlicerLib.imaging.notices import hushed, noticed, silent
 
 _log = logging.getLogger("RAUSlicerLib.imaging.somewhere")
 
@@ -75,3 +75,16 @@ def test_what_others_warn_of_is_theirs(category: type[Warning], caplog: pytest.L
 
     assert len(shown) == 2
     assert caplog.text == ""
+
+
+def test_silence_is_of_one_thread(caplog: pytest.LogCaptureFixture) -> None:
+    with noticed() as sentences, silent(), silent():
+        _log.warning("told later")
+        warn_and_log("Invalid value for VR UI: 'Mustermann'")
+        other = threading.Thread(target=_log.warning, args=("of another run",))
+        other.start()
+        other.join()
+
+    assert sentences == [] and [record.getMessage() for record in caplog.records] == ["of another run"]
+    _log.warning("heard again")
+    assert "heard again" in caplog.text
