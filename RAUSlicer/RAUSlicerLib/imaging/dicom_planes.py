@@ -141,9 +141,16 @@ class DicomFile:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM file: by the mark behind its preamble or, where it has none, by the elements that it starts with."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    """Whether a file is a DICOM file: by the mark behind its preamble or, where it has none, by the elements that it starts with.
+
+    Raises:
+        InputError: the file can't be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise _unopened(path, error) from error
     if start[128:] == b"DICM":
         return True
     # Without preamble: a first element of group 2 or 8 in little or big endian, with a known type or a short length.
@@ -166,7 +173,7 @@ def read_dataset(path: Path, **options: Any) -> pydicom.Dataset:
         with path.open("rb") as file:
             return _parse(file, path, **options)
     except OSError as error:
-        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error
+        raise _unopened(path, error) from error
 
 
 def look_into(path: Path) -> DicomFile | None:
@@ -185,7 +192,7 @@ def look_into(path: Path) -> DicomFile | None:
         _require_size(header, path)
         return DicomFile(path, header, planes_of(header, path))
     except OSError as error:
-        return DicomFile(path, header, (), unreadable(path, error.strerror or "The operating system refuses to open it."))
+        return DicomFile(path, header, (), _unopened(path, error))
     except InputError as error:
         return DicomFile(path, header, (), error)
 
@@ -252,6 +259,10 @@ def numbers(dataset: pydicom.Dataset, keyword: str, count: int, path: Path) -> t
             "Export the series again from the archive or scanner.",
         )
     return found
+
+
+def _unopened(path: Path, error: OSError) -> InputError:
+    return unreadable(path, error.strerror or "The operating system refuses to open it.")
 
 
 def _parse(file: Any, path: Path, **options: Any) -> pydicom.Dataset:

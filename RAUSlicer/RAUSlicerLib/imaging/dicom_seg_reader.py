@@ -18,7 +18,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.sr.coding import Code
 
 from ..errors import InputError
-from .dicom_planes import Plane, functional_group, planes_of
+from .dicom_planes import Plane, functional_group, planes_of, read_dataset, text
 from .dicom_stack import on_slices
 from .image_file import unreadable
 from .labelmap import smallest_type
@@ -64,10 +64,13 @@ class _Stack:
 
 
 def is_dicom_seg(path: Path) -> bool:
-    """Whether a DICOM file is a Segmentation object."""
+    """Whether a DICOM file is a Segmentation object.
+
+    Raises:
+        InputError: it can't be read.
+    """
     with hushed(told=False):
-        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True, force=True)
-    return str(header.get("SOPClassUID")) in _SEG_CLASSES
+        return text(read_dataset(path, specific_tags=["SOPClassUID"], stop_before_pixels=True), "SOPClassUID") in _SEG_CLASSES
 
 
 def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation:
@@ -84,11 +87,8 @@ def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation
     Raises:
         InputError: the file is damaged, holds probabilities instead of labels, or does not say where its frames lie.
     """
-    try:
-        with hushed(told=False):
-            dataset = pydicom.dcmread(path, force=True)
-    except _DAMAGE as error:
-        raise unreadable(path, "It is a damaged or incomplete DICOM segmentation.") from error
+    with hushed(told=False):
+        dataset = read_dataset(path)
     return parse_dicom_seg(dataset, path, volume)
 
 

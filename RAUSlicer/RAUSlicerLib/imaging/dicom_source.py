@@ -22,7 +22,6 @@ from ..errors import OutputError
 from .dicom import is_dicom, source_planes
 from .dicom_planes import Plane, read_dataset, text
 from .dicom_stack import on_slices
-from .image_file import unreadable
 from .notices import hushed
 
 UTF8 = "ISO_IR 192"
@@ -160,12 +159,9 @@ def _read_series(path: Path | None, refused: Callable[[str], OutputError]) -> So
 
 def _planes(path: Path | None, refused: Callable[[str], OutputError]) -> tuple[Plane, ...]:
     if path is None:
-        raise refused("The target is not known.")
-    try:
-        if not path.is_dir() and not (path.is_file() and is_dicom(path)):
-            raise refused(f"The target {str(path)!r} is no DICOM series.")
-    except OSError as error:
-        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error
+        raise refused("The target comes from no DICOM series that is known.")
+    if not path.is_dir() and not (path.is_file() and is_dicom(path)):
+        raise refused(f"The target {str(path)!r} is no DICOM series.")
     planes = source_planes(path)
     if any(plane.position is None for plane in planes):
         raise refused("The target is a radiograph, which has no position in the patient.")

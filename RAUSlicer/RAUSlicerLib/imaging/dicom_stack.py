@@ -108,7 +108,7 @@ def _require_places(planes: Sequence[Plane], what: str) -> None:
     if text(planes[0].header, "Modality") == "NM":
         raise InputError(
             f"Where the {len(planes)} images of the {what} lie in the patient can't be read.",
-            "In nuclear medicine (NM) a file of many images describes the place of the detector instead; they may be slices or planar views.",
+            "In nuclear medicine (NM) a file of many images gives the place of the detector instead; they may be slices or planar views.",
             "If they are slices, load it in 3D Slicer and save the volume as a file.",
         )
     raise InputError(

@@ -18,7 +18,7 @@ from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg
 from .dicom_seg_reader import is_dicom_seg, read_dicom_seg
 from .dicom_source import Source, VolumeSource
 from .grids import same_grid, with_grid_of
-from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair, unreadable
+from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair
 from .labelmap import merge_layers, segmentation_of
 from .places import only_places
 from .radiograph import read_mask, read_picture
@@ -56,7 +56,7 @@ def read_volume(path: str | Path) -> sitk.Image:
             )
         volume = as_volume(image, path)
         return only_places(volume)
-    if _is_dicom(path):
+    if is_dicom(path):
         return read_dicom_file(path)
     require_no_pair(path)
     raise InputError(
@@ -91,7 +91,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
         if slicer_seg_nrrd.has_segments(image):
             return slicer_seg_nrrd.parse(image, path)
         return segmentation_of(as_volume(image, path), path)
-    if not has_suffix(path, PICTURE_SUFFIXES) and _is_dicom(path):
+    if not has_suffix(path, PICTURE_SUFFIXES) and is_dicom(path):
         if is_dicom_seg(path):
             return read_dicom_seg(path, volume)
         raise InputError(
@@ -286,10 +286,3 @@ def _only(segmentation: Segmentation, structures: Sequence[Structure]) -> Segmen
     for other in set(segmentation.structures) - set(structures):
         layers[other.layer] = sitk.ChangeLabel(layers[other.layer], {other.label: 0})
     return replace(segmentation.map_layers(layers), structures=tuple(structures))
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        return is_dicom(path)
-    except OSError as error:
-        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error

@@ -231,7 +231,7 @@ def test_a_spacing_that_changes_between_frames_is_refused(block: sitk.Image, tmp
 def test_nuclear_medicine_is_not_called_a_film(block: sitk.Image, tmp_path: Path) -> None:
     gone = {"PerFrameFunctionalGroupsSequence": [], "SharedFunctionalGroupsSequence": []}
 
-    with pytest.raises(InputError, match="Where the 6 images .* can't be read") as caught:
+    with pytest.raises(InputError, match=r"Where the 6 images .* can't be read") as caught:
         read_volume(enhanced(block, tmp_path / "nm.dcm", range(6), Modality="NM", **gone))
 
     assert "nuclear medicine" in caught.value.explanation and "slices or planar views" in caught.value.explanation

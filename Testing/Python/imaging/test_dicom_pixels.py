@@ -241,7 +241,7 @@ def test_no_room_for_temporary_files_is_not_called_damage(
     compress_all(folder, "jpeg lossless")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
 
-    with pytest.raises(InputError, match="No temporary files can be written to .*gone") as caught:
+    with pytest.raises(InputError, match=r"No temporary files can be written to .*gone") as caught:
         read_volume(folder)
 
     assert "damaged" not in str(caught.value)

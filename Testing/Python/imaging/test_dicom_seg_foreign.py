@@ -251,7 +251,15 @@ def truncate(dataset: pydicom.Dataset) -> None:
     dataset.PixelData = dataset.PixelData[:2]
 
 
-REFUSED = {turn: "turned", shift: "sideways", unplace: "all say where", empty_place: "all say where", resize: "several sizes", repeat: "several masks", truncate: "damaged"}
+REFUSED = {
+    turn: "turned",
+    shift: "sideways",
+    unplace: "all say where",
+    empty_place: "all say where",
+    resize: "several sizes",
+    repeat: "several masks",
+    truncate: "damaged",
+}
 
 
 @pytest.mark.parametrize("change", REFUSED)

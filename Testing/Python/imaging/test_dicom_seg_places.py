@@ -168,7 +168,9 @@ def moved(path: Path, volume: sitk.Image, axis: int, by: float, keep: slice = sl
 @pytest.mark.parametrize("grid", ["anisotropic", "left-handed", "oblique flipped"])
 @pytest.mark.parametrize("keep", [slice(None), slice(2, 3)])
 @pytest.mark.parametrize("by", [0.12, 0.45, -0.45, 0.01, 1.0])
-def test_a_segmentation_between_slices_is_told_with_the_distance(on_grid, write_series, grid: str, keep: slice, by: float, tmp_path) -> None:
+def test_a_segmentation_between_slices_is_told_with_the_distance(
+    on_grid, write_series, grid: str, keep: slice, by: float, tmp_path
+) -> None:
     series = write_series(noise(on_grid, grid), tmp_path / "series")
     volume = read_volume(series)
     write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)

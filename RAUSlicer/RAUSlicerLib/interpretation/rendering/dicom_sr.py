@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ... import __version__
 from ...anatomy.graph import AnatomyGraph
 from ...errors import OutputError
 from ...imaging.dicom import is_dicom
+from ...imaging.dicom_planes import read_dataset
 from ...imaging.dicom_seg import dicom_code, dicom_text
 from ...imaging.dicom_seg_reader import is_dicom_seg
 from ...imaging.dicom_source import Source, SourceSeries, VolumeSource, authorship, stand_in
@@ -105,12 +106,15 @@ def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, S
     Args:
         segmentation_path: Where the segmentation was read from.
         structures: Its structures by the names in the findings; a DICOM SEG's label values are its segment numbers.
+
+    Raises:
+        InputError: it can't be read.
     """
     path = None if segmentation_path is None else Path(segmentation_path)
     if path is None or not path.is_file() or not is_dicom(path) or not is_dicom_seg(path):
         return None
     with hushed(told=False):
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = read_dataset(path, stop_before_pixels=True)
     return Segments(header, {name: structure.label for name, structure in structures.items()})
 
 
