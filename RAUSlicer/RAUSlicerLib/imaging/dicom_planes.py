@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_description
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -87,6 +87,17 @@ APART: dict[str, tuple[str | None, str]] = {
     "FrameAcquisitionNumber": ("FrameContentSequence", "acquisitions"),
 }
 """What can tell planes at the same place apart: keyword -> the functional group that holds it, and what its values stand for."""
+
+_GROUPS = {
+    tag_for_keyword(keyword): keyword
+    for keyword in (
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelMeasuresSequence",
+        "PixelValueTransformationSequence",
+        *(sequence for sequence, _ in APART.values() if sequence is not None),
+    )
+}
 
 # Directions have length one and are at right angles, up to what rounding to two digits leaves; finer rounding is left as it is.
 _SKEW, _ROUNDING = 0.02, 1e-4
@@ -208,12 +219,13 @@ def planes_of(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
     shared = _items(header, "SharedFunctionalGroupsSequence")
     if frames and len(frames) != stored:
         raise unreadable(path, f"Its header speaks of {stored} frames and describes {len(frames)}.")
+    of_all = [_first_items(group) for group in shared[:1]]
     if frames:
-        return tuple(_plane(header, path, k, [frame, *shared[:1]]) for k, frame in enumerate(frames, start=1))
+        return tuple(_plane(header, path, k, [_first_items(frame), *of_all]) for k, frame in enumerate(frames, start=1))
     if stored > 1:
         # Without functional groups only the first frame's place could be known.
         return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
-    return (_plane(header, path, 1, shared[:1]),)
+    return (_plane(header, path, 1, of_all),)
 
 
 def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
@@ -222,8 +234,9 @@ def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: 
     Raises:
         KeyError: there is none.
     """
-    for group in _within([frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]], keyword):
-        return group
+    for place in (frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]):
+        for item in _items(place, keyword):
+            return item
     raise KeyError(keyword)
 
 
@@ -304,11 +317,14 @@ def _require_size(header: pydicom.Dataset, path: Path) -> None:
         raise unreadable(path, f"It ends before all pixels of its {frames} frames of {rows} x {columns} are there.")
 
 
-def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[pydicom.Dataset]) -> Plane:
+def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[Mapping[str, pydicom.Dataset]]) -> Plane:
     """One plane, from the functional groups of its frame where there are any, then those of all frames, then the header itself."""
 
+    def sources(sequence: str | None) -> list[pydicom.Dataset]:
+        return [*(group[sequence] for group in groups if sequence is not None and sequence in group), header]
+
     def find(keyword: str, sequence: str | None, count: int = 1) -> tuple[float, ...] | None:
-        for source in (*_within(groups, sequence), header):
+        for source in sources(sequence):
             if found := numbers(source, keyword, count, path):
                 return found
         return None
@@ -324,7 +340,7 @@ def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[pyd
         raise unreadable(path, "Its rescale slope is 0, which would make all pixels the same.")
     apart = {}
     for keyword, (sequence, _meaning) in APART.items():
-        shown = next((said for source in (*_within(groups, sequence), header) if (said := text(source, keyword))), "")
+        shown = next((said for source in sources(sequence) if (said := text(source, keyword))), "")
         if shown:
             apart[keyword] = shown
     return Plane(
@@ -366,5 +382,7 @@ def _items(dataset: pydicom.Dataset, sequence: str) -> list[pydicom.Dataset]:
         return []
 
 
-def _within(groups: Sequence[pydicom.Dataset], sequence: str | None) -> list[pydicom.Dataset]:
-    return [] if sequence is None else [item for group in groups for item in _items(group, sequence)[:1]]
+def _first_items(group: pydicom.Dataset) -> dict[str, pydicom.Dataset]:
+    """The first item of every functional group that says something of planes, by its keyword."""
+    every = {keyword: _items(group, keyword) for tag in tuple(group.keys()) if (keyword := _GROUPS.get(tag))}
+    return {keyword: items[0] for keyword, items in every.items() if items}
