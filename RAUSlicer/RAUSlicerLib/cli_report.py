@@ -14,6 +14,7 @@ from .printing import say
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from .imaging.dicom_source import Source
     from .imaging.segmentation import Reference
     from .interpretation.evidence import StructureFindings
     from .interpretation.rendering.files import ReportedCase
@@ -44,17 +45,19 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run_report(options: argparse.Namespace) -> int:
     """Check outputs, read, measure, write the reports, and say where they are; return the exit code."""
+    from .imaging.dicom_source import VolumeSource
     from .interpretation.rendering.files import ReportedCase, check_outputs
 
+    target = VolumeSource(options.target)
     given = (options.target, options.segmentation, options.reference, options.reference_segmentation, options.result, options.library)
-    check_outputs(options.output, [path for path in given if path is not None], options.force)
+    on_output = check_outputs(options.output, [path for path in given if path is not None], options.force, target=target)
     # Late: a wrong file name need not cost the time that these take.
     from .interpretation.library import Library
     from .interpretation.measuring import measure
     from .interpretation.segmented import load_reference, load_segmented
 
     case = load_segmented(options.target, options.segmentation, options.result)
-    for warning in case.warnings:
+    for warning in (*case.warnings, *on_output):
         say(f"Warning: {warning}", error=True)
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     library = None if options.library is None else Library.load(options.library)
@@ -68,7 +71,7 @@ def run_report(options: argparse.Namespace) -> int:
     beside = [] if reference is None else [_REFERENCE]
     if library is not None:
         beside.append(f"the library {library.name!r} ({library.cases} cases)")
-    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, options.target, options.segmentation)
+    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, target, options.segmentation)
     for sentence in _write(findings, {**case.source, "compared with": " and ".join(beside) or "nothing"}, reported, options.output):
         say(sentence)
     say(NOTICE)
@@ -76,7 +79,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def report_on_run(
-    result: Transfer, references: Sequence[Reference], target: sitk.Image, outputs: Sequence[Path], target_path: Path, result_path: Path
+    result: Transfer, references: Sequence[Reference], target: sitk.Image, outputs: Sequence[Path], source: Source, result_path: Path
 ) -> list[str]:
     """Measure what a run has found and write the reports; return what is to be said of them.
 
@@ -85,7 +88,7 @@ def report_on_run(
         references: Its annotated cases; with several of them nothing is compared, because each structure may come from another.
         target: Its target.
         outputs: Where to write; checked by ``check_outputs`` before the run.
-        target_path: Where the target was read from.
+        source: Where the target was read from.
         result_path: Where the segmentation was written.
     """
     from .interpretation.measuring import measure
@@ -93,11 +96,11 @@ def report_on_run(
 
     reference = references[0] if len(references) == 1 else None
     findings = measure(target, result.segmentation, result.results, reference)
-    source = {"model": result.model, "localizer": result.localizer, "compared with": "nothing" if reference is None else _REFERENCE}
+    headings = {"model": result.model, "localizer": result.localizer, "compared with": "nothing" if reference is None else _REFERENCE}
     if result.cancelled:
-        source["run"] = "cancelled; only what was finished"
-    reported = ReportedCase.of_results(target, result.segmentation, result.results, target_path, result_path)
-    return _write(findings, source, reported, outputs)
+        headings["run"] = "cancelled; only what was finished"
+    reported = ReportedCase.of_results(target, result.segmentation, result.results, source, result_path)
+    return _write(findings, headings, reported, outputs)
 
 
 def _write(findings: Sequence[StructureFindings], source: Mapping[str, str], case: ReportedCase, outputs: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ from .cli_progress import cancel_on_interrupt, show_progress
 from .decimals import enough_decimals, volume_text
 from .errors import KeptElsewhereError
 from .imaging.checks import distinct_names
+from .imaging.dicom_source import VolumeSource
 from .imaging.files import check_output, prove_output, write_result
 from .inputs import Inputs, load_inputs, split_names
 from .models.store import model_folders
@@ -29,13 +30,15 @@ PICTURE_3D = "volume_3d.png"
 
 def run_transfer(options: argparse.Namespace) -> int:
     """Check outputs and inputs, transfer, write what came out, and print it; return the exit code."""
-    _check_outputs(options)
+    source = VolumeSource(options.target)
+    on_reports = _check_outputs(options, source)
     # All of it: who stops while results are being written wants what is finished, and whole.
     with cancel_on_interrupt() as cancel:
         inputs = load_inputs(list(zip(options.reference, options.reference_segmentation, strict=True)), options.target)
         names = None if options.structures is None else split_names(options.structures, inputs.references)
         reference = inputs.references[0].segmentation
-        on_output = prove_output(options.output, reference, reference.select(names), inputs.target, volume_path=options.target)
+        on_output = prove_output(options.output, reference, reference.select(names), inputs.target, volume_path=source)
+        on_output = list(dict.fromkeys([*on_output, *on_reports]))
         _warn([*inputs.warnings, *on_output])
         # Late: torch takes seconds that a wrong file name need not cost.
         from .pipeline import transfer
@@ -57,7 +60,7 @@ def run_transfer(options: argparse.Namespace) -> int:
             return CANCELLED
         done: list[str] = []
         try:
-            take_all(_writing_steps(options, inputs, result, on_output, done))
+            take_all(_writing_steps(options, source, inputs, result, on_output, done))
         finally:
             # Not before: whoever reads what is printed may go away at any time.
             _print_result(result)
@@ -68,7 +71,7 @@ def run_transfer(options: argparse.Namespace) -> int:
 
 
 def _writing_steps(
-    options: argparse.Namespace, inputs: Inputs, result: Transfer, on_output: Sequence[str], done: list[str]
+    options: argparse.Namespace, source: VolumeSource, inputs: Inputs, result: Transfer, on_output: Sequence[str], done: list[str]
 ) -> list[Callable[[], None]]:
     """What writes the files that are asked for, the most precious first; each adds to ``done`` what is to be said of it."""
     written = options.output
@@ -76,7 +79,7 @@ def _writing_steps(
     def segmentation() -> None:
         nonlocal written
         try:
-            write_result(result.segmentation, options.output, inputs.target, volume_path=options.target, force=options.force)
+            write_result(result.segmentation, options.output, inputs.target, volume_path=source, force=options.force)
         except KeptElsewhereError as error:
             written = error.path
             raise
@@ -88,7 +91,7 @@ def _writing_steps(
     def reports() -> None:
         from .cli_report import report_on_run
 
-        done.extend(report_on_run(result, inputs.references, inputs.target, options.report, options.target, options.output))
+        done.extend(report_on_run(result, inputs.references, inputs.target, options.report, source, options.output))
 
     def pictures() -> None:
         from .pictures import contact_sheet, picture_3d
@@ -142,14 +145,16 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
     }
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    check_output(options.output, options.force, volume_path=options.target)
+def _check_outputs(options: argparse.Namespace, source: VolumeSource) -> list[str]:
+    """Make sure that all can be written; return what is to be said of reports."""
+    check_output(options.output, options.force, volume_path=source)
+    on_reports: list[str] = []
     inputs = [options.target, *options.reference, *options.reference_segmentation]
     outputs = [("output", options.output)]
     if options.report:
         from .interpretation.rendering.files import check_outputs
 
-        check_outputs(options.report, inputs, options.force)
+        on_reports = check_outputs(options.report, inputs, options.force, target=source)
         outputs += [("report", path) for path in options.report]
     if options.json:
         require_writable(options.json, "file")
@@ -165,6 +170,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         require_free(path, what, force=options.force, inputs=inputs)
     require_outside(outputs, model_folders(options.model))
     require_apart([*outputs, *([("folder of pictures", options.pictures)] if options.pictures else [])])
+    return on_reports
 
 
 def _warn(sentences: Sequence[str]) -> None:

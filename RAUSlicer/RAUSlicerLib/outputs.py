@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import OutputError, RAUSlicerError
+from .errors import InputError, OutputError, RAUSlicerError
 from .imaging.companions import companions
 from .scratch import ScratchFolder
 
@@ -158,11 +158,17 @@ def writing(path: Path, what: str, suffix: str = "", *, may_be_empty: bool = Fal
 
     Raises:
         OutputError: the operating system refuses, or there is nothing at the end.
+        InputError: whoever writes reads a file, and the operating system refuses that.
     """
     try:
         with ScratchFolder(path.parent) as folder, _speakable(folder) as spoken:
             name = f"result{suffix or path.suffix.lower()}"
-            yield spoken / name
+            try:
+                yield spoken / name
+            except OSError as error:
+                if (source := _other_file(error, (folder, spoken, path))) is not None:
+                    raise _unreadable(source, error) from error
+                raise
             _settle(folder / name, may_be_empty)
             os.replace(folder / name, path)
     except OSError as error:
@@ -315,6 +321,23 @@ def _settle(part: Path, may_be_empty: bool) -> None:
         raise OSError(errno.EIO, "the file is empty; the disk may be full")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _other_file(error: OSError, ours: Sequence[Path]) -> str | None:
+    """The file that an error names, if it is none of ``ours`` nor in one of them; None also where it names none."""
+    # Copying names both files, whichever of them it was.
+    named = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    if not named or any(Path(name) == own or own in Path(name).parents for name in named for own in ours):
+        return None
+    return named[0]
+
+
+def _unreadable(source: str, error: OSError) -> InputError:
+    return InputError(
+        f"The file {source!r} can't be read.",
+        f"The operating system says: {error.strerror or error}.",
+        "Make sure that it is still there and may be read, and try again.",
+    )
 
 
 def unwritable(path: Path, what: str, error: OSError) -> OutputError:

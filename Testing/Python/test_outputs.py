@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -251,6 +253,30 @@ def test_whatever_breaks_a_write_off_the_old_file_stays_and_nothing_else(tmp_pat
         part.write_text("half")
         raise error
     assert names(tmp_path) == ["o.md"] and (tmp_path / "o.md").read_text() == "before"
+
+
+def _opens(part: Path) -> None:
+    (part.parents[1] / "missing.dcm").open()
+
+
+def _copies(part: Path) -> None:
+    shutil.copyfile(part.parents[1] / "missing.dcm", part)
+
+
+@pytest.mark.parametrize("read", [_opens, _copies])
+def test_a_file_that_can_not_be_read_is_not_blamed_on_the_output(tmp_path: Path, read: Callable[[Path], None]) -> None:
+    with pytest.raises(InputError) as caught, writing(tmp_path / "o.md", "report") as part:
+        read(part)
+    assert str(tmp_path / "missing.dcm") in caught.value.problem and "o.md" not in str(caught.value)
+    assert "No such file" in caught.value.explanation and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("named", [(), ("part",), ("source", None, "part"), ("part", None, "source"), ("path",), (7,), (b"part",)])
+def test_an_error_of_the_output_is_its_own_whatever_it_was_copied_from(tmp_path: Path, named: tuple[Any, ...]) -> None:
+    path = tmp_path / "o.md"
+    with pytest.raises(OutputError, match=r"o\.md"), writing(path, "report") as part:
+        known = {"part": str(part), "path": str(path), b"part": os.fsencode(part)}
+        raise OSError(errno.ENOSPC, "No space left", *(known.get(one, one) for one in named))
 
 
 def test_a_dicom_object_that_was_cut_off_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from .dicom_planes import Plane, is_dicom, look_into, text
 from .dicom_series import find_series, look_through
 from .dicom_stack import Stack, stack
 from .image_file import unreadable
-from .notices import hushed, noticed
+from .notices import hushed, silent
 from .radiograph import as_gray_volume
 
-__all__ = ["MODALITY_KEY", "is_dicom", "read_dicom_file", "read_dicom_folder", "series_files"]
+__all__ = ["MODALITY_KEY", "is_dicom", "read_dicom_file", "read_dicom_folder", "source_planes"]
 
 MODALITY_KEY = "0008|0060"
 
@@ -32,14 +32,9 @@ def source_planes(path: Path) -> tuple[Plane, ...]:
     Raises:
         InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
     """
-    with hushed(), noticed():
+    with silent():
         planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
         return tuple(planes) if _is_radiograph(planes) else stack(planes, what).planes
-
-
-def series_files(folder: Path) -> list[Path]:
-    """The files of a folder's largest series, each once, in the order in which ``read_dicom_folder`` stacks them."""
-    return list(dict.fromkeys(plane.path for plane in source_planes(folder)))
 
 
 @hushed()

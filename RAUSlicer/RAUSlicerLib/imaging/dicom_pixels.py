@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pydicom.uid import (
 )
 
 from ..errors import InputError
+from ..scratch import ScratchFolder
 from .dicom_planes import Plane, numbers, read_dataset, text
 from .image_file import unreadable
 
@@ -144,10 +146,10 @@ def _decompressed(dataset: Dataset, syntax: UID, path: Path) -> Iterator[np.ndar
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    with tempfile.TemporaryDirectory(prefix="rauslicer-dicom-") as scratch:
+    with _scratch() as scratch:
         for number, encoded in enumerate(generate_frames(dataset.PixelData, number_of_frames=total, extended_offsets=offsets)):
             try:
-                yield _through_gdcm(encoded, dataset, Path(scratch) / "frame.dcm")
+                yield _through_gdcm(encoded, dataset, scratch / "frame.dcm")
             except (RuntimeError, ValueError) as error:
                 if not _known_to_pydicom(syntax):
                     raise _cannot_decode(path, syntax, f"frame {number + 1}") from error
@@ -165,8 +167,30 @@ def _through_gdcm(encoded: bytes, dataset: Dataset, scratch: Path) -> np.ndarray
     single["PixelData"].is_undefined_length = True
     single.file_meta = FileMetaDataset()
     single.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    single.save_as(scratch, enforce_file_format=True)
+    with _written_to_scratch():
+        single.save_as(scratch, enforce_file_format=True)
     return sitk.GetArrayFromImage(sitk.ReadImage(str(scratch), imageIO="GDCMImageIO"))[0]
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with _written_to_scratch():
+        folder = ScratchFolder(Path(tempfile.gettempdir()))
+    with folder as path:
+        yield path
+
+
+@contextmanager
+def _written_to_scratch() -> Iterator[None]:
+    """Tell what hinders writing of temporary files from damaged pixels."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"No temporary files can be written to {tempfile.gettempdir()!r}, through which compressed pixels are read.",
+            f"The operating system says: {error.strerror or error}.",
+            "Free some space there, or have the variable TMPDIR name another folder.",
+        ) from error
 
 
 def _known_to_pydicom(syntax: UID) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_description
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import InputError
+from ..text import plain_text
 from .image_file import unreadable
 
 _TAGS = [
@@ -87,6 +88,17 @@ APART: dict[str, tuple[str | None, str]] = {
 }
 """What can tell planes at the same place apart: keyword -> the functional group that holds it, and what its values stand for."""
 
+_GROUPS = {
+    tag_for_keyword(keyword): keyword
+    for keyword in (
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelMeasuresSequence",
+        "PixelValueTransformationSequence",
+        *(sequence for sequence, _ in APART.values() if sequence is not None),
+    )
+}
+
 # Directions have length one and are at right angles, up to what rounding to two digits leaves; finer rounding is left as it is.
 _SKEW, _ROUNDING = 0.02, 1e-4
 _NUMERIC = re.compile(r"[-+0-9.eEnaifNAIF\\\[\], ']*")
@@ -119,9 +131,9 @@ class Plane:
     apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def height(self) -> float:
-        """Where the plane lies along its normal, mm."""
-        return 0.0 if self.position is None or self.axes is None else float(self.position @ self.axes[2])
+    def number(self) -> int | None:
+        """The frame's number as references to it name it; None where the file is one image."""
+        return self.frame if "PerFrameFunctionalGroupsSequence" in self.header else None
 
 
 @dataclass(frozen=True)
@@ -140,9 +152,16 @@ class DicomFile:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM file: by the mark behind its preamble or, where it has none, by the elements that it starts with."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    """Whether a file is a DICOM file: by the mark behind its preamble or, where it has none, by the elements that it starts with.
+
+    Raises:
+        InputError: the file can't be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise _unopened(path, error) from error
     if start[128:] == b"DICM":
         return True
     # Without preamble: a first element of group 2 or 8 in little or big endian, with a known type or a short length.
@@ -165,7 +184,7 @@ def read_dataset(path: Path, **options: Any) -> pydicom.Dataset:
         with path.open("rb") as file:
             return _parse(file, path, **options)
     except OSError as error:
-        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error
+        raise _unopened(path, error) from error
 
 
 def look_into(path: Path) -> DicomFile | None:
@@ -182,11 +201,43 @@ def look_into(path: Path) -> DicomFile | None:
         if not _is_image(header):
             return DicomFile(path, header, ())
         _require_size(header, path)
-        return DicomFile(path, header, _planes(header, path))
+        return DicomFile(path, header, planes_of(header, path))
     except OSError as error:
-        return DicomFile(path, header, (), unreadable(path, error.strerror or "The operating system refuses to open it."))
+        return DicomFile(path, header, (), _unopened(path, error))
     except InputError as error:
         return DicomFile(path, header, (), error)
+
+
+def planes_of(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
+    """The planes of an image or a segmentation, in the order in which they are stored.
+
+    Raises:
+        InputError: what the header says of them contradicts itself, or is damaged.
+    """
+    stored, rows, columns = _form(header, path)
+    frames = _items(header, "PerFrameFunctionalGroupsSequence")
+    shared = _items(header, "SharedFunctionalGroupsSequence")
+    if frames and len(frames) != stored:
+        raise unreadable(path, f"Its header speaks of {stored} frames and describes {len(frames)}.")
+    of_all = [_first_items(group) for group in shared[:1]]
+    if frames:
+        return tuple(_plane(header, path, k, [_first_items(frame), *of_all]) for k, frame in enumerate(frames, start=1))
+    if stored > 1:
+        # Without functional groups only the first frame's place could be known.
+        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
+    return (_plane(header, path, 1, of_all),)
+
+
+def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
+    """A frame's own item of a functional group, else the one that all frames share.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for place in (frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]):
+        for item in _items(place, keyword):
+            return item
+    raise KeyError(keyword)
 
 
 def text(dataset: pydicom.Dataset | None, keyword: str) -> str:
@@ -195,7 +246,7 @@ def text(dataset: pydicom.Dataset | None, keyword: str) -> str:
         value = "" if dataset is None else dataset.get(keyword)
     except Exception:  # Whatever a parser meets in a damaged element.
         return ""
-    return "".join(c for c in str("" if value is None else value) if c.isprintable()).strip()
+    return plain_text("" if value is None else str(value)).strip()
 
 
 def numbers(dataset: pydicom.Dataset, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
@@ -221,6 +272,10 @@ def numbers(dataset: pydicom.Dataset, keyword: str, count: int, path: Path) -> t
             "Export the series again from the archive or scanner.",
         )
     return found
+
+
+def _unopened(path: Path, error: OSError) -> InputError:
+    return unreadable(path, error.strerror or "The operating system refuses to open it.")
 
 
 def _parse(file: Any, path: Path, **options: Any) -> pydicom.Dataset:
@@ -262,26 +317,14 @@ def _require_size(header: pydicom.Dataset, path: Path) -> None:
         raise unreadable(path, f"It ends before all pixels of its {frames} frames of {rows} x {columns} are there.")
 
 
-def _planes(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
-    """The planes of an image, in the order in which they are stored."""
-    stored, rows, columns = _form(header, path)
-    frames = _items(header, "PerFrameFunctionalGroupsSequence")
-    shared = _items(header, "SharedFunctionalGroupsSequence")
-    if frames and len(frames) != stored:
-        raise unreadable(path, f"Its header speaks of {stored} frames and describes {len(frames)}.")
-    if frames:
-        return tuple(_plane(header, path, k, [frame, *shared[:1]]) for k, frame in enumerate(frames, start=1))
-    if stored > 1:
-        # Without functional groups only the first frame's place could be known.
-        return tuple(Plane(path, k, (rows, columns), header) for k in range(1, min(stored, _LONGEST_FILM) + 1))
-    return (_plane(header, path, 1, shared[:1]),)
-
-
-def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[pydicom.Dataset]) -> Plane:
+def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[Mapping[str, pydicom.Dataset]]) -> Plane:
     """One plane, from the functional groups of its frame where there are any, then those of all frames, then the header itself."""
 
+    def sources(sequence: str | None) -> list[pydicom.Dataset]:
+        return [*(group[sequence] for group in groups if sequence is not None and sequence in group), header]
+
     def find(keyword: str, sequence: str | None, count: int = 1) -> tuple[float, ...] | None:
-        for source in (*_within(groups, sequence), header):
+        for source in sources(sequence):
             if found := numbers(source, keyword, count, path):
                 return found
         return None
@@ -297,7 +340,7 @@ def _plane(header: pydicom.Dataset, path: Path, frame: int, groups: Sequence[pyd
         raise unreadable(path, "Its rescale slope is 0, which would make all pixels the same.")
     apart = {}
     for keyword, (sequence, _meaning) in APART.items():
-        shown = next((said for source in (*_within(groups, sequence), header) if (said := text(source, keyword))), "")
+        shown = next((said for source in sources(sequence) if (said := text(source, keyword))), "")
         if shown:
             apart[keyword] = shown
     return Plane(
@@ -339,5 +382,7 @@ def _items(dataset: pydicom.Dataset, sequence: str) -> list[pydicom.Dataset]:
         return []
 
 
-def _within(groups: Sequence[pydicom.Dataset], sequence: str | None) -> list[pydicom.Dataset]:
-    return [] if sequence is None else [item for group in groups for item in _items(group, sequence)[:1]]
+def _first_items(group: pydicom.Dataset) -> dict[str, pydicom.Dataset]:
+    """The first item of every functional group that says something of planes, by its keyword."""
+    every = {keyword: _items(group, keyword) for tag in tuple(group.keys()) if (keyword := _GROUPS.get(tag))}
+    return {keyword: items[0] for keyword, items in every.items() if items}

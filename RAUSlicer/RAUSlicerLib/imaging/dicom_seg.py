@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -19,8 +19,10 @@ from pydicom.valuerep import format_number_as_ds
 from .. import __version__
 from ..errors import InputError, OutputError
 from ..outputs import put_dicom
+from ..text import plain_text
+from .dicom_planes import Plane
 from .dicom_seg_reader import parse_dicom_seg
-from .dicom_source import SourceFrame, SourceSeries, no_source, read_source, stand_in
+from .dicom_source import SourceSeries, VolumeSource, authorship, stand_in
 from .grids import resample_labels
 from .label_values import numbered
 from .labelmap import smallest_type
@@ -36,15 +38,15 @@ _LONGEST_SCHEME = 16
 _ALGORITHM_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 
 
-def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, files: Sequence[Path]) -> list[str]:
-    """Write a DICOM SEG: see ``compose_dicom_seg``, whose sentences it returns."""
-    dataset, notes = compose_dicom_seg(segmentation, path, volume, files)
+def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, source: VolumeSource, *, named: Path) -> list[str]:
+    """Write a DICOM SEG, which messages call ``named``: see ``compose_dicom_seg``, whose sentences it returns."""
+    dataset, notes = compose_dicom_seg(segmentation, named, volume, source)
     with hushed(told=False):
         put_dicom(path, dataset)
     return notes
 
 
-def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Image, files: Sequence[Path]) -> list[str]:
+def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Image, source: VolumeSource) -> list[str]:
     """Make a DICOM SEG of these structures in memory and read it back, before hours of work are spent on a real one.
 
     Returns:
@@ -59,8 +61,8 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
     array.ravel()[places] = np.arange(1, len(structures) + 1)
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(volume)
-    numbered = [replace(structure, label=number, layer=0) for number, structure in enumerate(structures, start=1)]
-    dataset, notes = compose_dicom_seg(Segmentation(labels, tuple(numbered)), path, volume, files)
+    in_turn = tuple(replace(structure, label=number, layer=0) for number, structure in enumerate(structures, start=1))
+    dataset, notes = compose_dicom_seg(Segmentation(labels, in_turn), path, volume, source)
     buffer = BytesIO()
     with hushed(told=False):
         dataset.save_as(buffer)
@@ -76,9 +78,9 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
 
 
 def compose_dicom_seg(
-    segmentation: Segmentation, path: Path, volume: sitk.Image, files: Sequence[Path]
+    segmentation: Segmentation, path: Path, volume: sitk.Image, source: VolumeSource
 ) -> tuple[pydicom.Dataset, list[str]]:
-    """A binary DICOM SEG of the series in ``files``, in whose patient and study it is filed.
+    """A binary DICOM SEG of the series in ``source``, in whose patient and study it is filed.
 
     Every mask goes to the frame that lies where its slice lies, whatever the order of files and frames. Structures are numbered from 1 in
     their order, as DICOM wants it. One without terminology is coded as tissue.
@@ -86,14 +88,15 @@ def compose_dicom_seg(
     Args:
         segmentation: On the grid of ``volume``.
         path: Where it is to be written, for messages.
-        volume: The image read from ``files``.
-        files: The source series as ``require_source_series`` returns it.
+        volume: The image read from ``source``.
+        source: Where it was read from.
 
     Returns:
         It, and sentences for the user: what the series lacks, and what DICOM can't hold as it is.
 
     Raises:
-        OutputError: the series is not the one ``volume`` was read from, or lacks what DICOM demands.
+        OutputError: the source is no series, is not the one ``volume`` was read from, or lacks what DICOM demands.
+        InputError: the source can't be read.
     """
     if not segmentation.structures:
         raise OutputError(
@@ -101,80 +104,83 @@ def compose_dicom_seg(
             "DICOM allows no segmentation without segments.",
             "Choose an output name that ends in .seg.nrrd or .nii.gz, or more structures.",
         )
-    source = read_source(files, lambda problem: no_source(path, problem))
-    slices = source.slices_of(volume)
+    series = source_series(source, path)
+    slices = series.slices_of(volume)
     if slices is None:
         raise no_source(path, "The segmented image is not the one in the DICOM series.")
-    notes = [*source.warnings, *_measures(source, volume)]
+    measures, of_measures = _measures(series, volume)
+    notes = [*series.warnings, *of_measures]
     descriptions = [_description(number, structure, notes) for number, structure in enumerate(segmentation.structures, start=1)]
-    frames: dict[str, SourceFrame] = {generate_uid(): frame for frame in source.frames}
+    planes: dict[str, Plane] = {generate_uid(): plane for plane in series.planes}
     try:
         with hushed(told=False):
             dataset = hd.seg.Segmentation(
-                source_images=[stand_in(source, frame, uid) for uid, frame in frames.items()],
+                source_images=[stand_in(series, plane, uid, **measures) for uid, plane in planes.items()],
                 pixel_array=_pixels(segmentation)[slices],
                 segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=descriptions,
-                series_instance_uid=hd.UID(),
-                series_number=300,
-                sop_instance_uid=hd.UID(),
-                instance_number=1,
-                manufacturer="RAUSlicer contributors",
-                manufacturer_model_name="RAUSlicer",
-                software_versions=__version__,
-                device_serial_number="0",
                 content_label="SEGMENTATION",
                 content_description="Research use only, not a medical device",
-                series_description="RAUSlicer segmentation (research use only)",
+                **authorship(300, "RAUSlicer segmentation"),
             )
-            dataset.SpecificCharacterSet = source.header.SpecificCharacterSet
-            _refer(dataset, source, frames)
+            dataset.SpecificCharacterSet = series.header.SpecificCharacterSet
+            _refer(dataset, series, planes)
     except (ValueError, AttributeError, LookupError, TypeError, NotImplementedError) as error:
         raise no_source(path, "The target's DICOM headers lack what a segmentation must repeat.") from error
     return dataset, list(dict.fromkeys(notes))
 
 
-def _measures(source: SourceSeries, volume: sitk.Image) -> list[str]:
-    """Puts the distance of slices into the header that frames repeat; what the series says of it is often missing or wrong."""
+def source_series(source: VolumeSource, path: Path) -> SourceSeries:
+    """The series that a DICOM SEG at ``path`` belongs to: see ``VolumeSource.series``, whose errors it raises."""
+    return source.series(lambda problem: no_source(path, problem))
+
+
+def no_source(path: Path, problem: str) -> OutputError:
+    """The error for a DICOM segmentation without a series that it could belong to."""
+    return OutputError(
+        f"The DICOM segmentation {str(path)!r} can't be written. {problem}",
+        "A DICOM segmentation belongs to a DICOM series, whose patient, study and geometry it repeats.",
+        "Choose an output name that ends in .seg.nrrd or .nii.gz, or give the target as a DICOM folder.",
+    )
+
+
+def _measures(series: SourceSeries, volume: sitk.Image) -> tuple[dict[str, Any], list[str]]:
+    """The distance of slices for the header that frames repeat; what the series says of it is often missing or wrong."""
     step, notes = float(volume.GetSpacing()[2]), []
-    thickness = source.frames[0].thickness
-    source.header.SliceThickness = format_number_as_ds(thickness or step)
-    if not thickness:
+    thickness = series.planes[0].thickness or 0.0
+    if thickness <= 0:
         notes.append(f"The target's DICOM headers don't say how thick its slices are; {step:g} mm, their distance, is written.")
-    if volume.GetSize()[2] > 1:
-        source.header.SpacingBetweenSlices = format_number_as_ds(step)
-    else:
-        source.header.pop("SpacingBetweenSlices", None)
-    if source.is_uneven():
+    if series.is_uneven():
         notes.append(
             "The target's slices are unevenly spaced, and so are those of a DICOM segmentation: other programs may refuse to read it as a "
             "volume. A .seg.nrrd file has no such difficulty."
         )
-    return notes
+    between = format_number_as_ds(step) if volume.GetDepth() > 1 else None
+    return {"SliceThickness": format_number_as_ds(thickness if thickness > 0 else step), "SpacingBetweenSlices": between}, notes
 
 
-def _refer(dataset: pydicom.Dataset, source: SourceSeries, frames: Mapping[str, SourceFrame]) -> None:
+def _refer(dataset: pydicom.Dataset, series: SourceSeries, planes: Mapping[str, Plane]) -> None:
     """Puts the real images and frame numbers in the place of the stand-ins in all references."""
-    dataset.SourceImageSequence = [_reference(instance, source) for instance in source.classes]
-    series = pydicom.Dataset()
-    series.SeriesInstanceUID = source.header.SeriesInstanceUID
-    series.ReferencedInstanceSequence = [_reference(instance, source) for instance in source.classes]
-    dataset.ReferencedSeriesSequence = [series]
+    dataset.SourceImageSequence = [_reference(instance, series) for instance in series.classes]
+    referenced = pydicom.Dataset()
+    referenced.SeriesInstanceUID = series.header.SeriesInstanceUID
+    referenced.ReferencedInstanceSequence = [_reference(instance, series) for instance in series.classes]
+    dataset.ReferencedSeriesSequence = [referenced]
     for group in dataset.PerFrameFunctionalGroupsSequence:
         for derivation in group.get("DerivationImageSequence") or []:
             for item in derivation.SourceImageSequence:
-                frame = frames.get(item.ReferencedSOPInstanceUID)
+                plane = planes.get(item.ReferencedSOPInstanceUID)
                 # Segments share these items, so that some have been seen to.
-                if frame is not None:
-                    item.ReferencedSOPClassUID = source.classes[frame.instance]
-                    item.ReferencedSOPInstanceUID = frame.instance
-                    if frame.number is not None:
-                        item.ReferencedFrameNumber = frame.number
+                if plane is not None:
+                    item.ReferencedSOPInstanceUID = series.instances[plane.path]
+                    item.ReferencedSOPClassUID = series.classes[item.ReferencedSOPInstanceUID]
+                    if plane.number is not None:
+                        item.ReferencedFrameNumber = plane.number
 
 
-def _reference(instance: str, source: SourceSeries) -> pydicom.Dataset:
+def _reference(instance: str, series: SourceSeries) -> pydicom.Dataset:
     item = pydicom.Dataset()
-    item.ReferencedSOPClassUID = source.classes[instance]
+    item.ReferencedSOPClassUID = series.classes[instance]
     item.ReferencedSOPInstanceUID = instance
     return item
 
@@ -230,9 +236,7 @@ def dicom_code(code: Code) -> Code | None:
 
 def dicom_text(text: str) -> str:
     """A text without what DICOM does not allow in one line: control characters, halves of characters, and the separator of values."""
-    instead = {"Cc": " ", "Cs": "\ufffd"}
-    allowed = ("/" if c == "\\" else instead.get(unicodedata.category(c), c) for c in text)
-    return "".join(allowed).strip()
+    return plain_text(text).replace("\\", "/").strip()
 
 
 def _pixels(segmentation: Segmentation) -> np.ndarray:

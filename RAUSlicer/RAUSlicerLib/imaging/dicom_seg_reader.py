@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import struct
 import zlib
 from collections import defaultdict
@@ -19,7 +18,8 @@ from pydicom.pixels import iter_pixels
 from pydicom.sr.coding import Code
 
 from ..errors import InputError
-from .dicom_source import functional_group
+from .dicom_planes import Plane, functional_group, planes_of, read_dataset, text
+from .dicom_stack import on_slices
 from .image_file import unreadable
 from .labelmap import smallest_type
 from .notices import hushed
@@ -64,10 +64,13 @@ class _Stack:
 
 
 def is_dicom_seg(path: Path) -> bool:
-    """Whether a DICOM file is a Segmentation object."""
+    """Whether a DICOM file is a Segmentation object.
+
+    Raises:
+        InputError: it can't be read.
+    """
     with hushed(told=False):
-        header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True, force=True)
-    return str(header.get("SOPClassUID")) in _SEG_CLASSES
+        return text(read_dataset(path, specific_tags=["SOPClassUID"], stop_before_pixels=True), "SOPClassUID") in _SEG_CLASSES
 
 
 def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation:
@@ -84,11 +87,8 @@ def read_dicom_seg(path: Path, volume: sitk.Image | None = None) -> Segmentation
     Raises:
         InputError: the file is damaged, holds probabilities instead of labels, or does not say where its frames lie.
     """
-    try:
-        with hushed(told=False):
-            dataset = pydicom.dcmread(path, force=True)
-    except _DAMAGE as error:
-        raise unreadable(path, "It is a damaged or incomplete DICOM segmentation.") from error
+    with hushed(told=False):
+        dataset = read_dataset(path)
     return parse_dicom_seg(dataset, path, volume)
 
 
@@ -104,22 +104,16 @@ def parse_dicom_seg(dataset: pydicom.Dataset, path: Path, volume: sitk.Image | N
 
 
 def _stack(dataset: pydicom.Dataset, path: Path, volume: sitk.Image | None) -> _Stack:
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    if len(frames) != int(dataset.NumberOfFrames):
-        raise ValueError("frames without functional groups")
-    try:
-        positions = np.array(
-            [functional_group(dataset, frame, "PlanePositionSequence").ImagePositionPatient for frame in frames], dtype=float
-        ).reshape(-1, 3)
-        cosines = np.array(
-            [functional_group(dataset, frame, "PlaneOrientationSequence").ImageOrientationPatient for frame in frames], dtype=float
-        ).reshape(-1, 2, 3)
-    except LookupError as error:
-        raise _misplaced(path, "Its frames don't say where in the patient they lie.") from error
-    measures = functional_group(dataset, frames[0], "PixelMeasuresSequence")
-    rows_mm, columns_mm = (float(value) for value in measures.PixelSpacing)
-    if not np.isfinite([*positions.ravel(), *cosines.ravel()]).all() or not 0 < min(rows_mm, columns_mm) < math.inf:
-        raise ValueError("places that are no places")
+    frames = planes_of(dataset, path)
+    if any(frame.position is None or frame.spacing is None for frame in frames):
+        raise _misplaced(path, "Its frames don't all say where in the patient they and their pixels lie.")
+    spacings = np.array([frame.spacing for frame in frames])
+    rows_mm, columns_mm = spacings[0].tolist()
+    if spacings.min() <= 0:
+        raise ValueError("pixels without size")
+    if np.abs(spacings / spacings[0] - 1).max() > _STRETCHED:
+        raise _misplaced(path, "Its frames have pixels of several sizes.")
+    positions, cosines = np.array([frame.position for frame in frames]), np.array([frame.axes for frame in frames])[:, :2]
     if np.abs(cosines - cosines[0]).max() > _TURNED:
         raise _misplaced(path, "Its frames are turned against each other.")
     row, column = cosines[0] / np.linalg.norm(cosines[0], axis=1, keepdims=True)
@@ -129,21 +123,29 @@ def _stack(dataset: pydicom.Dataset, path: Path, volume: sitk.Image | None) -> _
     if np.abs(offsets[:, :2]).max() > _ABOVE * pixel:
         raise _misplaced(path, "Its frames are shifted sideways against each other.")
     planes, plane_of = _planes(offsets[:, 2], _SAME_PLANE * pixel)
-    stated = _positive(measures.get("SpacingBetweenSlices"))
-    lattice = None
-    if volume is not None:
-        lattice = _on_slices(planes, positions[0], axes, (rows_mm, columns_mm), (dataset.Rows, dataset.Columns), stated, volume)
-    lattice = lattice or _even(planes, stated, _positive(measures.get("SliceThickness")), pixel)
+    stated, thickness = _positive(frames[0].between), _positive(frames[0].thickness)
+    lattice = None if volume is None else _of_volume(frames, planes, plane_of, axes, stated, volume)
+    lattice = lattice or _even(planes, stated, thickness, pixel)
     if lattice is None:
         raise _misplaced(path, "Its slices are so unevenly spaced that they are on no grid.")
     start, step, numbers = lattice
     numbers = numbers - numbers.min()
     if numbers.max() >= _MOST_SLICES:
         raise ValueError(f"{numbers.max() + 1} slices")
-    unevenness = float(np.abs(planes - start - step * numbers).max())
-    if unevenness > _ROUNDED * step:
-        _log.warning("The segmentation's slices are unevenly spaced: positions are off by up to %.2g mm.", unevenness)
+    _tell_how_far_off(planes - start - step * numbers, step)
     return _Stack(positions[0] + start * axes[2], axes, (rows_mm, columns_mm), step, numbers[plane_of])
+
+
+def _tell_how_far_off(off: np.ndarray, step: float) -> None:
+    """Warn where planes lie beside the slices (mm) that they are taken for."""
+    most = float(np.abs(off).max())
+    if most <= _ROUNDED * step:
+        return
+    far = f"{most:.2g} mm, {most / step:.2g} of the distance of slices"
+    if np.ptp(off) <= _ROUNDED * step:
+        _log.warning("The segmentation lies between the slices of its image, %s off; each of its slices is taken for the nearest one.", far)
+    else:
+        _log.warning("The segmentation's slices are unevenly spaced: they lie up to %s, beside those they are taken for.", far)
 
 
 def _planes(heights: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -159,34 +161,40 @@ _Lattice = tuple[float, float, np.ndarray]
 """Height of the first plane and distance of the planes (mm), and the number of each height on them, up to a constant."""
 
 
-def _on_slices(
-    planes: np.ndarray,
-    position: np.ndarray,
-    axes: np.ndarray,
-    spacing: tuple[float, float],
-    size: tuple[int, int],
-    stated: float,
-    volume: sitk.Image,
+def _of_volume(
+    frames: Sequence[Plane], heights: np.ndarray, plane_of: np.ndarray, axes: np.ndarray, stated: float, volume: sitk.Image
 ) -> _Lattice | None:
-    """The planes as slices of the segmented image; None where they are not its slices."""
-    direction = np.reshape(volume.GetDirection(), (3, 3)).T
-    columns_mm, rows_mm, step = volume.GetSpacing()
-    turned = np.abs(direction[:2] - axes[:2]).max()
-    stretched = np.abs(np.divide(spacing, (rows_mm, columns_mm)) - 1).max()
-    if size != (volume.GetHeight(), volume.GetWidth()) or turned > _TURNED or stretched > _STRETCHED:
-        return None
-    offset = axes @ (np.array(volume.GetOrigin()) - position)
-    if np.abs(offset[:2]).max() > _AMBIGUOUS * min(spacing):
+    """The frames' planes as slices of the segmented image; None where they are not its slices.
+
+    Args:
+        frames: Those of the segmentation.
+        heights: Of the planes over the first frame, along the normal, ascending (mm).
+        plane_of: The plane of each frame.
+        axes: Row, column and normal direction of the frames.
+        stated: What the file says of the distance of planes (mm), 0 where it says nothing.
+        volume: The segmented image.
+    """
+    placed = on_slices(frames, volume)
+    *pixel, step = volume.GetSpacing()
+    if placed is None or np.abs(placed.beside[:, :2]).max() > _AMBIGUOUS * min(pixel):
         return None
     # A left-handed image counts its slices down.
-    upwards = 1.0 if direction[2] @ axes[2] > 0 else -1.0
-    bottom = float(offset[2]) if upwards > 0 else float(offset[2]) - step * (volume.GetDepth() - 1)
-    numbers = np.rint((planes - bottom) / step).astype(int)
-    off = float(np.abs(planes - bottom - step * numbers).max()) / step
+    upwards = 1 if np.reshape(volume.GetDirection(), (3, 3))[:, 2] @ axes[2] > 0 else -1
+    numbers = np.zeros(len(heights), int)
+    numbers[plane_of] = upwards * placed.slices
+    off = float(np.abs(placed.beside[:, 2]).max()) / step
     other_step = stated > 0 and abs(stated / step - 1) > _ROUNDED
-    if len(np.unique(numbers)) < len(numbers) or (off > _ROUNDED and other_step):
+    if len(np.unique(numbers)) < len(numbers) or (off > _ROUNDED and other_step) or _is_coarser(heights, stated, step):
         return None
+    first = plane_of[0]
+    bottom = -upwards * float(placed.beside[0, 2]) - step * int(numbers[first])
     return bottom + step * int(numbers.min()), step, numbers
+
+
+def _is_coarser(heights: np.ndarray, stated: float, step: float) -> bool:
+    """Whether planes are as far apart as the file says, and that is farther than the image's slices: their masks are as thick."""
+    gaps = np.diff(heights)
+    return bool(stated > (1 + _AMBIGUOUS) * step and len(gaps) > 1 and np.abs(gaps / stated - np.rint(gaps / stated)).max() <= _ROUNDED)
 
 
 def _even(planes: np.ndarray, stated: float, thickness: float, pixel: float) -> _Lattice | None:
@@ -376,9 +384,8 @@ def _first_code(sequence: Sequence[pydicom.Dataset] | None) -> Code | None:
     return Code(str(value), str(scheme), str(item.get("CodeMeaning") or value)) if value and scheme else None
 
 
-def _positive(value: object) -> float:
-    number = float(str(value)) if value not in (None, "") else 0.0
-    return number if 0 < number < math.inf else 0.0
+def _positive(value: float | None) -> float:
+    return value if value is not None and value > 0 else 0.0
 
 
 def _misplaced(path: Path, reason: str) -> InputError:

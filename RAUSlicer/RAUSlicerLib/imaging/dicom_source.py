@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import SimpleITK as sitk
@@ -16,8 +17,11 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage, SecondaryCaptureImageStorage, generate_uid
 from pydicom.valuerep import DA, TM, PersonName, format_number_as_ds
 
-from ..errors import InputError, OutputError
-from .dicom import is_dicom, series_files
+from .. import __version__
+from ..errors import OutputError
+from .dicom import is_dicom, source_planes
+from .dicom_planes import Plane, read_dataset, text
+from .dicom_stack import on_slices
 from .notices import hushed
 
 UTF8 = "ISO_IR 192"
@@ -41,237 +45,194 @@ _REPEATED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0018, 0x0020, 0x0032, 0x0040)
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
 _SEXES = ("", "M", "F", "O")
 
-# A frame lies on a slice of the volume if it is turned, stretched and shifted within it by no more than this.
-_TURNED = 2e-3
-_STRETCHED = 1e-3
-_SHIFTED_PIXELS = 0.1
-_SHIFTED_SLICES = 0.06
+# A plane is a slice of the volume if it is shifted by no more than this share of a pixel or of the distance between slices; sideways also
+# by what rounded directions of thick slices make of it.
+_SHIFTED, _SHIFTED_SLICES = 0.1, 0.06
 # In units of the distance between slices. Readers of DICOM segmentations look for even steps with a tolerance of a hundredth.
 _UNEVEN = 0.01
-
-
-@dataclass(frozen=True)
-class SourceFrame:
-    """One frame of the series.
-
-    ``number`` counts from 1 in a file of several frames, None in a file of one. ``position`` and the rows of ``axes`` (row and column
-    direction) are in patient space (LPS, mm), ``spacing`` is the distance of rows and of columns (mm), ``thickness`` is in mm too, 0 where
-    it is not said.
-    """
-
-    instance: str
-    number: int | None
-    position: np.ndarray
-    axes: np.ndarray
-    spacing: tuple[float, float]
-    thickness: float
 
 
 @dataclass(frozen=True)
 class SourceSeries:
     """A series as derived objects need it.
 
-    ``header`` holds what they repeat of patient and study, whole and in UTF-8. ``classes`` are the SOP classes by SOP instance, one a file.
-    ``made`` are the UIDs that the series lacks and that were made up. ``warnings`` are sentences for the user.
+    ``header`` holds what they repeat of patient and study, whole and in UTF-8. ``planes`` are in the order of the volume's slices, and all
+    have a place. ``instances`` are the SOP instances by file, ``classes`` the SOP classes by instance. ``made`` are the UIDs that the
+    series lacks and that were made up. ``warnings`` are sentences for the user.
     """
 
     header: pydicom.Dataset
+    planes: tuple[Plane, ...]
+    instances: Mapping[Path, str]
     classes: Mapping[str, str]
-    frames: tuple[SourceFrame, ...]
     made: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def slices_of(self, volume: sitk.Image) -> list[int] | None:
-        """The slice of the volume that each frame is, by where it lies; None where frames and slices are not the same planes."""
-        direction = np.reshape(volume.GetDirection(), (3, 3))
-        columns_mm, rows_mm, step = volume.GetSpacing()
-        count = volume.GetSize()[2]
-        origin = np.array(volume.GetOrigin())
-        allowed = max(_SHIFTED_PIXELS * min(columns_mm, rows_mm), _SHIFTED_SLICES * step if count > 1 else 0.0)
-        found = []
-        for frame in self.frames:
-            turned = float(np.abs(frame.axes - direction[:, :2].T).max())
-            stretched = float(np.abs(np.divide(frame.spacing, (rows_mm, columns_mm)) - 1).max())
-            offset = direction.T @ (frame.position - origin)
-            nearest = round(float(offset[2]) / step)
-            if turned > _TURNED or stretched > _STRETCHED or np.abs(offset[:2]).max() > allowed:
-                return None
-            found.append(nearest)
-        return found if sorted(found) == list(range(count)) else None
+        """The slice of the volume that each plane is, by where it lies; None where planes and slices are not the same."""
+        placed = on_slices(self.planes, volume)
+        if placed is None:
+            return None
+        *pixel, step = volume.GetSpacing()
+        sideways, along = np.abs(placed.beside[:, :2]).max(), np.abs(placed.beside[:, 2])
+        # Uneven slices lie beside a volume's, but its ends were laid through the first and the last of them.
+        ends = along[[placed.slices.argmin(), placed.slices.argmax()]].max()
+        several = volume.GetDepth() > 1
+        if sideways > max(_SHIFTED * min(pixel), _SHIFTED_SLICES * step * several) or ends > _SHIFTED * step:
+            return None
+        return placed.slices.tolist() if sorted(placed.slices) == list(range(volume.GetDepth())) else None
 
     def is_uneven(self) -> bool:
-        """Whether frames are farther from even steps than other readers of DICOM segmentations allow."""
-        normal = np.cross(*self.frames[0].axes)
-        heights = np.sort([frame.position @ normal for frame in self.frames])
+        """Whether planes are farther from even steps than other readers of DICOM segmentations allow."""
+        axes = self.planes[0].axes
+        assert axes is not None
+        heights = np.sort([plane.position @ axes[2] for plane in self.planes])
         if len(heights) < 3:
             return False
         gaps = np.diff(heights)
         return bool(np.abs(gaps / gaps.mean() - 1).max() > _UNEVEN)
 
 
-def require_source_series(volume_path: str | Path | None, path: Path) -> list[Path]:
-    """The files of the series that a DICOM SEG at ``path`` would belong to.
-
-    Raises:
-        OutputError: the segmented image is unknown or was not DICOM.
-    """
-    source = None if volume_path is None else Path(volume_path)
-    try:
-        if source is not None and source.is_dir():
-            files = series_files(source)
-            _require_position(files[0], path)
-            return files
-        if source is not None and source.is_file() and is_dicom(source):
-            _require_position(source, path)
-            return [source]
-    except InputError as error:
-        raise no_source(path, error.problem) from error
-    raise no_source(path, "The target is not known." if source is None else f"The target {str(source)!r} is not DICOM.")
-
-
-def read_source(files: Sequence[Path], refused: Callable[[str], OutputError]) -> SourceSeries:
-    """Read the headers of a series, with what anonymizers and old scanners leave out made up for.
+class VolumeSource:
+    """Where a volume was read from. The headers of a DICOM series are read when an object first wants to belong to it, and kept.
 
     Args:
-        files: As ``require_source_series`` returns them.
-        refused: The error for a sentence on what can't be made up for.
-
-    Raises:
-        OutputError: frames that don't say where they lie.
+        path: A file or a folder; None where it is not known.
     """
-    frames: list[SourceFrame] = []
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = None if path is None else Path(path)
+        self._series: SourceSeries | None = None
+
+    @classmethod
+    def of(cls, source: Source) -> VolumeSource:
+        """The source itself, or that of a path."""
+        return source if isinstance(source, VolumeSource) else cls(source)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The path, where it is known."""
+        return [] if self.path is None else [self.path]
+
+    def series(self, refused: Callable[[str], OutputError]) -> SourceSeries:
+        """The series, with what anonymizers and old scanners leave out of its headers made up for.
+
+        Args:
+            refused: The error for a sentence on why no object can belong to it.
+
+        Raises:
+            OutputError: it is unknown, no DICOM, or has no place in the patient.
+            InputError: it can't be read as a volume.
+        """
+        if self._series is None:
+            self._series = _read_series(self.path, refused)
+        return self._series
+
+
+Source: TypeAlias = str | Path | VolumeSource | None
+"""Where a volume was read from; a ``VolumeSource`` that is handed from one call to the next reads headers but once."""
+
+
+@hushed(told=False)
+def _read_series(path: Path | None, refused: Callable[[str], OutputError]) -> SourceSeries:
+    planes = _planes(path, refused)
+    first = read_dataset(planes[0].path, stop_before_pixels=True)
+    instances: dict[Path, str] = {}
     classes: dict[str, str] = {}
-    header: pydicom.Dataset | None = None
-    notes: list[str] = []
     made: list[str] = []
-    with hushed(told=False):
-        for file in files:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            # Anonymizers sometimes empty the identity and leave that in the file's meta header alone.
-            meta = dataset.file_meta
-            dataset.SOPInstanceUID = dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""
-            made += _identify(dataset, header)
-            instance = str(dataset.SOPInstanceUID)
-            modality = str(dataset.get("Modality"))
-            sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
-            classes[instance] = str(sop_class or _CLASSES.get(modality, SecondaryCaptureImageStorage))
-            try:
-                frames += _frames(dataset, instance)
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                raise refused("The target's frames don't all say where in the patient they lie.") from error
-            if header is None:
-                header, notes = _repeated(dataset)
-                # A class of single images for all: where highdicom looks for attributes depends on it, and it does not know private ones.
-                header.SOPClassUID = _CLASSES.get(modality, SecondaryCaptureImageStorage)
-    assert header is not None
+    shared: dict[str, str] = {}
+    for file, header in {plane.path: plane.header for plane in planes}.items():
+        identity, lacking = _identity(header, shared)
+        shared = shared or identity
+        made += lacking
+        instances[file] = identity["SOPInstanceUID"]
+        sop_class = text(header, "SOPClassUID") or text(header.file_meta, "MediaStorageSOPClassUID")
+        classes[identity["SOPInstanceUID"]] = sop_class or _class_of(header)
+    header, notes = _repeated(first, shared)
+    # A class of single images for all: where highdicom looks for attributes depends on it, and it does not know private ones.
+    header.SOPClassUID = _class_of(first)
     if made:
         missing = ", ".join(dict.fromkeys(made))
         notes.append(f"The target's DICOM headers lack {missing}; made up ones are written, by which nothing connects it with the images.")
-    return SourceSeries(header, classes, tuple(frames), tuple(dict.fromkeys(made)), tuple(notes))
+    return SourceSeries(header, planes, instances, classes, tuple(dict.fromkeys(made)), tuple(notes))
 
 
-def no_source(path: Path, problem: str) -> OutputError:
-    """The error for a DICOM segmentation without a series that it could belong to."""
-    return OutputError(
-        f"The DICOM segmentation {str(path)!r} can't be written. {problem}",
-        "A DICOM segmentation belongs to a DICOM series, whose patient, study and geometry it repeats.",
-        "Choose an output name that ends in .seg.nrrd or .nii.gz, or give the target as a DICOM folder.",
-    )
+def _planes(path: Path | None, refused: Callable[[str], OutputError]) -> tuple[Plane, ...]:
+    if path is None:
+        raise refused("The target comes from no DICOM series that is known.")
+    if not path.is_dir() and not (path.is_file() and is_dicom(path)):
+        raise refused(f"The target {str(path)!r} is no DICOM series.")
+    planes = source_planes(path)
+    if any(plane.position is None for plane in planes):
+        raise refused("The target is a radiograph, which has no position in the patient.")
+    if any(plane.spacing is None for plane in planes):
+        raise refused("The target's images don't say how far apart their pixels are in the patient.")
+    return planes
 
 
-def stand_in(series: SourceSeries, frame: SourceFrame, instance: str, **changed: object) -> pydicom.Dataset:
-    """The header of a single image at a frame's place, under an instance UID of its own; ``changed`` overrides elements.
+def stand_in(series: SourceSeries, plane: Plane, instance: str, **changed: object) -> pydicom.Dataset:
+    """The header of a single image at a plane's place, under an instance UID of its own; ``changed`` overrides elements, None removes one.
 
     highdicom takes each of them as it is, while it demands much of multi-frame images, and of their number in a series.
     """
+    first = series.planes[0]
+    assert plane.position is not None and first.axes is not None and first.spacing is not None
     header = pydicom.Dataset()
     header.update(series.header)
     own = {
         "SOPInstanceUID": instance,
-        "ImagePositionPatient": [format_number_as_ds(float(value)) for value in frame.position],
+        "ImagePositionPatient": [format_number_as_ds(float(value)) for value in plane.position],
         # One direction for all: differences in the last digits keep highdicom from taking them for one series.
-        "ImageOrientationPatient": [format_number_as_ds(float(value)) for value in series.frames[0].axes.ravel()],
-        "PixelSpacing": [format_number_as_ds(value) for value in series.frames[0].spacing],
+        "ImageOrientationPatient": [format_number_as_ds(float(value)) for value in first.axes[:2].ravel()],
+        "PixelSpacing": [format_number_as_ds(value) for value in first.spacing],
     }
     for keyword, value in {**own, **changed}.items():
-        # Elements are shared with the other frames' headers, so that they are replaced and not changed.
+        # Elements are shared with the other planes' headers, so that they are replaced and not changed.
         header.pop(keyword, None)
-        setattr(header, keyword, value)
+        if value is not None:
+            setattr(header, keyword, value)
     return header
 
 
-def _require_position(file: Path, path: Path) -> None:
-    with hushed(told=False):
-        tags = ["ImagePositionPatient", "NumberOfFrames", "PerFrameFunctionalGroupsSequence"]
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
-    if not any(keyword in header for keyword in tags):
-        raise no_source(path, "The target is a radiograph, which has no position in the patient.")
+def authorship(number: int, description: str) -> dict[str, Any]:
+    """What every object made here says of itself, for highdicom's constructors: its series and instance, and what made it."""
+    return {
+        "series_instance_uid": hd.UID(),
+        "series_number": number,
+        "series_description": f"{description} (research use only)",
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": "RAUSlicer contributors",
+        "manufacturer_model_name": "RAUSlicer",
+        "software_versions": __version__,
+        "device_serial_number": "0",
+    }
 
 
-def _frames(dataset: pydicom.Dataset, instance: str) -> list[SourceFrame]:
-    """The frames of one file in their order."""
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        if int(dataset.get("NumberOfFrames") or 1) > 1:
-            raise ValueError("several frames without functional groups")
-        return [_frame(instance, None, dataset, dataset, dataset)]
-    groups = dataset.PerFrameFunctionalGroupsSequence
-    return [
-        _frame(
-            instance,
-            number,
-            functional_group(dataset, group, "PlanePositionSequence"),
-            functional_group(dataset, group, "PlaneOrientationSequence"),
-            functional_group(dataset, group, "PixelMeasuresSequence"),
-        )
-        for number, group in enumerate(groups, start=1)
-    ]
+def _class_of(header: pydicom.Dataset) -> str:
+    return _CLASSES.get(text(header, "Modality"), SecondaryCaptureImageStorage)
 
 
-def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
-    """A frame's own item of a functional group, else the one that all frames share.
+def _identity(header: pydicom.Dataset, first: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """An image's UIDs, and which of them it lacks; these are made up, the same ones whenever the same series is read.
 
-    Raises:
-        KeyError: there is none.
+    Args:
+        header: The image's.
+        first: The UIDs of the series' first image, empty for that itself.
     """
-    for place in (frame, *(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]):
-        if place.get(keyword):
-            return place[keyword].value[0]
-    raise KeyError(keyword)
+    identity = {keyword: text(header, keyword) for keyword in (*_IDENTITY, "FrameOfReferenceUID")}
+    # Anonymizers sometimes empty the identity and leave that in the file's meta header alone.
+    identity["SOPInstanceUID"] = identity["SOPInstanceUID"] or text(header.file_meta, "MediaStorageSOPInstanceUID")
+    lacking = [keyword for keyword, uid in identity.items() if not uid]
+    for keyword in lacking:
+        known = [*(identity[key] for key in _IDENTITY), *(text(header, key) for key in ("InstanceNumber", "ImagePositionPatient"))]
+        same = None if keyword == "SOPInstanceUID" else first.get(keyword)
+        identity[keyword] = same or generate_uid(entropy_srcs=[keyword, *known])
+    return identity, lacking
 
 
-def _frame(
-    instance: str, number: int | None, position: pydicom.Dataset, orientation: pydicom.Dataset, measures: pydicom.Dataset
-) -> SourceFrame:
-    place = np.array(position.ImagePositionPatient, dtype=float)
-    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    rows_mm, columns_mm = (float(value) for value in measures.PixelSpacing)
-    if place.shape != (3,) or not np.isfinite([*place, *axes.ravel(), rows_mm, columns_mm]).all():
-        raise ValueError("a frame's place is no place")
-    return SourceFrame(instance, number, place, axes, (rows_mm, columns_mm), _positive(measures.get("SliceThickness")))
-
-
-def _positive(value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        return 0.0
-    return number if 0 < number < math.inf else 0.0
-
-
-def _identify(dataset: pydicom.Dataset, first: pydicom.Dataset | None) -> list[str]:
-    """Makes up the UIDs that a header lacks, and says which; the same ones whenever the same series is read."""
-    made = []
-    for keyword in (*_IDENTITY, "FrameOfReferenceUID"):
-        if not dataset.get(keyword):
-            made.append(keyword)
-            same = None if first is None or keyword == "SOPInstanceUID" else first.get(keyword)
-            known = [str(dataset.get(key)) for key in (*_IDENTITY, "InstanceNumber", "ImagePositionPatient")]
-            setattr(dataset, keyword, same or generate_uid(entropy_srcs=[keyword, *known]))
-    return made
-
-
-def _repeated(dataset: pydicom.Dataset) -> tuple[pydicom.Dataset, list[str]]:
-    """What objects of the same study repeat of a header, and sentences on what was made up for."""
+def _repeated(dataset: pydicom.Dataset, identity: Mapping[str, str]) -> tuple[pydicom.Dataset, list[str]]:
+    """What objects of the same study repeat of a header, under these UIDs, and sentences on what was made up for."""
     header = pydicom.Dataset()
     left_out = []
     for tag in list(dataset.keys()):
@@ -288,6 +249,8 @@ def _repeated(dataset: pydicom.Dataset) -> tuple[pydicom.Dataset, list[str]]:
             continue
         header[tag] = element
     header.SpecificCharacterSet = UTF8
+    for keyword, uid in identity.items():
+        setattr(header, keyword, uid)
     absent = [keyword for keyword in _MAY_BE_EMPTY if keyword not in header and keyword not in left_out]
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:

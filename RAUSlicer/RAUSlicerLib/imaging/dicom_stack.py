@@ -1,4 +1,4 @@
-"""Orders image planes by where they lie, and makes sure that they are a volume: parallel, alike, evenly spaced, none missing."""
+"""Orders image planes by where they lie, makes sure that they are a volume, and finds the slices of a volume that planes are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..errors import InputError
 from .dicom_planes import APART, Plane, text
@@ -21,6 +22,8 @@ _TILT = 2e-3
 _ROUNDING = 1.5e-3
 # In pixels, at the corner of a slice.
 _NOTICEABLE = 0.1
+# Planes are a volume's slices if cosines and pixel spacings differ by no more than this.
+_TURNED, _STRETCHED = 2e-3, 1e-3
 
 _AS_A_FILE = "Load it in 3D Slicer, choose one volume and save it as a file of its own."
 _ONE_FILE = "Give one of its files, if each is a volume; else load it in 3D Slicer, choose one volume and save it as a file of its own."
@@ -65,6 +68,33 @@ def stack(planes: Sequence[Plane], what: str) -> Stack:
     return Stack(tuple(ordered), axes, (columns_mm, rows_mm, slices_mm))
 
 
+@dataclass(frozen=True)
+class OnSlices:
+    """Where planes lie on a volume.
+
+    ``slices`` (n,) are the nearest ones of the volume, were it continued beyond its ends. ``beside`` (n, 3) is how far each plane's first
+    pixel lies from that of its slice, along the volume's axes x, y and z (mm).
+    """
+
+    slices: np.ndarray
+    beside: np.ndarray
+
+
+def on_slices(planes: Sequence[Plane], volume: sitk.Image) -> OnSlices | None:
+    """The slices of a volume next to which planes lie; None where planes and slices differ in direction, pixel spacing or size."""
+    direction = np.reshape(volume.GetDirection(), (3, 3))
+    columns_mm, rows_mm, step = volume.GetSpacing()
+    axes, spacings = np.array([plane.axes for plane in planes]), np.array([plane.spacing for plane in planes])
+    if any(plane.size != (volume.GetHeight(), volume.GetWidth()) for plane in planes):
+        return None
+    if np.abs(axes[:, :2] - direction[:, :2].T).max() > _TURNED or np.abs(spacings / (rows_mm, columns_mm) - 1).max() > _STRETCHED:
+        return None
+    beside = (np.array([plane.position for plane in planes]) - volume.GetOrigin()) @ direction
+    slices = np.rint(beside[:, 2] / step).astype(int)
+    beside[:, 2] -= step * slices
+    return OnSlices(slices, beside)
+
+
 def _require_places(planes: Sequence[Plane], what: str) -> None:
     lost = [plane for plane in planes if plane.position is None]
     if not lost:
@@ -74,6 +104,12 @@ def _require_places(planes: Sequence[Plane], what: str) -> None:
             f"{len(lost)} of the {len(planes)} images of the {what} don't say where in the patient they lie: {str(lost[0].path)!r} is one.",
             "Their image position or orientation is missing, so a volume of the others would lack slices.",
             "Export the series again from the archive or scanner; if these images don't belong to it, move them out of the folder.",
+        )
+    if text(planes[0].header, "Modality") == "NM":
+        raise InputError(
+            f"Where the {len(planes)} images of the {what} lie in the patient can't be read.",
+            "In nuclear medicine (NM) a file of many images gives the place of the detector instead; they may be slices or planar views.",
+            "If they are slices, load it in 3D Slicer and save the volume as a file.",
         )
     raise InputError(
         f"The {len(planes)} images of the {what} don't form a volume.",

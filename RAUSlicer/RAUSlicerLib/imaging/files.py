@@ -14,11 +14,11 @@ from ..errors import InputError, KeptElsewhereError, OutputError, RAUSlicerError
 from ..outputs import require_free, require_writable, writing
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
-from .dicom_seg import prove_dicom_seg, write_dicom_seg
+from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg
 from .dicom_seg_reader import is_dicom_seg, read_dicom_seg
-from .dicom_source import require_source_series
+from .dicom_source import Source, VolumeSource
 from .grids import same_grid, with_grid_of
-from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair, unreadable
+from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair
 from .labelmap import merge_layers, segmentation_of
 from .places import only_places
 from .radiograph import read_mask, read_picture
@@ -56,7 +56,7 @@ def read_volume(path: str | Path) -> sitk.Image:
             )
         volume = as_volume(image, path)
         return only_places(volume)
-    if _is_dicom(path):
+    if is_dicom(path):
         return read_dicom_file(path)
     require_no_pair(path)
     raise InputError(
@@ -91,7 +91,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
         if slicer_seg_nrrd.has_segments(image):
             return slicer_seg_nrrd.parse(image, path)
         return segmentation_of(as_volume(image, path), path)
-    if not has_suffix(path, PICTURE_SUFFIXES) and _is_dicom(path):
+    if not has_suffix(path, PICTURE_SUFFIXES) and is_dicom(path):
         if is_dicom_seg(path):
             return read_dicom_seg(path, volume)
         raise InputError(
@@ -107,7 +107,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
     )
 
 
-def check_output(path: str | Path, force: bool = False, *, volume_path: str | Path | None = None) -> None:
+def check_output(path: str | Path, force: bool = False, *, volume_path: Source = None) -> None:
     """Make sure that a result can be written, before hours of work are spent on it.
 
     Args:
@@ -116,6 +116,7 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: str | Pa
         volume_path: The target's file or folder; needed for DICOM SEG, and never overwritten.
 
     Raises:
+        InputError: a target that can't be read, where a DICOM SEG is to belong to it.
         OutputError: unknown ending, existing file without ``force``, missing or unwritable folder, DICOM SEG of a target that is no DICOM.
     """
     path = Path(path)
@@ -125,14 +126,15 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: str | Pa
             f"Segmentations are written to names that end in {', '.join(OUTPUT_SUFFIXES)}.",
             "Choose .seg.nrrd, which keeps names, colors and overlapping structures.",
         )
-    require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
+    source = VolumeSource.of(volume_path)
+    require_free(path, "output", force=force, inputs=source.paths)
     require_writable(path, "output")
     if has_suffix(path, (".dcm",)):
-        require_source_series(volume_path, path)
+        source_series(source, path)
 
 
 def prove_output(
-    path: str | Path, reference: Segmentation, structures: Sequence[Structure], volume: sitk.Image, *, volume_path: str | Path | None = None
+    path: str | Path, reference: Segmentation, structures: Sequence[Structure], volume: sitk.Image, *, volume_path: Source = None
 ) -> list[str]:
     """Make sure that these structures can be written in the target, before hours of work are spent on finding them.
 
@@ -151,7 +153,7 @@ def prove_output(
     """
     path = Path(path)
     if has_suffix(path, (".dcm",)):
-        return prove_dicom_seg(structures, path, volume, require_source_series(volume_path, path))
+        return prove_dicom_seg(structures, path, volume, VolumeSource.of(volume_path))
     if not has_suffix(path, (".seg.nrrd",)) and reference.overlays:
         merge_layers(_only(reference, structures), path)
     return []
@@ -162,7 +164,7 @@ def write_result(
     path: str | Path,
     volume: sitk.Image,
     *,
-    volume_path: str | Path | None = None,
+    volume_path: Source = None,
     force: bool = False,
 ) -> list[str]:
     """Write the segmentation that a run has found: see ``write_segmentation``. If that fails, it is kept as .seg.nrrd beside the file.
@@ -195,7 +197,7 @@ def write_segmentation(
     path: str | Path,
     volume: sitk.Image,
     *,
-    volume_path: str | Path | None = None,
+    volume_path: Source = None,
     force: bool = False,
 ) -> list[str]:
     """Write a segmentation on the grid of the volume it belongs to; the file appears complete or not at all.
@@ -213,8 +215,9 @@ def write_segmentation(
     Raises:
         OutputError: see ``check_output``; overlapping structures in a label map; a segmentation on another grid; a full disk.
     """
-    path = Path(path)
-    check_output(path, force, volume_path=volume_path)
+    path, source = Path(path), VolumeSource.of(volume_path)
+    # A DICOM source is read here: below, what the operating system refuses is blamed on the output.
+    check_output(path, force, volume_path=source)
     if not all(same_grid(layer, volume) for layer in segmentation.layers):
         raise OutputError(
             f"The segmentation can't be written to {str(path)!r}: it is not on the grid of its volume.",
@@ -224,9 +227,9 @@ def write_segmentation(
     segmentation = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
     try:
         with writing(path, "output", next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))) as part:
-            notes = _write(segmentation, part, path, volume, volume_path)
+            notes = _write(segmentation, part, path, volume, source)
             # Somebody may have put a file there in the meantime.
-            require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
+            require_free(path, "output", force=force, inputs=source.paths)
     except RuntimeError as error:
         raise OutputError(
             f"The segmentation can't be written to {str(path)!r}.",
@@ -236,11 +239,11 @@ def write_segmentation(
     return notes
 
 
-def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, volume_path: str | Path | None) -> list[str]:
+def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Image, source: VolumeSource) -> list[str]:
     if has_suffix(part, (".seg.nrrd",)):
         _require_same(slicer_seg_nrrd.write(segmentation, part), part, path)
     elif has_suffix(part, (".dcm",)):
-        return write_dicom_seg(segmentation, part, volume, require_source_series(volume_path, path))
+        return write_dicom_seg(segmentation, part, volume, source, named=path)
     else:
         labelmap = merge_layers(segmentation, path)
         sitk.WriteImage(labelmap, str(part), useCompression=True)
@@ -286,10 +289,3 @@ def _only(segmentation: Segmentation, structures: Sequence[Structure]) -> Segmen
     for other in set(segmentation.structures) - set(structures):
         layers[other.layer] = sitk.ChangeLabel(layers[other.layer], {other.label: 0})
     return replace(segmentation.map_layers(layers), structures=tuple(structures))
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        return is_dicom(path)
-    except OSError as error:
-        raise unreadable(path, error.strerror or "The operating system refuses to open it.") from error

@@ -16,6 +16,7 @@ from .requests import CaseRequest
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..imaging.dicom_source import VolumeSource
     from ..imaging.segmentation import Segmentation
     from ..interpretation.evidence import StructureFindings
 
@@ -47,11 +48,10 @@ class Interpreter:
         Raises:
             RAUSlicerError: whatever hinders it and can be explained.
         """
-        if message.get("save") is not None:
-            _check_output(message)
+        source = None if message.get("save") is None else _checked_source(message)
         measured = self._measured(message, progress, cancel)
         progress(ProgressEvent(WRITING_STAGE, 0.8))
-        said = _answer(message, measured) if message["type"] == "ask" else _report(message, measured)
+        said = _answer(message, measured) if message["type"] == "ask" else _report(message, measured, source)
         _unless_cancelled(cancel)
         self._last = measured
         progress(ProgressEvent(WRITING_STAGE, 1.0))
@@ -118,34 +118,32 @@ def _region(message: Mapping[str, Any], segmentation: Segmentation) -> np.ndarra
     return region
 
 
-def _report(message: Message, measured: _Measured) -> Message:
+def _report(message: Message, measured: _Measured, source: VolumeSource | None) -> Message:
     from ..interpretation import report as reports
     from .case_files import write_report
 
     report = reports.write_report(measured.findings, measured.case.source)
     path = Path(message["output"])
     write_report(path, report)
-    if message.get("save") is None:
+    if source is None:
         return {"report": str(path)}
     from ..interpretation.rendering.files import ReportedCase, save_reports
 
     case = measured.case
-    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, _source_of(message))
-    save_reports(report, [Path(message["save"])], reported)
+    reported = ReportedCase.of_results(case.volume, case.segmentation, case.results, source)
+    warnings = save_reports(report, [Path(message["save"])], reported)
     # The client puts it where the user wants it.
-    return {"report": str(path), "saved": message["save"]}
+    return {"report": str(path), "saved": message["save"], "warnings": warnings}
 
 
-def _check_output(message: Message) -> None:
+def _checked_source(message: Message) -> VolumeSource:
+    """The target's series, which a DICOM report belongs to, once it is sure that the report can be saved."""
+    from ..imaging.dicom_source import VolumeSource
     from ..interpretation.rendering.files import check_outputs
 
-    source = _source_of(message)
-    check_outputs([Path(message["save"])], [] if source is None else [source], force=True)
-
-
-def _source_of(message: Message) -> Path | None:
-    """A file of the target's series, which a DICOM report belongs to."""
-    return Path(message["dicom"]) if message.get("dicom") else None
+    source = VolumeSource(message.get("dicom"))
+    check_outputs([Path(message["save"])], source.paths, force=True, target=source)
+    return source
 
 
 def _unless_cancelled(cancel: CancelToken) -> None:

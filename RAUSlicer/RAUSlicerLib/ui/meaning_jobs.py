@@ -15,10 +15,13 @@ class ReportJob:
     Args:
         node: The result.
         save: A file to write it to as well.
+
+    ``warnings`` are what is to be said of that file, once it is written.
     """
 
     def __init__(self, node, save: Path | None = None) -> None:
         self.node, self.save = node, save
+        self.warnings: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Take a snapshot of the result, before anything is started.
@@ -40,6 +43,7 @@ class ReportJob:
         """What the listener is told: this job, the report, the rows' keys by the names in it, and the result's stamp when it was read."""
         from ..service.case_files import read_report
 
+        self.warnings = tuple(reply.get("warnings", ()))
         return self, read_report(Path(reply["report"])), self._snapshot.keys, self._stamp
 
 

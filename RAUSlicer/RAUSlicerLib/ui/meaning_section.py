@@ -190,7 +190,7 @@ class MeaningSection(VTKObservationMixin):
             if isinstance(job, ReportJob):
                 self._show_report(said, keys, stamp)
                 if job.save is not None:
-                    self._say(_("Saved as {path}.").format(path=job.save))
+                    self._say("\n".join([_("Saved as {path}.").format(path=job.save), *job.warnings]))
             else:
                 self._show_answer(said, keys)
         self._changed()

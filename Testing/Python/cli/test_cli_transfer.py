@@ -4,11 +4,13 @@ import re
 import signal
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import generate_uid
 
 from RAUSlicerLib.cli import main
 from RAUSlicerLib.cli_progress import cancel_on_interrupt, show_progress
@@ -261,3 +263,50 @@ def test_a_result_that_can_not_be_written_is_kept_and_named(files: Path, scripte
 
     assert str(files / "out.seg.nrrd") in capsys.readouterr().err
     assert [s.name for s in read_segmentation(files / "out.seg.nrrd").structures] == ["body", "left organ", "right organ"]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often pydicom reads each file, by its name."""
+    counted: Counter[str] = Counter()
+    real = pydicom.dcmread
+
+    def read(file, *given, **named):
+        counted[os.path.basename(str(getattr(file, "name", file)))] += 1
+        return real(file, *given, **named)
+
+    monkeypatch.setattr(pydicom, "dcmread", read)
+    return counted
+
+
+def test_each_file_of_the_target_is_read_at_most_four_times(files: Path, scripted, write_enhanced, reads) -> None:
+    volume = sitk.Cast(sitk.ReadImage(str(files / "t.nii.gz")), sitk.sitkInt16)
+    (files / "series").mkdir()
+    uids = {f"{kind}UID": generate_uid() for kind in ("StudyInstance", "SeriesInstance", "FrameOfReference")}
+    for k in range(volume.GetDepth()):
+        write_enhanced(volume, files / "series" / f"slice{k}.dcm", [k], **uids)
+    reports = ["--report", f"{files}/r.dcm", "--report", f"{files}/r2.dcm", "--json", f"{files}/o.json"]
+
+    assert main(arguments(files, "--target", f"{files}/series", *reports, output="out.dcm")) == 0
+
+    of_target = [count for name, count in reads.items() if name.startswith("slice")]
+    assert len(of_target) == volume.GetDepth() and max(of_target) <= 4
+    assert pydicom.dcmread(files / "r.dcm").Modality == "SR" and pydicom.dcmread(files / "out.dcm").Modality == "SEG"
+
+
+@pytest.mark.parametrize("output", ["out.dcm", "out.seg.nrrd"])
+def test_what_a_structured_report_makes_up_for_is_told_before_the_run_and_in_the_json(
+    files: Path, scripted, write_enhanced, capsys, output: str
+) -> None:
+    target = _dicom_target(files, write_enhanced)
+    dataset = pydicom.dcmread(target)
+    del dataset.PatientID, dataset.FrameOfReferenceUID
+    dataset.save_as(target)
+
+    code = main(arguments(files, "--target", target, "--json", f"{files}/o.json", "--report", f"{files}/r.dcm", output=output))
+
+    assert code == 0
+    shown, told = capsys.readouterr().err, json.loads((files / "o.json").read_text())["warnings"]
+    for words in ("lack PatientID", "lack FrameOfReferenceUID"):
+        assert shown.count(words) == 1 and len([sentence for sentence in told if words in sentence]) == 1
+    assert pydicom.dcmread(files / "r.dcm").PatientID == ""

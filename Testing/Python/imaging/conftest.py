@@ -49,6 +49,12 @@ def volume(request: pytest.FixtureRequest) -> sitk.Image:
 
 
 @pytest.fixture
+def block() -> sitk.Image:
+    """An oblique volume of 14 x 16 x 10 voxels, no two of which are alike."""
+    return place(sitk.GetImageFromArray(np.arange(10 * 16 * 14, dtype=np.int16).reshape(10, 16, 14) - 60), "oblique")
+
+
+@pytest.fixture
 def on_grid() -> Callable[[sitk.Image, str], sitk.Image]:
     """Puts an image on a named grid."""
     return place

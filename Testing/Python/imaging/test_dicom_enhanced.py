@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from RAUSlicerLib.errors import InputError
-from RAUSlicerLib.imaging.dicom import series_files, source_planes
+from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import read_volume
 
 OnGrid = Callable[[sitk.Image, str], sitk.Image]
@@ -93,7 +93,7 @@ def test_frames_are_ordered_by_where_they_lie(
         np.testing.assert_allclose(plane.position, expected.TransformIndexToPhysicalPoint((0, 0, k)), atol=1e-6)
         described = pydicom.dcmread(plane.path).PerFrameFunctionalGroupsSequence[plane.frame - 1]
         np.testing.assert_allclose(described.PlanePositionSequence[0].ImagePositionPatient, plane.position, atol=1e-6)
-    assert sorted(series_files(tmp_path / "series")) == sorted((tmp_path / "series").iterdir())
+    assert {plane.path for plane in planes} == set((tmp_path / "series").iterdir())
 
 
 def test_a_missing_part_of_a_concatenation_is_an_error(block: sitk.Image, tmp_path: Path) -> None:
@@ -226,6 +226,17 @@ def test_a_spacing_that_changes_between_frames_is_refused(block: sitk.Image, tmp
 
     with pytest.raises(InputError, match=r"0\.5 x 0\.5 mm in some images, 1 x 1 mm in others"):
         read_volume(enhanced(block, tmp_path / "e.dcm", range(6), zoom))
+
+
+def test_nuclear_medicine_is_not_called_a_film(block: sitk.Image, tmp_path: Path) -> None:
+    gone = {"PerFrameFunctionalGroupsSequence": [], "SharedFunctionalGroupsSequence": []}
+
+    with pytest.raises(InputError, match=r"Where the 6 images .* can't be read") as caught:
+        read_volume(enhanced(block, tmp_path / "nm.dcm", range(6), Modality="NM", **gone))
+
+    assert "nuclear medicine" in caught.value.explanation and "slices or planar views" in caught.value.explanation
+    with pytest.raises(InputError, match="don't form a volume"):
+        read_volume(enhanced(block, tmp_path / "xa.dcm", range(6), Modality="XA", **gone))
 
 
 def empty_position(k: int, frame: Dataset) -> None:

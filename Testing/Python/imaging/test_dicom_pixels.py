@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -210,3 +213,35 @@ def test_elements_that_have_one_usual_value_may_be_missing(
         slice_.save_as(file)
 
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), smooth)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not let a file be taken from who has it open")
+def test_what_a_killed_run_left_of_decoding_goes_with_the_next(smooth: np.ndarray, write_series: WriteSeries, tmp_path: Path) -> None:
+    folder = write_series(sitk.GetImageFromArray(smooth), tmp_path / "series", PixelRepresentation=0)
+    compress_all(folder, "jpeg lossless")
+    (tmp_path / "temp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temp"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = """
+import os, sys
+from RAUSlicerLib.imaging import dicom_pixels, files
+if sys.argv[2] == "killed":
+    dicom_pixels.sitk.ReadImage = lambda *given, **named: os.kill(os.getpid(), 9)
+files.read_volume(sys.argv[1])
+"""
+    for how in ("killed", "whole"):
+        ended = subprocess.run([sys.executable, "-c", program, str(folder), how], env=environment, check=False).returncode
+        assert (ended != 0) == (how == "killed")
+        assert (list((tmp_path / "temp").iterdir()) != []) == (how == "killed")
+
+
+def test_no_room_for_temporary_files_is_not_called_damage(
+    smooth: np.ndarray, write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_series(sitk.GetImageFromArray(smooth), tmp_path / "series", PixelRepresentation=0)
+    compress_all(folder, "jpeg lossless")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(InputError, match=r"No temporary files can be written to .*gone") as caught:
+        read_volume(folder)
+
+    assert "damaged" not in str(caught.value)

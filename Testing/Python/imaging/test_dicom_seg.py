@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.checks import align_segmentation
-from RAUSlicerLib.imaging.dicom import series_files
+from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import check_output, read_segmentation, read_volume, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
@@ -171,7 +171,7 @@ def test_one_without_structures_is_refused(volume: sitk.Image, write_series: Wri
 
 def other_seg(series: Path, pixels: np.ndarray, kind: str, path: Path) -> None:
     """A DICOM SEG as another program may write it."""
-    sources = [pydicom.dcmread(file) for file in series_files(series)]
+    sources = [pydicom.dcmread(plane.path) for plane in source_planes(series)]
     tissue = Code("85756007", "SCT", "Tissue")
     descriptions = [hd.seg.SegmentDescription(n, f"part {n}", tissue, tissue, "MANUAL") for n in (1, 2)]
     hd.seg.Segmentation(

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging import dicom_seg_reader
 from RAUSlicerLib.imaging.checks import align_segmentation
-from RAUSlicerLib.imaging.dicom import series_files
+from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 
 TISSUE = Code("85756007", "SCT", "Tissue")
@@ -45,7 +45,7 @@ def pixels() -> np.ndarray:
 
 
 def foreign(series: Path, pixels: np.ndarray, path: Path, kind: str = "BINARY", change: Change | None = None, **more: object) -> Path:
-    sources = [pydicom.dcmread(file) for file in series_files(series)]
+    sources = [pydicom.dcmread(plane.path) for plane in source_planes(series)]
     descriptions = [hd.seg.SegmentDescription(n, f"part {n}", TISSUE, LIVER, "MANUAL") for n in (1, 2)]
     dataset = hd.seg.Segmentation(sources, pixels, kind, descriptions, hd.UID(), 9, hd.UID(), 1, "maker", "model", "1", "0", **more)
     dataset.save_as(path)
@@ -234,6 +234,14 @@ def empty_place(dataset: pydicom.Dataset) -> None:
     dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = None
 
 
+def resize(dataset: pydicom.Dataset) -> None:
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.PixelMeasuresSequence = [pydicom.Dataset()]
+        frame.PixelMeasuresSequence[0].update(measures)
+        frame.PixelMeasuresSequence[0].PixelSpacing = [1 + 0.01 * k, 1]
+
+
 def repeat(dataset: pydicom.Dataset) -> None:
     groups = dataset.PerFrameFunctionalGroupsSequence
     groups[1].PlanePositionSequence = groups[0].PlanePositionSequence
@@ -243,7 +251,15 @@ def truncate(dataset: pydicom.Dataset) -> None:
     dataset.PixelData = dataset.PixelData[:2]
 
 
-REFUSED = {turn: "turned", shift: "sideways", unplace: "don't say where", empty_place: "", repeat: "several masks", truncate: "damaged"}
+REFUSED = {
+    turn: "turned",
+    shift: "sideways",
+    unplace: "all say where",
+    empty_place: "all say where",
+    resize: "several sizes",
+    repeat: "several masks",
+    truncate: "damaged",
+}
 
 
 @pytest.mark.parametrize("change", REFUSED)

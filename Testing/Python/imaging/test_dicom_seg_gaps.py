@@ -255,13 +255,13 @@ def test_what_can_not_be_written_in_the_end_is_kept(volume, make_segmentation, n
     real = files_module._write
     (tmp_path / "out (2).seg.nrrd").write_text("precious")
 
-    def fails(segmentation, part, path, volume, volume_path):
+    def fails(segmentation, part, path, volume, source):
         if path == tmp_path / name:
             raise error
-        return real(segmentation, part, path, volume, volume_path)
+        return real(segmentation, part, path, volume, source)
 
     monkeypatch.setattr(files_module, "_write", fails)
-    monkeypatch.setattr(files_module, "require_source_series", lambda *_: [])
+    monkeypatch.setattr(files_module, "source_series", lambda *_: None)
     with pytest.raises(OutputError) as caught:
         write_result(segmentation, tmp_path / name, volume)
 

@@ -12,8 +12,10 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
+from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import prove_output, read_segmentation, read_volume, write_segmentation
+from RAUSlicerLib.imaging.notices import noticed
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
 ORDERS = {"ascending": [0, 1, 2, 3, 4, 5, 6], "reversed": [6, 5, 4, 3, 2, 1, 0], "scrambled": [3, 0, 6, 1, 5, 2, 4]}
@@ -148,6 +150,85 @@ def test_uneven_slices_come_back_on_their_slices_and_are_told_before(on_grid, wr
     # Without the image it is read all the same, not called damaged.
     alone = read_segmentation(tmp_path / "out.dcm")
     assert [int(alone.array(s).sum()) for s in alone.structures] == [int(segmentation.array(s).sum()) for s in segmentation.structures]
+
+
+def moved(path: Path, volume: sitk.Image, axis: int, by: float, keep: slice = slice(None)) -> None:
+    """Moves the frames in a SEG along an axis of its volume, by so many voxels; only some frames are kept."""
+    dataset = pydicom.dcmread(path)
+    step = np.reshape(volume.GetDirection(), (3, 3))[:, axis] * volume.GetSpacing()[axis] * by
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")[: dataset.NumberOfFrames * 72].reshape(-1, 72)
+    dataset.PerFrameFunctionalGroupsSequence = dataset.PerFrameFunctionalGroupsSequence[keep]
+    dataset.NumberOfFrames = len(dataset.PerFrameFunctionalGroupsSequence)
+    dataset.PixelData = np.packbits(bits[keep].ravel(), bitorder="little").tobytes()
+    for place in {id(f.PlanePositionSequence[0]): f.PlanePositionSequence[0] for f in dataset.PerFrameFunctionalGroupsSequence}.values():
+        place.ImagePositionPatient = [round(float(x) + d, 6) for x, d in zip(place.ImagePositionPatient, step, strict=True)]
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("grid", ["anisotropic", "left-handed", "oblique flipped"])
+@pytest.mark.parametrize("keep", [slice(None), slice(2, 3)])
+@pytest.mark.parametrize("by", [0.12, 0.45, -0.45, 0.01, 1.0])
+def test_a_segmentation_between_slices_is_told_with_the_distance(
+    on_grid, write_series, grid: str, keep: slice, by: float, tmp_path
+) -> None:
+    series = write_series(noise(on_grid, grid), tmp_path / "series")
+    volume = read_volume(series)
+    write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
+    moved(tmp_path / "out.dcm", volume, 2, by, keep)
+
+    with noticed() as told:
+        read = read_segmentation(tmp_path / "out.dcm", volume)
+    aligned, warnings = align_segmentation(read, volume)
+
+    beside = abs(by - round(by))
+    if beside > 0.1:
+        assert any("between the slices" in one and f"{beside * volume.GetSpacing()[2]:.2g} mm, {beside:.2g} of" in one for one in told)
+    else:
+        assert told == []
+    if keep == slice(None):
+        expected = sitk.GetArrayFromImage(wedge(volume).labelmap)
+        expected = np.roll(expected, round(by), axis=0)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(aligned.labelmap), expected)
+        assert warnings == []
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("by", [0.12, 0.4, 0.8])
+def test_a_segmentation_between_pixels_is_told(on_grid, write_series, axis: int, by: float, tmp_path: Path) -> None:
+    series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
+    volume = read_volume(series)
+    write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
+    moved(tmp_path / "out.dcm", volume, axis, by)
+
+    _, warnings = align_segmentation(read_segmentation(tmp_path / "out.dcm", volume), volume)
+
+    assert any("resampled" in warning for warning in warnings)
+
+
+def test_masks_of_thicker_slices_are_as_thick(on_grid, write_series, tmp_path: Path) -> None:
+    """Drawn on every second slice of a series that lies on the image's: its masks are not taken for every second slice of the image."""
+    fine = noise(on_grid, "oblique")
+    coarse = read_volume(write_series(fine[:, :, ::2], tmp_path / "coarse"))
+    labels = sitk.Cast(coarse * 0, sitk.sitkUInt8)
+    labels[2:5, 2:5, 0:3] = 1
+    structures = (Structure(1, "block"),)
+    write_segmentation(Segmentation(labels, structures), tmp_path / "out.dcm", coarse, volume_path=tmp_path / "coarse")
+    volume = read_volume(write_series(fine, tmp_path / "fine"))
+
+    aligned, warnings = align_segmentation(read_segmentation(tmp_path / "out.dcm", volume), volume)
+
+    filled = sitk.GetArrayFromImage(aligned.labelmap).any(axis=(1, 2))
+    assert filled[:5].all() and any("resampled" in warning for warning in warnings)
+
+
+def test_a_volume_that_was_moved_is_not_the_one_of_the_series(on_grid, write_series, tmp_path: Path) -> None:
+    series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
+    volume = read_volume(series)
+    volume.SetOrigin(volume.TransformContinuousIndexToPhysicalPoint((0, 0, 0.4)))
+    segmentation = wedge(volume)
+
+    with pytest.raises(OutputError, match="not the one in the DICOM series"):
+        write_segmentation(segmentation, tmp_path / "out.dcm", volume, volume_path=series)
 
 
 def test_rounded_positions_are_no_obstacle(on_grid, write_series, tmp_path: Path) -> None:

@@ -28,11 +28,6 @@ GridsAgree = Callable[..., None]
 
 
 @pytest.fixture
-def block(on_grid: OnGrid) -> sitk.Image:
-    return on_grid(sitk.GetImageFromArray(np.arange(10 * 16 * 14, dtype=np.int16).reshape(10, 16, 14) - 60), "oblique")
-
-
-@pytest.fixture
 def series(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> Path:
     """A folder with ten slices, IM0 to IM9 from the first to the last."""
     folder = write_series(block, tmp_path / "series")
@@ -148,7 +143,7 @@ def test_of_several_series_the_one_that_is_read_is_described(
 
     read_volume(folder)
 
-    assert "the largest one, 'portal[31m venous', series 7, CT, of 10 files, is read" in caplog.text
+    assert "the largest one, 'portal [31m venous', series 7, CT, of 10 files, is read" in caplog.text
     assert "Not read: 'scout'" in caplog.text
 
 

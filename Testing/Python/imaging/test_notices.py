@@ -7,8 +7,9 @@ import threading
 import warnings
 
 import pytest
+from pydicom.misc import warn_and_log
 
-from RAUSlicerLib.imaging.notices import hushed, noticed
+from RAUSlicerLib.imaging.notices import hushed, noticed, silent
 
 _log = logging.getLogger("RAUSlicerLib.imaging.somewhere")
 
@@ -34,20 +35,56 @@ def test_when_reading_fails_they_are_logged(caplog: pytest.LogCaptureFixture) ->
     assert "the first of two series" in caplog.text
 
 
-def test_other_libraries_words_are_counted_and_not_shown(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("stacklevel", [1, 2])
+def test_the_dicom_libraries_words_are_counted_and_not_shown(
+    stacklevel: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         with hushed(), hushed():
-            warnings.warn("Invalid value for VR UI: 'Mustermann'", UserWarning, stacklevel=1)
-            warnings.warn("Invalid value for VR UI: 'Musterfrau'", UserWarning, stacklevel=1)
+            warn_and_log("Invalid value for VR UI: 'Mustermann'", stacklevel=stacklevel)
+            warn_and_log("Invalid value for VR UI: 'Mustermann'", stacklevel=stacklevel)
             warnings.warn("this will go away", DeprecationWarning, stacklevel=1)
-            logging.getLogger("pydicom").warning("Mustermann")
             logging.getLogger("highdicom.seg.sop").warning("Mustermann")
 
     assert [str(warning.message) for warning in shown] == ["this will go away"]
     assert [record.getMessage() for record in caplog.records] == [
-        "2 values in the DICOM headers are not as the standard demands; they were taken as they are."
+        "3 values in the DICOM headers are not as the standard demands; they were taken as they are."
     ]
     assert capfd.readouterr().err == ""
     logging.getLogger("pydicom").warning("shown again")
     assert "shown again" in caplog.text
+
+
+@pytest.mark.parametrize("category", [UserWarning, RuntimeWarning, DeprecationWarning])
+def test_what_others_warn_of_is_theirs(category: type[Warning], caplog: pytest.LogCaptureFixture) -> None:
+    """Also in other threads, and whatever they have chosen to see."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with hushed():
+            warnings.warn("of mine", category, stacklevel=1)
+            other = threading.Thread(target=warnings.warn, args=("of a thread", category))
+            other.start()
+            other.join()
+            # At once, not when the file has been read.
+            assert [str(warning.message) for warning in shown] == ["of mine", "of a thread"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", category)
+        with hushed(), pytest.raises(category, match="as an error"):
+            warnings.warn("as an error", category, stacklevel=1)
+
+    assert len(shown) == 2
+    assert caplog.text == ""
+
+
+def test_silence_is_of_one_thread(caplog: pytest.LogCaptureFixture) -> None:
+    with noticed() as sentences, silent(), silent():
+        _log.warning("told later")
+        warn_and_log("Invalid value for VR UI: 'Mustermann'")
+        other = threading.Thread(target=_log.warning, args=("of another run",))
+        other.start()
+        other.join()
+
+    assert sentences == [] and [record.getMessage() for record in caplog.records] == ["of another run"]
+    _log.warning("heard again")
+    assert "heard again" in caplog.text

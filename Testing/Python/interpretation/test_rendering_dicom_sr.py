@@ -13,12 +13,12 @@ import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from RAUSlicerLib.errors import OutputError
+from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.interpretation.evidence import Report
 from RAUSlicerLib.interpretation.rendering import dicom_sr
-from RAUSlicerLib.interpretation.rendering.files import check_outputs
+from RAUSlicerLib.interpretation.rendering.files import ReportedCase, check_outputs, save_reports
 from RAUSlicerLib.interpretation.report import write_report
 
 from .report_cases import GRAPHS, abdomen
@@ -281,12 +281,12 @@ def test_a_report_that_can_not_be_filed_is_refused_before_anything_is_read(tmp_p
     series = _series(tmp_path / "series", StudyInstanceUID="")
 
     with pytest.raises(OutputError, match="lack the StudyInstanceUID"):
-        check_outputs([tmp_path / "report.dcm"], [series])
+        check_outputs([tmp_path / "report.dcm"], [series], target=series)
 
 
 def test_any_name_can_be_written_and_no_patient_is_shown(report: Report, tmp_path: Path, capfd, caplog) -> None:
     series = _series(tmp_path / "series", PatientName="Geheimrat", SpecificCharacterSet="ISO_IR 100")
-    names = ("左腎", "a\\b\x1b[31m", "\ud800", "x" * 200)
+    names = ("左腎", "a\\b\x1b[31m", "\ud800", "b\u202ec", "x" * 200)
     findings = tuple(replace(report.findings[0], name=name, node=None, graph=None) for name in names)
     long = f"c~SCT^1^x~{'s' * 30}^1^meaning~^^~r~^^~^^"
     structures = {name: Structure(n, name, terminology=long) for n, name in enumerate(names, start=1)}
@@ -295,7 +295,7 @@ def test_any_name_can_be_written_and_no_patient_is_shown(report: Report, tmp_pat
     document = _write(Report(report.sections, findings=findings), series, tmp_path / "report.dcm", structures, None)
 
     groups = {group.tracking_identifier: group for group in document.content.get_image_measurement_groups()}
-    assert set(groups) == {"左腎", "a/b [31m", "\ufffd", "x" * 200}
+    assert set(groups) == {"左腎", "a/b [31m", "?", "bc", "x" * 200}
     shown = capfd.readouterr()
     assert "Geheimrat" not in shown.out + shown.err + caplog.text
     assert document.PatientName == "Geheimrat"
@@ -352,3 +352,69 @@ def test_another_reader_finds_a_whole_tree_with_the_numbers_of_the_report(series
         # A DICOM number has 16 characters; the report's has as many digits as it has.
         expected = [one.value for one in found[name].measurements if one.structures == (name,)]
         assert [value for value in expected if not any(abs(number - value) <= 1e-6 * abs(value) for number in numbers)] == []
+
+
+def _case(series: Path, structures: dict[str, Structure], segmentation: Path | None = None) -> ReportedCase:
+    return ReportedCase(read_volume(series), Segmentation(sitk.Image(4, 4, 4, sitk.sitkUInt8), ()), structures, series, segmentation)
+
+
+def test_what_was_made_up_for_is_returned_before_and_after(report: Report, tmp_path: Path) -> None:
+    series = _series(tmp_path / "series")
+    for file in series.iterdir():
+        dataset = pydicom.dcmread(file)
+        del dataset.PatientID, dataset.FrameOfReferenceUID
+        dataset.save_as(file)
+    paths = [tmp_path / "report.dcm", tmp_path / "again.dcm", tmp_path / "report.md"]
+    case = _case(series, {})
+
+    before = check_outputs(paths, [series], target=series)
+
+    assert ["PatientID" in one for one in before] == [True, False] and "FrameOfReferenceUID" in before[1]
+    assert save_reports(report, paths, case) == before
+
+
+def test_an_error_in_reading_the_source_names_the_source(report: Report, series: Path, tmp_path: Path, monkeypatch) -> None:
+    case = _case(series, {})
+    real = Path.open
+
+    def failing(path: Path, *given, **named):
+        if path == series / "2.dcm":
+            raise OSError(5, "Input/output error", str(path))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(InputError) as caught:
+        save_reports(report, [tmp_path / "report.dcm"], case)
+
+    assert str(series / "2.dcm") in caught.value.problem and "report.dcm" not in str(caught.value)
+
+
+def test_a_segmentation_that_can_not_be_read_is_not_blamed_on_the_report(report: Report, series: Path, tmp_path: Path, monkeypatch) -> None:
+    structures = _segmentation(series, tmp_path / "seg.dcm")
+    case = ReportedCase(
+        read_volume(series), Segmentation(sitk.Image(4, 4, 4, sitk.sitkUInt8), ()), structures, series, tmp_path / "seg.dcm"
+    )
+    real = Path.open
+
+    def failing(path: Path, *given, **named):
+        if path == tmp_path / "seg.dcm":
+            raise OSError(5, "Input/output error", str(path))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(InputError) as caught:
+        save_reports(report, [tmp_path / "report.dcm"], case)
+
+    assert str(tmp_path / "seg.dcm") in caught.value.problem and "report.dcm" not in str(caught.value)
+
+
+def test_a_refused_report_is_called_by_its_own_name(report: Report, series: Path, tmp_path: Path) -> None:
+    structures = _segmentation(_series(tmp_path / "other"), tmp_path / "seg.dcm")
+    case = ReportedCase(
+        read_volume(series), Segmentation(sitk.Image(4, 4, 4, sitk.sitkUInt8), ()), structures, series, tmp_path / "seg.dcm"
+    )
+
+    with pytest.raises(OutputError, match="another series") as caught:
+        save_reports(report, [tmp_path / "report.dcm"], case)
+
+    assert repr(str(tmp_path / "report.dcm")) in caught.value.problem

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 
 from RAUSlicerLib.errors import InputError, OutputError
@@ -149,6 +150,20 @@ def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, wait_for, as
     assert "Leber" in text
     assert form != "html" or "data:image/png" in text
     assert [item for item in tmp_path.iterdir() if item.name.startswith(".rauslicer")] == []
+
+
+def test_what_a_dicom_report_makes_up_for_is_in_the_answer(scripted, wait_for, asked, write_enhanced, tmp_path):
+    target = write_enhanced(asked.volume, tmp_path / "target.dcm")
+    dataset = pydicom.dcmread(target)
+    del dataset.PatientID
+    dataset.save_as(target)
+
+    reply = report(scripted, wait_for, asked, save=tmp_path / "r.dcm", dicom=target)
+
+    assert reply["type"] == "result", reply
+    assert ["PatientID" in sentence for sentence in reply["warnings"]] == [True]
+    assert pydicom.dcmread(tmp_path / "r.dcm").Modality == "SR"
+    assert report(scripted, wait_for, asked, save=tmp_path / "r.md")["warnings"] == []
 
 
 @pytest.mark.parametrize(("name", "problem"), [("r.docx", "no format"), ("r.dcm", "no DICOM series")])

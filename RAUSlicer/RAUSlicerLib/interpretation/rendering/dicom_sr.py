@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from ... import __version__
 from ...anatomy.graph import AnatomyGraph
 from ...errors import OutputError
 from ...imaging.dicom import is_dicom
+from ...imaging.dicom_planes import read_dataset
 from ...imaging.dicom_seg import dicom_code, dicom_text
 from ...imaging.dicom_seg_reader import is_dicom_seg
-from ...imaging.dicom_source import SourceSeries, read_source, require_source_series, stand_in
+from ...imaging.dicom_source import Source, SourceSeries, VolumeSource, authorship, stand_in
 from ...imaging.notices import hushed
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
@@ -84,31 +85,19 @@ class Segments:
     numbers: Mapping[str, int]
 
 
-def require_source(volume_path: str | Path | None, path: Path) -> list[Path]:
-    """The files of the series that a structured report at ``path`` would belong to.
+def require_source(volume_path: Source, path: Path) -> SourceSeries:
+    """The series that a structured report at ``path`` would belong to.
 
     Raises:
         OutputError: the measured image is unknown or was not DICOM, or its headers lack what DICOM demands.
+        InputError: it can't be read.
     """
-    try:
-        files = require_source_series(volume_path, path)
-    except OutputError as error:
-        raise OutputError(
-            f"The structured report {str(path)!r} can't be written. The target is no DICOM series with a place in the patient.",
-            "A DICOM structured report belongs to a DICOM study, whose patient and images it names.",
-            "Choose an output that ends in .md, .html or .json, or give the target as a DICOM folder.",
-        ) from error
-    _read(files, path)
-    return files
-
-
-def _read(files: Sequence[Path], path: Path) -> SourceSeries:
-    source = read_source(files, lambda problem: _incomplete(path, problem))
+    series = VolumeSource.of(volume_path).series(lambda problem: _no_source(path, problem))
     # A report with a made up study would belong to nothing; that its images have no frame of reference does not matter to it.
-    lacks = [keyword for keyword in source.made if keyword != "FrameOfReferenceUID"]
+    lacks = [keyword for keyword in series.made if keyword != "FrameOfReferenceUID"]
     if lacks:
         raise _incomplete(path, f"The target's DICOM headers lack the {', '.join(lacks)}.")
-    return source
+    return series
 
 
 def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, Structure]) -> Segments | None:
@@ -117,22 +106,27 @@ def segments_of(segmentation_path: str | Path | None, structures: Mapping[str, S
     Args:
         segmentation_path: Where the segmentation was read from.
         structures: Its structures by the names in the findings; a DICOM SEG's label values are its segment numbers.
+
+    Raises:
+        InputError: it can't be read.
     """
     path = None if segmentation_path is None else Path(segmentation_path)
     if path is None or not path.is_file() or not is_dicom(path) or not is_dicom_seg(path):
         return None
     with hushed(told=False):
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = read_dataset(path, stop_before_pixels=True)
     return Segments(header, {name: structure.label for name, structure in structures.items()})
 
 
 def write(
     report: Report,
     path: Path,
-    files: Sequence[Path],
+    series: SourceSeries,
     structures: Mapping[str, Structure],
     graphs: Mapping[str, AnatomyGraph],
     segments: Segments | None = None,
+    *,
+    named: Path | None = None,
 ) -> list[str]:
     """Write measurements, status and confidence of every structure as DICOM SR; the sentences themselves are not in it.
 
@@ -143,10 +137,11 @@ def write(
     Args:
         report: What was found and measured.
         path: The file to write.
-        files: The measured series, as ``require_source`` returns it.
+        series: The measured series, as ``require_source`` returns it.
         structures: Those of the segmentation by the names in the report.
         graphs: The anatomy graphs that findings name.
         segments: The DICOM SEG that was measured.
+        named: What messages call the file, where ``path`` is not its name.
 
     Returns:
         Sentences for the user on what the series lacks.
@@ -154,19 +149,19 @@ def write(
     Raises:
         OutputError: the segmentation is of another series, or the series lacks what DICOM demands.
     """
-    source = _read(files, path)
+    named = named or path
     if segments is not None:
-        _require_same_series(segments.header, source.header, path)
-    writer = _Groups(source, structures, graphs, segments)
+        _require_same_series(segments.header, series.header, named)
+    writer = _Groups(series, structures, graphs, segments)
     # Outside of the try: only what the images' headers lack may be blamed on them.
     with hushed(told=False):
         groups = [writer.group(found) for found in report.findings]
-    images = _images(source)
+    images = _images(series)
     try:
         with hushed(told=False):
             content = hd.sr.MeasurementReport(
                 observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
-                procedure_reported=_PROCEDURES.get(str(source.header.get("Modality")), _IMAGING),
+                procedure_reported=_PROCEDURES.get(str(series.header.get("Modality")), _IMAGING),
                 imaging_measurements=groups,
                 title=codes.DCM.ImagingMeasurementReport,
                 referenced_images=images,
@@ -174,28 +169,21 @@ def write(
             dataset = hd.sr.Comprehensive3DSR(
                 evidence=[*images, *([] if segments is None else [segments.header])],
                 content=content[0],
-                series_instance_uid=hd.UID(),
-                series_number=301,
-                sop_instance_uid=hd.UID(),
-                instance_number=1,
-                manufacturer="RAUSlicer contributors",
-                series_description="RAUSlicer report (research use only)",
                 is_complete=True,
+                **authorship(301, "RAUSlicer report"),
             )
     except (ValueError, AttributeError, LookupError, TypeError) as error:
-        raise _incomplete(path, "The target's DICOM headers lack what it must repeat.") from error
-    dataset.SpecificCharacterSet = source.header.SpecificCharacterSet
-    dataset.ManufacturerModelName = "RAUSlicer"
-    dataset.SoftwareVersions = __version__
+        raise _incomplete(named, "The target's DICOM headers lack what it must repeat.") from error
+    dataset.SpecificCharacterSet = series.header.SpecificCharacterSet
     scheme = pydicom.Dataset()
     scheme.CodingSchemeDesignator = PRIVATE_SCHEME
     scheme.CodingSchemeName = "RAUSlicer's own codes"
     scheme.CodingSchemeResponsibleOrganization = "RAUSlicer contributors"
     dataset.CodingSchemeIdentificationSequence = [scheme]
     with hushed(told=False):
-        dataset.walk(lambda item, element: _refer(item, element, source.classes))
+        dataset.walk(lambda item, element: _refer(item, element, series.classes))
         put_dicom(path, dataset)
-    return list(source.warnings)
+    return list(series.warnings)
 
 
 class _Groups:
@@ -203,12 +191,12 @@ class _Groups:
 
     def __init__(
         self,
-        source: SourceSeries,
+        series: SourceSeries,
         structures: Mapping[str, Structure],
         graphs: Mapping[str, AnatomyGraph],
         segments: Segments | None,
     ) -> None:
-        self._series = source.header.SeriesInstanceUID
+        self._series = series.header.SeriesInstanceUID
         self._structures = structures
         self._graphs = graphs
         self._segments = segments
@@ -302,15 +290,15 @@ def _observer() -> hd.sr.ObserverContext:
     )
 
 
-def _images(source: SourceSeries) -> list[pydicom.Dataset]:
+def _images(series: SourceSeries) -> list[pydicom.Dataset]:
     """A header for each file of the series; one that highdicom can't describe as a slice, as one of many frames, is of no modality."""
-    first = {frame.instance: frame for frame in reversed(source.frames)}
     images = []
-    for instance, frame in first.items():
-        thickness = {"SliceThickness": frame.thickness} if frame.thickness else {}
-        is_slice = bool(thickness) and frame.number is None and source.header.get("Modality") in _PLACED
+    for path, plane in {plane.path: plane for plane in reversed(series.planes)}.items():
+        thick = plane.thickness is not None and plane.thickness > 0
+        is_slice = thick and plane.number is None and series.header.get("Modality") in _PLACED
         nowhere = {} if is_slice else {"Modality": "OT"}
-        images.append(stand_in(source, frame, instance, **thickness, **nowhere))
+        thickness = {"SliceThickness": plane.thickness} if thick else {}
+        images.append(stand_in(series, plane, series.instances[path], **thickness, **nowhere))
     return images[::-1]
 
 
@@ -329,6 +317,14 @@ def _require_same_series(segmentation: pydicom.Dataset, image: pydicom.Dataset, 
             "A report that names both would send its reader to the wrong images.",
             "Give the series that was segmented as the target.",
         )
+
+
+def _no_source(path: Path, problem: str) -> OutputError:
+    return OutputError(
+        f"The structured report {str(path)!r} can't be written. {problem}",
+        "A DICOM structured report belongs to a DICOM study, whose patient and images it names.",
+        "Choose an output that ends in .md, .html or .json, or give the target as a DICOM folder.",
+    )
 
 
 def _incomplete(path: Path, problem: str) -> OutputError:

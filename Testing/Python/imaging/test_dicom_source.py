@@ -1,0 +1,155 @@
+"""The series that a DICOM object belongs to: its headers are read once a run, without a word, and errors in reading it name it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.errors import InputError, OutputError
+from RAUSlicerLib.imaging.dicom import source_planes
+from RAUSlicerLib.imaging.dicom_source import VolumeSource
+from RAUSlicerLib.imaging.files import check_output, prove_output, read_volume, write_result, write_segmentation
+
+
+@pytest.fixture
+def volume(on_grid: Callable[[sitk.Image, str], sitk.Image]) -> sitk.Image:
+    return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), "oblique")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How often pydicom reads each file, by its name."""
+    counted: Counter[str] = Counter()
+    real = pydicom.dcmread
+
+    def read(file: Any, *given: Any, **named: Any) -> pydicom.Dataset:
+        counted[os.path.basename(str(getattr(file, "name", file)))] += 1
+        return real(file, *given, **named)
+
+    monkeypatch.setattr(pydicom, "dcmread", read)
+    return counted
+
+
+def test_headers_are_read_once_for_all_checks_and_the_file(volume, write_series, make_segmentation, reads, tmp_path: Path) -> None:
+    series = write_series(volume, tmp_path / "series")
+    names = {file.name for file in series.iterdir()}
+    source = VolumeSource(series)
+
+    check_output(tmp_path / "out.dcm", volume_path=source)
+    image = read_volume(series)
+    segmentation = make_segmentation(image)
+    prove_output(tmp_path / "out.dcm", segmentation, segmentation.structures, image, volume_path=source)
+    write_result(segmentation, tmp_path / "out.dcm", image, volume_path=source)
+
+    of_series = [reads[name] for name in names]
+    # Once for the objects and twice for the image; what they repeat of patient and study is in the header of one file.
+    assert max(of_series) <= 4 and sorted(of_series)[:-1] == [3] * 6
+    reads.clear()
+    write_segmentation(segmentation, tmp_path / "again.dcm", image, volume_path=series)
+    assert sum(reads[name] for name in names) == 8
+
+
+def test_another_source_of_the_same_path_is_read_anew(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+    series = write_series(volume, tmp_path / "series", PatientID="before")
+    image = read_volume(series)
+    written = []
+    for name in ("before", "after"):
+        for file in series.iterdir():
+            dataset = pydicom.dcmread(file)
+            dataset.PatientID = name
+            dataset.save_as(file)
+        write_segmentation(make_segmentation(image), tmp_path / f"{name}.dcm", image, volume_path=series)
+        written.append(pydicom.dcmread(tmp_path / f"{name}.dcm").PatientID)
+
+    assert written == ["before", "after"]
+
+
+def test_writing_does_not_change_what_is_kept(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+    source = VolumeSource(write_series(volume, tmp_path / "series", SliceThickness=None))
+    image = read_volume(tmp_path / "series")
+    told = []
+    for name in ("a.dcm", "b.dcm"):
+        told.append(write_segmentation(make_segmentation(image), tmp_path / name, image, volume_path=source))
+
+    assert told[0] == told[1] and any("how thick" in sentence for sentence in told[0])
+
+
+def odd(_k: int, header: pydicom.Dataset) -> None:
+    header.add_new("SeriesInstanceUID", "UI", "1.2.3")
+    header["SeriesInstanceUID"]._value = "not a uid"
+    header.SliceThickness = 1
+
+
+def test_looking_at_a_source_warns_of_nothing(volume, write_series, tmp_path: Path, caplog, capfd) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        series = write_series(volume, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
+        write_series(volume[:, :, :3], tmp_path / "series")
+    capfd.readouterr()
+    with caplog.at_level(logging.WARNING):
+        read_volume(series)
+    assert "2 image series" in caplog.text and "not as the standard demands" in caplog.text
+    caplog.clear()
+
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source_planes(series)
+        check_output(tmp_path / "out.dcm", volume_path=series)
+
+    assert (caplog.text, capfd.readouterr().err, caught) == ("", "", [])
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_error_in_reading_the_source_names_the_source(
+    volume, write_series, make_segmentation, check: bool, tmp_path: Path, monkeypatch
+) -> None:
+    series = write_series(volume, tmp_path / "series")
+    image = read_volume(series)
+    bad = sorted(series.iterdir())[2]
+    real = Path.open
+
+    def failing(path: Path, *given: Any, **named: Any) -> Any:
+        if path == bad:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(InputError) as caught:
+        if check:
+            check_output(tmp_path / "out.dcm", volume_path=series)
+        else:
+            write_segmentation(make_segmentation(image), tmp_path / "out.dcm", image, volume_path=series)
+
+    assert str(bad) in caught.value.problem and "out.dcm" not in str(caught.value)
+    assert "Input/output error" in caught.value.explanation
+
+
+def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, write_series, tmp_path: Path) -> None:
+    series = write_series(volume, tmp_path / "series")
+    for file in series.iterdir():
+        if pydicom.dcmread(file).InstanceNumber == 4:
+            file.unlink()
+
+    with pytest.raises(InputError, match="lacks slices"):
+        check_output(tmp_path / "out.dcm", volume_path=series)
+
+
+@pytest.mark.parametrize("source", [None, "missing", "text.txt"])
+def test_what_is_no_series_is_refused_with_a_way_out(source: str | None, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("no image")
+
+    with pytest.raises(OutputError) as caught:
+        check_output(tmp_path / "out.dcm", volume_path=None if source is None else tmp_path / source)
+
+    assert ".seg.nrrd" in caught.value.solution and str(tmp_path / "out.dcm") in caught.value.problem
