@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text import name_key
-from .headers import Unsound
+from .header_fields import Unsound
 from .nifti import extensions_of
 
 NAMES_FILE = "labels.json"
