@@ -9,13 +9,13 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import OutputError, RAUSlicerError
-from .imaging.companions import companions
+from .imaging.companions import companions, names_files
 from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
@@ -37,14 +37,11 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         OutputError: a folder of that name, something that is no file, an input, an existing file without ``force``; a name that the
             operating system refuses.
     """
-    # Late: it loads the image library, which the module in 3D Slicer does not need to start.
-    from .imaging.label_names import names_files
-
     try:
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
         is_odd = path.exists() and not is_folder and not path.is_file()
-        is_input = any(_is_read(path, source) for source in inputs)
-        names_labels = any(is_same_place(path, file) for source in inputs for file in names_files(source))
+        is_input = any(_is_one_of(path, (source, *companions(source))) or _is_within(path, source) for source in inputs)
+        names_labels = any(_is_one_of(path, names_files(source)) for source in inputs)
     except OSError as error:
         # A name that is too long, or a folder that can't be looked into.
         raise unwritable(path, what, error) from error
@@ -257,14 +254,13 @@ def take_all(steps: Sequence[Callable[[], object]]) -> None:
     raise first
 
 
-def _is_read(path: Path, source: Path) -> bool:
-    return any(_is_part_of(path, file) for file in (source, *companions(source)))
+def _is_one_of(path: Path, files: Iterable[Path]) -> bool:
+    return any(is_same_place(path, file) for file in files)
 
 
-def _is_part_of(path: Path, source: Path) -> bool:
-    if not (path.exists() and source.exists()):
-        return False
-    return path.samefile(source) or (source.is_dir() and source.resolve() in path.resolve().parents)
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a file is one of those in a folder that is read; a new one beside them is not."""
+    return path.exists() and folder.is_dir() and folder.resolve() in path.resolve().parents
 
 
 def _places(path: Path) -> set[tuple[object, str]]:

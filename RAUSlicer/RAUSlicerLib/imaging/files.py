@@ -107,13 +107,16 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
     )
 
 
-def check_output(path: str | Path, force: bool = False, *, volume_path: str | Path | None = None) -> None:
+def check_output(
+    path: str | Path, force: bool = False, *, volume_path: str | Path | None = None, inputs: Sequence[Path] = ()
+) -> None:
     """Make sure that a result can be written, before hours of work are spent on it.
 
     Args:
         path: Where the segmentation is to be written; its ending is the format.
         force: Whether an existing file may be replaced.
         volume_path: The target's file or folder; needed for DICOM SEG, and never overwritten.
+        inputs: What else is read and must not be overwritten.
 
     Raises:
         OutputError: unknown ending, existing file without ``force``, missing or unwritable folder, DICOM SEG of a target that is no DICOM.
@@ -125,7 +128,7 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: str | Pa
             f"Segmentations are written to names that end in {', '.join(OUTPUT_SUFFIXES)}.",
             "Choose .seg.nrrd, which keeps names, colors and overlapping structures.",
         )
-    require_free(path, "output", force=force, inputs=[Path(volume_path)] if volume_path is not None else [])
+    require_free(path, "output", force=force, inputs=[*inputs, *([Path(volume_path)] if volume_path is not None else [])])
     require_writable(path, "output")
     if has_suffix(path, (".dcm",)):
         require_source_series(volume_path, path)

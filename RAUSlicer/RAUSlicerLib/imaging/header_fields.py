@@ -160,13 +160,16 @@ def nrrd_header(path: Path) -> Header:
         _keep_nrrd_field(fields, line.partition(b"\0")[0])
         if fields.get("data file", "").startswith("LIST"):
             listed = [_text(line) for line, _ in lines]
-            return Header(fields, listed[: -1 if listed and not listed[-1] else None], len(content), is_list=True)
+            for name in listed:
+                _require_in_folder(name)
+            return Header(fields, listed, len(content), is_list=True)
     else:
         if len(content) == _LONGEST_HEADER:
             raise Unsound("Its header has no end.")
     name = fields.get("data file")
     if name is None:
         return Header(fields, None, start)
+    _require_in_folder(name)
     if _NRRD_PATTERN.search(name):
         if len(name.split()) < 4:
             raise Unsound(f"Its header names the files of its voxels by the pattern {name[:120]!r}, which can't be followed.", ONE_FILE)
@@ -200,6 +203,12 @@ def _keep_nrrd_field(fields: dict[str, str], raw: bytes) -> None:
     value = line[sign.end() :].lstrip(" \t")
     # Blanks at the end belong to the name of a file.
     fields[field] = value if field == "data file" else value.rstrip()
+
+
+def _require_in_folder(name: str) -> None:
+    # The image library reads what is typed for the one, and leaves the header's folder for the other.
+    if name == "-" or name[1:2] == ":":
+        raise Unsound(f"Its header says that its voxels are in {name[:80]!r}, which is no file in its own folder.", ONE_FILE)
 
 
 def _numbered(words: Sequence[str], count: int | None) -> list[str]:

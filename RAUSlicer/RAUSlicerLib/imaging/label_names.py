@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..text import name_key
+from .companions import DATASET_FILE, names_documents, names_tables
 from .header_fields import Unsound
 from .nifti import extensions_of
-
-NAMES_FILE = "labels.json"
 
 _log = logging.getLogger(__name__)
 
 Names = dict[int, str]
 
-# Of nnU-Net and the Medical Segmentation Decathlon: beside predictions, and above the folders of training cases.
-_DATASET_FILE = "dataset.json"
-# Color tables of 3D Slicer and FreeSurfer, label descriptions of ITK-SNAP, look-up tables of BIDS.
-_TABLES = (".ctbl", ".label", ".lut", "lut.txt", "labels.txt", "labels.tsv", "_dseg.tsv", "labels.ctbl")
 _LARGEST_FILE = 1 << 24
-_MOST_TABLES = 50
 _LARGEST_LABEL = (1 << 32) - 1
 
 _SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"\s*')
@@ -44,6 +38,7 @@ def find_names(path: Path, labels: Iterable[int]) -> Names:
         path: The label map.
         labels: The values that it holds.
     """
+    path = path.absolute()
     wanted = set(labels)
     best: Names = {}
     best_source = ""
@@ -65,34 +60,15 @@ def find_names(path: Path, labels: Iterable[int]) -> Names:
     return best
 
 
-def names_files(path: Path) -> list[Path]:
-    """Where names of the labels in a file are looked for, documents whether or not they are there. None for a folder."""
-    return [] if path.is_dir() else [*_documents(path.absolute().parent), *_tables(path.absolute())]
-
-
-def _documents(folder: Path) -> list[Path]:
-    return [folder / NAMES_FILE, folder / _DATASET_FILE, folder.parent / _DATASET_FILE]
-
-
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Names]]]:
     """Names of the tables that may belong to a label map, and what reads each."""
     if path.name.lower().endswith((".nii", ".nii.gz")):
         yield path.name, lambda: _of_extensions(extensions_of(path))
-    for file in _documents(path.parent):
+    for file in names_documents(path.parent):
         if os.path.isfile(file):
             yield file.name, lambda file=file: _of_json(file)  # type: ignore[misc]
-    for file in _tables(path):
+    for file in names_tables(path):
         yield file.name, lambda file=file: _of_table(file)  # type: ignore[misc]
-
-
-def _tables(path: Path) -> list[Path]:
-    """Tables of colors and names in a label map's folder; those of the label map's own name first."""
-    stem = path.name.partition(".")[0].lower()
-    try:
-        found = [file for file in path.parent.iterdir() if file.name.lower().endswith(_TABLES) and os.path.isfile(file)]
-    except OSError:
-        return []
-    return sorted(found, key=lambda file: (not file.name.lower().startswith(stem), file.name))[:_MOST_TABLES]
 
 
 def _loosely(names: Names) -> dict[int, str]:
@@ -108,7 +84,7 @@ def _text(file: Path) -> str:
 def _of_json(file: Path) -> Names:
     """Names in JSON: {value: name}, {name: value}, or either under "labels"; nnU-Net's regions list the values that they are made of."""
     document = json.loads(_text(file))
-    if file.name == _DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
+    if file.name == DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
         document = document.get("labels")
     if not isinstance(document, dict) or not document:
         raise Unsound("it is not of the form {value: name}")

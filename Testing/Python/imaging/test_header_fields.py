@@ -196,7 +196,7 @@ def detached(folder: Path, form: str, names: bytes) -> Path:
 @pytest.mark.parametrize("form", ["mhd", "nhdr"])
 @pytest.mark.parametrize(
     "name",
-    ["Gr\u00f6\u00dfe.raw".encode(), b"Gr\xf6\xdfe.raw", b"two words.raw", b"a=b.raw", b"a:b.raw", "肝臓.raw".encode(), b"list.raw"],
+    ["Gr\u00f6\u00dfe.raw".encode(), b"Gr\xf6\xdfe.raw", b"two words.raw", b"a=b.raw", b"ab:c.raw", "肝臓.raw".encode(), b"list.raw"],
     ids=repr,
 )
 def test_voxels_in_a_file_of_any_name_are_read_and_kept(form: str, name: bytes, tmp_path: Path) -> None:
@@ -247,6 +247,10 @@ def test_the_last_of_a_list_without_a_line_end_is_not_left_out_in_silence(tmp_pa
         ("nhdr", b"inside.raw\rcontent: x"),
         ("nhdr", b"link.raw \n"),
         ("nhdr", b"LIST 3\nlink.raw \n"),
+        # From what is typed, and from the folder that the program was started in.
+        ("nhdr", b"-\n"),
+        ("nhdr", b"a:b.raw\n"),
+        ("nhdr", b"LIST 3\na:b.raw\n"),
         ("nhdr", b"LIST 3\n#/../../secret.raw\n"),
         ("mhd", b"LISTEN.raw\n../secret.raw\n"),
         ("mhd", b"LoCaL\n"),
@@ -258,7 +262,7 @@ def test_no_spelling_leads_to_voxels_from_elsewhere(form: str, names: bytes, tmp
     folder = tmp_path / "case"
     (folder / "#").mkdir(parents=True)
     (tmp_path / "secret.raw").write_bytes(VALUES.tobytes())
-    for name in ("inside.raw", "link.raw", "LISTEN.raw"):
+    for name in ("inside.raw", "link.raw", "LISTEN.raw", "-", "a:b.raw"):
         (folder / name).write_bytes(VALUES.tobytes())
     for name in ("link.raw ", "LoCaL"):
         (folder / name).symlink_to(tmp_path / "secret.raw")
