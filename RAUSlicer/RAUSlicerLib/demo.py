@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import SimpleITK as sitk
 from rich import box
 from rich.console import Console
 
-from . import NOTICE
+from . import NOTICE, strict_json
 from .cli_transfer import CONTACT_SHEET, PICTURE_3D, transfer_report
 from .decimals import volume_text
 from .errors import OutputError
@@ -162,7 +161,7 @@ def _check_outputs(files: Sequence[Path], model: str) -> None:
 
 def _is_demos(report: Path) -> bool:
     try:
-        document = json.loads(report.read_text(encoding="utf-8"))
+        document = strict_json.load(report)
     except (OSError, ValueError):
         return False
     return isinstance(document, dict) and "agreement_note" in document

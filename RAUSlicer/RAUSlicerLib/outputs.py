@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import sys
 import unicodedata
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import strict_json
 from .errors import OutputError, RAUSlicerError
 from .imaging.companions import companions, names_files
 from .scratch import ScratchFolder
@@ -214,7 +214,7 @@ def write_json(path: Path, what: str, document: Any, indent: int = 2) -> None:
 
 def json_text(document: Any, encoding: str, indent: int = 2) -> str:
     """Plain values as JSON; characters that the encoding lacks, or that would steer a terminal, are written as JSON's own escapes."""
-    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    text = strict_json.dumps(document, indent=indent, ensure_ascii=False)
     if text.isascii() and "\x7f" not in text:
         return text
     return "".join(one if one == "\n" or (one.isprintable() and _has(encoding, one)) else _json_escape(one) for one in text)

@@ -107,9 +107,7 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
     )
 
 
-def check_output(
-    path: str | Path, force: bool = False, *, volume_path: str | Path | None = None, inputs: Sequence[Path] = ()
-) -> None:
+def check_output(path: str | Path, force: bool = False, *, volume_path: str | Path | None = None, inputs: Sequence[Path] = ()) -> None:
     """Make sure that a result can be written, before hours of work are spent on it.
 
     Args:

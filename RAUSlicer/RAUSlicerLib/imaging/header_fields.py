@@ -216,7 +216,9 @@ def _numbered(words: Sequence[str], count: int | None) -> list[str]:
     numbers = [int(word) for word in words[1:4] if re.fullmatch(r"-?\d{1,6}", word)]
     first, last, step = numbers if len(numbers) == 3 else (1, count or 0, 1)
     if not _NUMBER_IN_NAME.fullmatch(words[0]) or len(numbers) not in (0, 3) or step == 0:
-        raise Unsound(f"Its header names the files of its voxels by the pattern {' '.join(words)[:120]!r}, which can't be followed.", ONE_FILE)
+        raise Unsound(
+            f"Its header names the files of its voxels by the pattern {' '.join(words)[:120]!r}, which can't be followed.", ONE_FILE
+        )
     found = range(first, last + (1 if step > 0 else -1), step)
     if not found or len(found) > _MOST_FILES or (count is not None and len(found) != count):
         raise Unsound(f"Its header names {len(found)} files for {'the' if count is None else count} slices.", ONE_FILE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..text import name_key
 from .companions import DATASET_FILE, names_documents, names_tables
 from .header_fields import Unsound
@@ -83,7 +83,7 @@ def _text(file: Path) -> str:
 
 def _of_json(file: Path) -> Names:
     """Names in JSON: {value: name}, {name: value}, or either under "labels"; nnU-Net's regions list the values that they are made of."""
-    document = json.loads(_text(file))
+    document = strict_json.loads(_text(file))
     if file.name == DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
         document = document.get("labels")
     if not isinstance(document, dict) or not document:

@@ -10,7 +10,6 @@ stopped. docs/full-size-models.md explains the configuration.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from argparse import Namespace
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import strict_json
 from ..errors import InputError, OutputError, ResourceError
 from ..localization.vlm.full_size import FullSizeVlm
 from ..models.store import model_folders
@@ -111,7 +111,7 @@ def _check_output(config: RecipeConfig) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json.load(path, any_number=True)
     except (OSError, ValueError):
         return None
 

@@ -32,11 +32,15 @@ NRRD = (
 characters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 # Longer names, and line breaks in names, do not survive the image library's own writing.
 keys = st.one_of(
-    st.sampled_from(["dim[0]", "0008|0060", "0020|4000", "a name", "ß", "pixdim[1]", "k:v", "k=v", "#", "#note", "k: v", "LIST", "sizes", "type"]),
+    st.sampled_from(
+        ["dim[0]", "0008|0060", "0020|4000", "a name", "ß", "pixdim[1]", "k:v", "k=v", "#", "#note", "k: v", "LIST", "sizes", "type"]
+    ),
     st.text(characters, min_size=1, max_size=60),
 )
 texts = st.one_of(
-    st.sampled_from(["MR", "ß", "肝臓", "a: b", "a := b", "a = b", "x" * 6000, "x" * 32_000, "line\nline", "line\r\nline", "\x1b[31m", "é" * 300]),
+    st.sampled_from(
+        ["MR", "ß", "肝臓", "a: b", "a := b", "a = b", "x" * 6000, "x" * 32_000, "line\nline", "line\r\nline", "\x1b[31m", "é" * 300]
+    ),
     st.text(characters, max_size=200),
 )
 
@@ -159,7 +163,9 @@ def test_an_nrrd_with_an_unusual_but_sound_line_is_read(line: bytes, tmp_path: P
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.nrrd")), VALUES)
 
 
-@pytest.mark.parametrize("line", [b"labels: " + b"c" * 3000, b'labels: "' + b"c" * 3000 + b'"', b"k: v:=x", b"k", b"b" * 5000, b"b" * 5000 + b": x"])
+@pytest.mark.parametrize(
+    "line", [b"labels: " + b"c" * 3000, b'labels: "' + b"c" * 3000 + b'"', b"k: v:=x", b"k", b"b" * 5000, b"b" * 5000 + b": x"]
+)
 def test_an_nrrd_with_a_line_that_the_image_library_would_fall_over_is_refused(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "v.nrrd").write_bytes(NRRD + line + b"\n\n" + VALUES.tobytes())
 
@@ -219,7 +225,12 @@ def test_a_percent_sign_alone_makes_no_pattern_in_an_nrrd(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("form", ["mhd", "nhdr"])
 @pytest.mark.parametrize(
-    "names", [b"LIST\n" + b"".join(b"s%d.raw\n" % k for k in range(4)), b"s%d.raw 0 3 1\n", b"LIST\r\n" + b"".join(b"s%d.raw\r\n" % k for k in range(4))]
+    "names",
+    [
+        b"LIST\n" + b"".join(b"s%d.raw\n" % k for k in range(4)),
+        b"s%d.raw 0 3 1\n",
+        b"LIST\r\n" + b"".join(b"s%d.raw\r\n" % k for k in range(4)),
+    ],
 )
 def test_each_of_several_files_of_voxels_is_read_and_kept(form: str, names: bytes, tmp_path: Path) -> None:
     for k, plane in enumerate(VALUES):
