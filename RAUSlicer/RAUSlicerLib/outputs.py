@@ -17,6 +17,7 @@ from . import strict_json
 from .errors import OutputError, RAUSlicerError
 from .imaging.companions import companions, names_files
 from .scratch import ScratchFolder
+from .text import is_text
 
 if TYPE_CHECKING:
     import pydicom
@@ -217,15 +218,7 @@ def json_text(document: Any, encoding: str, indent: int = 2) -> str:
     text = strict_json.dumps(document, indent=indent, ensure_ascii=False)
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(one if one == "\n" or (one.isprintable() and _has(encoding, one)) else _json_escape(one) for one in text)
-
-
-def _has(encoding: str, one: str) -> bool:
-    try:
-        one.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+    return "".join(one if one == "\n" or (one.isprintable() and is_text(one, encoding)) else _json_escape(one) for one in text)
 
 
 def _json_escape(one: str) -> str:
@@ -290,14 +283,11 @@ def _folded(name: str) -> str:
 @contextmanager
 def _speakable(folder: Path) -> Iterator[Path]:
     """The folder by a path that libraries in C++ can take: they want UTF-8, which the user's folders need not be."""
-    try:
-        str(folder).encode("utf-8")
-    except UnicodeEncodeError:
-        if sys.platform != "linux":
-            raise OSError(errno.EILSEQ, "its path is not UTF-8") from None
-    else:
+    if is_text(str(folder)):
         yield folder
         return
+    if sys.platform != "linux":
+        raise OSError(errno.EILSEQ, "its path is not UTF-8")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")
@@ -311,6 +301,20 @@ def _settle(part: Path, may_be_empty: bool) -> None:
         raise OSError(errno.EIO, "the file is empty; the disk may be full")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def foreign(path: Path, writer: str, where: str) -> OutputError:
+    """The error for a file of somebody else's where a command keeps its own.
+
+    Args:
+        writer: What writes such files, for example ``benchmark``.
+        where: How another folder is chosen.
+    """
+    return OutputError(
+        f"The file {str(path)!r} is there already, and no {writer} has written it.",
+        "Only files that were written in that way are gone on with, or replaced.",
+        f"Choose another folder {where}.",
+    )
 
 
 def unwritable(path: Path, what: str, error: OSError) -> OutputError:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .. import strict_json
 from ..errors import OutputError
-from ..outputs import make_folder, unwritable, write_text
+from ..outputs import foreign, make_folder, unwritable, write_text
 from .pairs import Trial
 
 LOG = "runs.jsonl"
@@ -106,11 +106,7 @@ def read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
         if not (_START.startswith(rest) or rest.startswith(_START)):
             raise ValueError("its last line is none of a benchmark's")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OutputError(
-            f"The file {str(path)!r} is there already, and no benchmark has written it.",
-            f"It can't be gone on with ({type(error).__name__}).",
-            "Choose another folder with --output.",
-        ) from error
+        raise foreign(path, "benchmark", "with --output") from error
     except OSError as error:
         raise unwritable(path, "file", error) from error
     if rest:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from .. import strict_json
-from ..errors import InputError, OutputError, ResourceError
+from ..errors import InputError, ResourceError
 from ..localization.vlm.full_size import FullSizeVlm
 from ..models.store import model_folders
-from ..outputs import make_folder, require_outside, require_writable
+from ..outputs import foreign, make_folder, require_outside, require_writable
 from .cases import load_cases
 from .planes import PairSampler
 from .recipe_config import RecipeConfig, Stage, read_config
@@ -102,11 +102,7 @@ def _check_output(config: RecipeConfig) -> None:
     known = _read(figures)
     there = [path for path in (figures, trained_folder(config)) if os.path.lexists(path)]
     if there and not (isinstance(known, dict) and "start" in known):
-        raise OutputError(
-            f"{str(there[0])!r} is there already, and no training by the recipe has written it.",
-            "A training replaces only results of its own.",
-            "Choose another folder as 'output' of the configuration.",
-        )
+        raise foreign(there[0], "training by the recipe", "as 'output' of the configuration")
 
 
 def _read(path: Path) -> Any:
