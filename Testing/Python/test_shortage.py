@@ -321,7 +321,9 @@ def test_a_command_that_really_runs_out_reports_it(room_mb: int, tmp_path: Path,
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room_on_a_disk_is_told_as_such_whoever_meets_it(number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_room_on_a_disk_is_told_as_such_whoever_meets_it(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file longer than it may be was "can't be started" to the client, and everything of it a fault to the command line."""
     from RAUSlicerLib.models import download
     from RAUSlicerLib.service import client

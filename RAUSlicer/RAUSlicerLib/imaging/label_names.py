@@ -27,12 +27,16 @@ _SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(
 _COLOR_LINE = re.compile(r"\s*(\d+)\s+(.*?)\s+(?:\d+\s+){3}\d+\s*")
 
 
+class _Unrelated(Exception):
+    """A file of such a name that is about something else, as many programs keep a ``dataset.json`` or a ``labels.txt``."""
+
+
 def find_names(path: Path, labels: Iterable[int]) -> Names:
     """Names of a label map's values.
 
     The table in the file's own header counts first, then ``labels.json``, then other tables beside it. The first that knows all the values
-    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing
-    and is logged as a warning.
+    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing, and is logged as a warning where
+    names are missing. A file of such a name that is about something else is passed over.
 
     Args:
         path: The label map.
@@ -43,17 +47,22 @@ def find_names(path: Path, labels: Iterable[int]) -> Names:
     best: Names = {}
     best_source = ""
     rivals: list[str] = []
+    damaged: list[tuple[str, str]] = []
     for source, read in _sources(path):
         try:
             names = read()
+        except _Unrelated:
+            continue
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, ElementTree.ParseError, Unsound) as error:
-            _log.warning("The names of labels in %r can't be read and are ignored: %s.", source, _why(error))
+            damaged.append((source, _why(error)))
             continue
         known = {value: name for value, name in names.items() if value in wanted}
         if len(known) > len(best):
             best, best_source, rivals = known, source, []
         elif known and len(known) == len(best) and _loosely(known) != _loosely(best):
             rivals.append(source)
+    for source, why in damaged if len(best) < len(wanted - {0}) else ():
+        _log.warning("The names of labels in %r can't be read and are ignored: %s.", source, why)
     if rivals:
         others = ", ".join(repr(rival) for rival in rivals)
         _log.warning("%r and %s give the labels different names; those of %r were taken.", best_source, others, best_source)
@@ -75,19 +84,22 @@ def _loosely(names: Names) -> dict[int, str]:
     return {value: name_key(name.replace("_", " ")) for value, name in names.items()}
 
 
-def _text(file: Path) -> str:
+def _content(file: Path) -> bytes:
     if file.stat().st_size > _LARGEST_FILE:
         raise Unsound("it is too large for a table of names")
-    return file.read_text(encoding="utf-8-sig")
+    return file.read_bytes()
 
 
 def _of_json(file: Path) -> Names:
     """Names in JSON: {value: name}, {name: value}, or either under "labels"; nnU-Net's regions list the values that they are made of."""
-    document = strict_json.loads(_text(file))
-    if file.name == DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
-        document = document.get("labels")
-    if not isinstance(document, dict) or not document:
-        raise Unsound("it is not of the form {value: name}")
+    document = strict_json.loads(_content(file).decode("utf-8-sig"))
+    named = isinstance(document, dict) and isinstance(document.get("labels"), dict)
+    if named:
+        document = document["labels"]
+    elif file.name == DATASET_FILE or not isinstance(document, dict) or not document:
+        raise _Unrelated
+    if not named and not (all(key.strip().isdigit() for key in document) or all(_is_like_labels(value) for value in document.values())):
+        raise _Unrelated
     if all(_is_number(key) for key in document):
         return {_label(key): _name(name) for key, name in document.items()}
     names: Names = {}
@@ -100,14 +112,22 @@ def _of_json(file: Path) -> Names:
 
 def _of_table(file: Path) -> Names:
     """Names in a text file: 3D Slicer's and FreeSurfer's "value name R G B A", ITK-SNAP's, or a table with the columns index and name."""
-    lines = [line for line in _text(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    content = _content(file)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Programs on Windows once wrote tables in Western European letters.
+        text = content.decode("cp1252", "replace")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     for pattern in (_SNAP_LINE, _COLOR_LINE):
         found = [pattern.fullmatch(line) for line in lines]
         if lines and all(found):
             return {_label(match[1]): _name(_plain(match[2], pattern)) for match in found if match}
     heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
     if not {"index", "name"} <= set(heads):
-        raise Unsound("it is no table of values and names")
+        if any(pattern.fullmatch(line) for line in lines for pattern in (_SNAP_LINE, _COLOR_LINE)):
+            raise Unsound("some of its lines are no values and names")
+        raise _Unrelated
     rows = [line.split("\t") for line in lines[1:]]
     return {_label(row[heads.index("index")].strip()): _name(row[heads.index("name")].strip()) for row in rows if len(row) == len(heads)}
 
@@ -130,6 +150,11 @@ def _of_extensions(extensions: bytes) -> Names:
 
 def _is_number(key: Any) -> bool:
     return isinstance(key, str) and re.fullmatch(r"\s*\d{1,10}\s*", key) is not None
+
+
+def _is_like_labels(value: Any) -> bool:
+    """Whether a value may stand for labels, well or ill written."""
+    return all(isinstance(one, int | float) or _is_number(one) for one in (value if isinstance(value, list) else [value]))
 
 
 def _label(value: Any) -> int:
