@@ -5,6 +5,7 @@ Where a header could be understood in two ways it counts what the library makes 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ ONE_FILE = "Load the image in 3D Slicer and save it as one file, .nrrd or .nii.g
 
 # A header holds a line or two for every segment or frame; no more of a file than this is searched for its end.
 _LONGEST_HEADER = 1 << 24
-_MOST_FILES = 100_000
+_MOST_LINES = _MOST_FILES = 100_000
 
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -89,18 +90,20 @@ def metaimage_header(path: Path) -> Header:
         content = file.read(_LONGEST_HEADER)
     fields: dict[str, str] = {}
     start = 0
-    while "ElementDataFile" not in fields:
+    for _ in range(_MOST_LINES):
+        if "ElementDataFile" in fields:
+            return _with_metaimage_files(fields, content, start)
         # A name without a sign takes the next line's value: so reads what is left of a text of several lines.
         sign = _METAIMAGE_SIGN.search(content, start)
         if sign is None:
-            raise Unsound("Its header does not end with the field ElementDataFile, as that of every MetaImage does.")
+            break
         end = content.find(b"\n", sign.start())
         end = len(content) if end < 0 else end
         name = re.split(rb"[\r\n\0]", content[start : sign.start()].lstrip(_BLANK), maxsplit=1)[0].rstrip(b" \t")
         value = content[sign.end() : end].lstrip(b"=: \t").partition(b"\0")[0].rstrip(_UNPRINTED)
         _keep_metaimage_field(fields, name, value)
         start = min(end + 1, len(content))
-    return _with_metaimage_files(fields, content, start)
+    raise Unsound("Its header does not end with the field ElementDataFile, as that of every MetaImage does.")
 
 
 def _keep_metaimage_field(fields: dict[str, str], raw_name: bytes, raw_value: bytes) -> None:
@@ -144,12 +147,12 @@ def nrrd_header(path: Path) -> Header:
         Unsound: it has no end, a line that is no field, a field twice, or a pattern of names that can't be followed.
         OSError: the file can't be opened.
     """
-    with path.open("rb") as file:
-        content = file.read(_LONGEST_HEADER)
+    with path.open("rb") as opened:
+        content = opened.read(_LONGEST_HEADER)
     if not re.match(rb"NRRD000\d", content):
         raise Unsound("Its content is not of the format that its name says.")
     fields: dict[str, str] = {}
-    lines = _nrrd_lines(content)
+    lines = itertools.islice(_nrrd_lines(content), _MOST_LINES)
     start = next(lines)[1]
     for line, start in lines:  # noqa: B007 (the last one counts)
         if not line:
@@ -159,12 +162,12 @@ def nrrd_header(path: Path) -> Header:
             continue
         _keep_nrrd_field(fields, line.partition(b"\0")[0])
         if fields.get("data file", "").startswith("LIST"):
-            listed = [_text(line) for line, _ in lines]
-            for name in listed:
-                _require_in_folder(name)
+            listed = [_text(rest) for rest, _ in lines]
+            for file in listed:
+                _require_in_folder(file)
             return Header(fields, listed, len(content), is_list=True)
     else:
-        if len(content) == _LONGEST_HEADER:
+        if start < len(content) or len(content) == _LONGEST_HEADER:
             raise Unsound("Its header has no end.")
     name = fields.get("data file")
     if name is None:

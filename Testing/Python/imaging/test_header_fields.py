@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +192,18 @@ def test_a_metaimage_with_a_line_that_the_image_library_would_fall_over_is_refus
     (tmp_path / "v.mha").write_bytes(METAIMAGE % line + b"ElementDataFile = LOCAL\n" + VALUES.tobytes())
 
     refused(tmp_path / "v.mha")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("v.mha", b"a=b\n"), ("v.mha", b"\n"), ("v.nrrd", b"a:=b\n"), ("v.nrrd", b"#\n"), ("v.nrrd", b"#\r")]
+)
+def test_a_header_of_millions_of_lines_has_no_end(name: str, line: bytes, tmp_path: Path) -> None:
+    start = METAIMAGE % b"" if name == "v.mha" else NRRD
+    (tmp_path / name).write_bytes(start + line * ((1 << 24) // len(line)) + b"\n" + VALUES.tobytes())
+    began = time.monotonic()
+
+    refused(tmp_path / name, "end")
+    assert time.monotonic() - began < 30
 
 
 def detached(folder: Path, form: str, names: bytes) -> Path:
