@@ -12,7 +12,7 @@ from . import NOTICE, __version__
 from .cli_progress import terminated_like_interrupted
 from .errors import OutOfMemory, OutputError, RAUSlicerError
 from .printing import safe_streams, say
-from .shortage import explained, out_of_memory
+from .shortage import explained, explained_room, no_room, out_of_memory
 
 CANCELLED = 130
 
@@ -56,6 +56,8 @@ def _run(options: argparse.Namespace) -> int:
     except Exception as error:
         if out_of_memory(error):
             return _report(explained(error), options.debug)
+        if no_room(error):
+            return _report(explained_room(error), options.debug)
         if options.debug:
             traceback.print_exc()
         # Its own words may quote what a file says of a patient.

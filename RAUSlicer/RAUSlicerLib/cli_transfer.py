@@ -147,27 +147,29 @@ def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()
 
 def _check_outputs(options: argparse.Namespace, source: VolumeSource) -> list[str]:
     """Make sure that all can be written; return what is to be said of reports."""
-    check_output(options.output, options.force, volume_path=source)
+    references = [*options.reference, *options.reference_segmentation]
+    check_output(options.output, options.force, volume_path=source, inputs=references)
     on_reports: list[str] = []
-    inputs = [options.target, *options.reference, *options.reference_segmentation]
     outputs = [("output", options.output)]
     if options.report:
         from .interpretation.rendering.files import check_outputs
 
-        on_reports = check_outputs(options.report, inputs, options.force, target=source)
+        on_reports = check_outputs(options.report, [options.target, *references], options.force, target=source)
         outputs += [("report", path) for path in options.report]
+    others = []
     if options.json:
         require_writable(options.json, "file")
-        outputs.append(("file", options.json))
+        others.append(("file", options.json))
     if options.pictures:
         if not options.pictures.is_dir():
             require_free(options.pictures, "folder of pictures", force=False)
             require_writable(options.pictures.absolute(), "folder of pictures")
         else:
             require_writable(options.pictures / CONTACT_SHEET, "picture")
-        outputs += [("picture", options.pictures / name) for name in (CONTACT_SHEET, PICTURE_3D)]
-    for what, path in outputs:
-        require_free(path, what, force=options.force, inputs=inputs)
+        others += [("picture", options.pictures / name) for name in (CONTACT_SHEET, PICTURE_3D)]
+    for what, path in others:
+        require_free(path, what, force=options.force, inputs=[options.target, *references])
+    outputs += others
     require_outside(outputs, model_folders(options.model))
     require_apart([*outputs, *([("folder of pictures", options.pictures)] if options.pictures else [])])
     return on_reports

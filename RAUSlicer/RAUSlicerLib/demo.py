@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +15,13 @@ import SimpleITK as sitk
 from rich import box
 from rich.console import Console
 
-from . import NOTICE
+from . import NOTICE, strict_json
 from .cli_transfer import CONTACT_SHEET, PICTURE_3D, transfer_report
 from .decimals import volume_text
-from .errors import OutputError
 from .imaging.files import check_output, read_segmentation, read_volume, write_segmentation
 from .imaging.segmentation import Reference, Segmentation
 from .models.store import model_folders
-from .outputs import make_folder, require_free, require_outside, unwritable, write_json
+from .outputs import foreign, make_folder, require_free, require_outside, unwritable, write_json
 from .pictures import contact_sheet, picture_3d
 from .printing import Table, output_console
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
@@ -153,16 +151,12 @@ def _check_outputs(files: Sequence[Path], model: str) -> None:
     for what, path in outputs:
         require_free(path, what, force=True)
         if path.exists() and not own:
-            raise OutputError(
-                f"The file {str(path)!r} is there already, and no earlier demo has written it.",
-                "The demo replaces only files of its own.",
-                "Choose another folder with --output.",
-            )
+            raise foreign(path, "earlier demo", "with --output")
 
 
 def _is_demos(report: Path) -> bool:
     try:
-        document = json.loads(report.read_text(encoding="utf-8"))
+        document = strict_json.load(report)
     except (OSError, ValueError):
         return False
     return isinstance(document, dict) and "agreement_note" in document

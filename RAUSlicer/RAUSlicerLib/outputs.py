@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import strict_json
 from .errors import InputError, OutputError, RAUSlicerError
-from .imaging.companions import companions
+from .imaging.companions import companions, names_files
 from .scratch import ScratchFolder
+from .text import is_text
 
 if TYPE_CHECKING:
     import pydicom
@@ -37,14 +38,11 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         OutputError: a folder of that name, something that is no file, an input, an existing file without ``force``; a name that the
             operating system refuses.
     """
-    # Late: it loads the image library, which the module in 3D Slicer does not need to start.
-    from .imaging.label_names import names_files
-
     try:
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
         is_odd = path.exists() and not is_folder and not path.is_file()
-        is_input = any(_is_read(path, source) for source in inputs)
-        names_labels = any(is_same_place(path, file) for source in inputs for file in names_files(source))
+        is_input = any(_is_one_of(path, (source, *companions(source))) or _is_within(path, source) for source in inputs)
+        names_labels = any(_is_one_of(path, names_files(source)) for source in inputs)
     except OSError as error:
         # A name that is too long, or a folder that can't be looked into.
         raise unwritable(path, what, error) from error
@@ -223,18 +221,10 @@ def write_json(path: Path, what: str, document: Any, indent: int = 2) -> None:
 
 def json_text(document: Any, encoding: str, indent: int = 2) -> str:
     """Plain values as JSON; characters that the encoding lacks, or that would steer a terminal, are written as JSON's own escapes."""
-    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    text = strict_json.dumps(document, indent=indent, ensure_ascii=False)
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(one if one == "\n" or (one.isprintable() and _has(encoding, one)) else _json_escape(one) for one in text)
-
-
-def _has(encoding: str, one: str) -> bool:
-    try:
-        one.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+    return "".join(one if one == "\n" or (one.isprintable() and is_text(one, encoding)) else _json_escape(one) for one in text)
 
 
 def _json_escape(one: str) -> str:
@@ -263,14 +253,13 @@ def take_all(steps: Sequence[Callable[[], object]]) -> None:
     raise first
 
 
-def _is_read(path: Path, source: Path) -> bool:
-    return any(_is_part_of(path, file) for file in (source, *companions(source)))
+def _is_one_of(path: Path, files: Iterable[Path]) -> bool:
+    return any(is_same_place(path, file) for file in files)
 
 
-def _is_part_of(path: Path, source: Path) -> bool:
-    if not (path.exists() and source.exists()):
-        return False
-    return path.samefile(source) or (source.is_dir() and source.resolve() in path.resolve().parents)
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a file is one of those in a folder that is read; a new one beside them is not."""
+    return path.exists() and folder.is_dir() and folder.resolve() in path.resolve().parents
 
 
 def _places(path: Path) -> set[tuple[object, str]]:
@@ -300,14 +289,11 @@ def _folded(name: str) -> str:
 @contextmanager
 def _speakable(folder: Path) -> Iterator[Path]:
     """The folder by a path that libraries in C++ can take: they want UTF-8, which the user's folders need not be."""
-    try:
-        str(folder).encode("utf-8")
-    except UnicodeEncodeError:
-        if sys.platform != "linux":
-            raise OSError(errno.EILSEQ, "its path is not UTF-8") from None
-    else:
+    if is_text(str(folder)):
         yield folder
         return
+    if sys.platform != "linux":
+        raise OSError(errno.EILSEQ, "its path is not UTF-8")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")
@@ -337,6 +323,20 @@ def _unreadable(source: str, error: OSError) -> InputError:
         f"The file {source!r} can't be read.",
         f"The operating system says: {error.strerror or error}.",
         "Make sure that it is still there and may be read, and try again.",
+    )
+
+
+def foreign(path: Path, writer: str, where: str) -> OutputError:
+    """The error for a file of somebody else's where a command keeps its own.
+
+    Args:
+        writer: What writes such files, for example ``benchmark``.
+        where: How another folder is chosen.
+    """
+    return OutputError(
+        f"The file {str(path)!r} is there already, and no {writer} has written it.",
+        "Only files that were written in that way are gone on with, or replaced.",
+        f"Choose another folder {where}.",
     )
 
 

@@ -26,8 +26,10 @@ BEFORE = ".before"
 
 _LOCK = ".lock"
 # Folders of versions that had no locks; none of them was in use for so long.
-_OLD_SECONDS = 24 * 3600
-_OLD_NAME = re.compile(r"[a-z0-9_]{8}")
+_OLD_SECONDS = 2 * 24 * 3600
+_OLD_NAME = re.compile(r"(\d+-)?[a-z0-9_]{8}")
+# In which folders this process has looked for what dead owners left, and for which prefixes: they may hold thousands of files.
+_tidied: set[tuple[str, str]] = set()
 # A second lock of one process may be granted where locks are those of a network disk, so its own folders are known by name.
 _own: set[str] = set()
 
@@ -36,7 +38,7 @@ class ScratchFolder:
     """A folder only this user can read. It is removed by ``close``, at the end of a ``with``, at garbage collection or with the process.
 
     Args:
-        parent: Where it is made. What dead owners left there goes first.
+        parent: Where it is made. What dead owners left there goes before the first one that this process makes in it.
         prefix: What its name begins with.
 
     Raises:
@@ -44,7 +46,9 @@ class ScratchFolder:
     """
 
     def __init__(self, parent: Path, prefix: str = PREFIXES[0]) -> None:
-        remove_abandoned(parent, {*PREFIXES, prefix})
+        if (place := (str(parent.absolute()), prefix)) not in _tidied:
+            remove_abandoned(parent, {*PREFIXES, prefix})
+            _tidied.add(place)
         self.path, lock = _make(parent, prefix)
         self._finalizer = weakref.finalize(self, _end, self.path, lock)
 
@@ -97,16 +101,21 @@ def _make(parent: Path, prefix: str) -> tuple[Path, int]:
         _end(folder, lock)
 
 
+def remove(folder: Path) -> None:
+    """Remove a scratch folder and its lock file for its owner; what is gone already is no error."""
+    _remove(folder)
+    with contextlib.suppress(OSError):
+        # A folder that could not be removed keeps its lock file, so that somebody else removes it later.
+        if not folder.exists():
+            _lock_of(folder).unlink()
+
+
 def _end(folder: Path, lock: int) -> None:
     _remove(folder)
     with contextlib.suppress(OSError):
         os.close(lock)
-    path = _lock_of(folder)
-    with contextlib.suppress(OSError):
-        # A folder that could not be removed keeps its lock file, so that somebody else removes it later.
-        if not folder.exists():
-            path.unlink()
-    _own.discard(str(path))
+    remove(folder)
+    _own.discard(str(_lock_of(folder)))
 
 
 def _remove_if_dead(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Too little memory: how much there is, the ways in which libraries say that it ran out, and doing with less.
+"""Too little memory or disk: how much there is, the ways in which libraries say that it ran out, and doing with less.
 
 Needs no torch, so that whoever starts or reports on runs knows it too.
 """
@@ -39,6 +39,9 @@ _LIBRARIES = (RuntimeError, OSError, SystemError, ImportError)
 _BY_NAME = ("OutOfMemoryError", "SafetensorError")
 # ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_COMMITMENT_LIMIT
 _NO_MEMORY_ON_WINDOWS = (8, 14, 1455)
+# A full disk, a used up quota, a file that is longer than it may be; on Windows also ERROR_HANDLE_DISK_FULL, DISK_FULL, QUOTA_EXCEEDED.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_ON_WINDOWS = (39, 112, 1295)
 # Limits, what is used, and what of that the system would give back at once: files that were read.
 _Names = tuple[tuple[str, ...], str, str]
 _VERSION_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_file")
@@ -77,6 +80,20 @@ def explained(error: BaseException, tries: int = 1) -> OutOfMemory:
         "The computer ran out of memory.",
         f"{tried} ({type(error).__name__}).",
         "Close other programs, choose fewer structures, crop the target volume, or raise the memory limit.",
+    )
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error of the operating system says that a disk has no room left, or that no more may be used of it."""
+    return isinstance(error, OSError) and (error.errno in _NO_ROOM or getattr(error, "winerror", None) in _NO_ROOM_ON_WINDOWS)
+
+
+def explained_room(error: BaseException) -> OutputError:
+    """What a user is told where there was no room for what goes through temporary files."""
+    return OutputError(
+        "The temporary folder can't be written: its disk is full.",
+        f"The system says: {getattr(error, 'strerror', None) or error}.",
+        "Free some space, or set the TMPDIR environment variable to a folder on another disk, and run again.",
     )
 
 

@@ -1,4 +1,4 @@
-"""JSON as its standard has it: no NaN, no infinity, no number beyond what a computer counts with, and one kind of error for the rest."""
+"""JSON as its standard has it, read and written: no NaN, no infinity, no endless numbers, and one kind of error for the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 _LARGEST = 1 << 63
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes, *, any_number: bool = False) -> Any:
     """What a JSON text says.
 
     Args:
         text: Bytes are UTF-8.
+        any_number: Take numbers as they come, as configurations of other libraries hold them: 1e30 for "no limit", Infinity.
 
     Raises:
         ValueError: it is no JSON, no UTF-8, nested too deeply, or has a number that is not finite or too large.
@@ -23,13 +24,18 @@ def loads(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
+        if any_number:
+            return json.loads(text)
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, any_number: bool = False) -> Any:
     """What a JSON file says.
+
+    Args:
+        any_number: As for ``loads``.
 
     Raises:
         ValueError: as for ``loads``; or it is a device or a pipe, which may have no end.
@@ -37,7 +43,27 @@ def load(path: Path) -> Any:
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
-    return loads(path.read_bytes())
+    return loads(path.read_bytes(), any_number=any_number)
+
+
+def dumps(document: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Plain values as JSON text; a number that is not finite, of which JSON has none, becomes null.
+
+    >>> dumps([1.5, float("nan"), {"volume": float("inf")}])
+    '[1.5, null, {"volume": null}]'
+    """
+    try:
+        return json.dumps(document, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite_values(document), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite_values(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _finite_values(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_finite_values(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _refuse(constant: str) -> Any:

@@ -21,10 +21,10 @@ def plain_text(text: str) -> str:
     return "".join(_plain(character) for character in text)
 
 
-def is_text(text: str) -> bool:
-    """Whether text can be given to a library, which bytes that are not UTF-8 can't."""
+def is_text(text: str, encoding: str = "utf-8") -> bool:
+    """Whether text can be given to a library, which bytes that are not UTF-8 can't; or printed in another encoding."""
     try:
-        text.encode("utf-8")
+        text.encode(encoding)
     except UnicodeEncodeError:
         return False
     return True

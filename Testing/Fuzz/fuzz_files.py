@@ -146,7 +146,7 @@ def make_seeds(folder: Path) -> list[Path]:
         sitk.WriteImage(image, str(folder / name), useCompression=compressed)
         seeds.append(folder / name)
     (folder / "two.nii").write_bytes(_nifti_2((folder / "v.nii").read_bytes()))
-    (folder / "list.mhd").write_bytes((folder / "v.mhd").read_bytes().replace(b"v.raw", b"LIST\n" + b"v0.raw\n" * 5))
+    (folder / "list.mhd").write_bytes((folder / "v.mhd").read_bytes().replace(b"v.raw\n", b"LIST\n" + b"v0.raw\n" * 5))
     (folder / "v0.raw").write_bytes(values[0].tobytes())
     return [*seeds, folder / "two.nii", folder / "list.mhd"]
 

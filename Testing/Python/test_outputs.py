@@ -123,12 +123,30 @@ def test_different_places_are_told_apart(tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("alias", [_up_and_down, _linked_folder, _up_from_a_linked_folder, _link_to_a_file, _hard_link, _relative])
+@pytest.mark.parametrize("alias", ALIASES)
 def test_an_input_is_known_by_whatever_name(tmp_path: Path, alias: Callable[[Path], tuple[Path, Path]]) -> None:
     one, two = alias(tmp_path)
     one.write_text("input")
     with pytest.raises(OutputError, match="destroy the input"):
         require_free(two, "report", force=True, inputs=[one])
+
+
+def test_comparing_with_inputs_needs_no_image_library(tmp_path: Path) -> None:
+    """3D Slicer's module compares while its window is drawn."""
+    program = """
+import sys
+from pathlib import Path
+from RAUSlicerLib.outputs import require_free
+folder = Path(sys.argv[1])
+for name in ("v.mhd", "v.nhdr", "v.nii.gz", "series"):
+    require_free(folder / "o.md", "report", force=True, inputs=[folder / name])
+print({"SimpleITK", "PIL", "numpy"} & set(sys.modules))
+"""
+    (tmp_path / "series").mkdir()
+    for name in ("v.mhd", "v.nhdr", "v.nii.gz", "labels.json"):
+        (tmp_path / name).write_text("{}")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_every_file_of_a_folder_that_is_an_input_is_one(tmp_path: Path) -> None:

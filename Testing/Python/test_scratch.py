@@ -124,13 +124,24 @@ def test_a_file_system_without_locks_does_and_nothing_is_taken_from_others_there
     assert names(tmp_path) == [".rauslicer-0011aabb", ".rauslicer-0011aabb.lock"]
 
 
-def test_what_older_versions_left_goes_after_a_day_and_not_before(tmp_path: Path) -> None:
-    for name in (".rauslicer-ab_12xyz", ".adding-abcdefgh"):
+def test_what_older_versions_left_goes_after_two_days_and_not_before(tmp_path: Path) -> None:
+    for name in (".rauslicer-ab_12xyz", ".adding-abcdefgh", "exchange-123-abcdefgh", "exchange-4567-hgfedcba"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.nii").write_text("half")
-    age(tmp_path / ".adding-abcdefgh", 2 * 24 * 3600)
-    remove_abandoned(tmp_path)
-    assert names(tmp_path) == [".rauslicer-ab_12xyz"]
+    for name in (".adding-abcdefgh", "exchange-123-abcdefgh"):
+        age(tmp_path / name, 3 * 24 * 3600)
+    remove_abandoned(tmp_path, {*PREFIXES, "exchange-"})
+    assert names(tmp_path) == [".rauslicer-ab_12xyz", "exchange-4567-hgfedcba"]
+
+
+def test_a_process_looks_once_for_what_others_left_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr("RAUSlicerLib.scratch.remove_abandoned", lambda parent, prefixes: looked.append(parent))
+    (tmp_path / "other").mkdir()
+    for parent in (tmp_path, tmp_path, tmp_path / "other", tmp_path):
+        with ScratchFolder(parent):
+            pass
+    assert looked == [tmp_path, tmp_path / "other"]
 
 
 def test_what_only_looks_like_it_is_never_touched(tmp_path: Path) -> None:

@@ -318,3 +318,25 @@ def test_a_command_that_really_runs_out_reports_it(room_mb: int, tmp_path: Path,
     assert done.returncode == 6, done.stderr
     assert "ran out of memory" in done.stderr and "Close other programs" in done.stderr
     assert not (tmp_path / "out.nrrd").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_on_a_disk_is_told_as_such_whoever_meets_it(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file longer than it may be was "can't be started" to the client, and everything of it a fault to the command line."""
+    from RAUSlicerLib.models import download
+    from RAUSlicerLib.service import client
+
+    error = OSError(number, os.strerror(number))
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", full)
+    assert main(["models", "list"]) == 4 and "its disk is full" in capsys.readouterr().err
+    monkeypatch.setattr(client, "ExchangeFolder", full)
+    with pytest.raises(OutputError, match="its disk is full"):
+        client.WorkerClient().start()
+    assert _explained(error).problem == "The temporary folder can't be written: its disk is full."
+    assert isinstance(download._explained("a/b", "main", error), OutputError)

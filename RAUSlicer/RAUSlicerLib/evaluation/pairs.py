@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..errors import InputError
 from .variants import NATURAL, VARIANTS
 
@@ -39,8 +39,23 @@ class Case:
 
     def structure_names(self) -> dict[int, str]:
         """Names by label value, of all structures of the data set."""
-        names = json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
-        return {int(label): name for label, name in names.items()}
+        return read_structure_names(self.folder / "labels.json")
+
+
+def read_structure_names(path: Path) -> dict[int, str]:
+    """Names by label value, from a data set's ``labels.json``.
+
+    Raises:
+        InputError: it can't be read, or is not of that form.
+    """
+    try:
+        return {int(label): str(name) for label, name in strict_json.load(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"The names of structures in {str(path)!r} can't be read.",
+            f"The file says for each label value how its structure is called ({error}).",
+            'Write it like {"1": "liver", "2": "spleen"}.',
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -173,8 +188,10 @@ def _drawn(folder: Path, cases: dict[str, Any], split: str) -> dict[Case, list[C
 def _read_splits(data: Path) -> dict[str, dict[str, Any]]:
     path = data / "splits.json"
     try:
-        splits: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        splits: dict[str, dict[str, Any]] = strict_json.load(path)
+        if not (isinstance(splits, dict) and all(isinstance(cases, dict) for cases in splits.values())):
+            raise ValueError("it is not of the form {data set: {split: [case]}}")
+    except (OSError, ValueError) as error:
         raise InputError(
             f"The data folder {str(data)!r} has no readable splits.json.",
             f"It names the cases of each data set and split ({error}).",

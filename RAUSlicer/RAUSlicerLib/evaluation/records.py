@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import strict_json
 from ..errors import OutputError
-from ..outputs import make_folder, unwritable, write_text
+from ..outputs import foreign, make_folder, unwritable, write_text
 from .pairs import Trial
 
 LOG = "runs.jsonl"
@@ -101,16 +101,12 @@ def read_lines(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
         path.touch()
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        kept = [read(json.loads(line)) for line in whole.splitlines()]
+        kept = [read(strict_json.loads(line)) for line in whole.splitlines()]
         rest = text[len(whole) :]
         if not (_START.startswith(rest) or rest.startswith(_START)):
             raise ValueError("its last line is none of a benchmark's")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OutputError(
-            f"The file {str(path)!r} is there already, and no benchmark has written it.",
-            f"It can't be gone on with ({type(error).__name__}).",
-            "Choose another folder with --output.",
-        ) from error
+        raise foreign(path, "benchmark", "with --output") from error
     except OSError as error:
         raise unwritable(path, "file", error) from error
     if rest:
@@ -125,7 +121,7 @@ def add_line(path: Path, values: dict[str, Any]) -> None:
     Raises:
         OutputError: the disk is full, or the operating system refuses otherwise.
     """
-    line = (json.dumps(values) + "\n").encode()
+    line = (strict_json.dumps(values) + "\n").encode()
     try:
         with path.open("ab") as file:
             before = file.tell()
@@ -180,4 +176,4 @@ class RunLog:
     def forget(self, methods: Collection[str]) -> None:
         """Drop the runs of some methods, so that they are run again."""
         self._runs = {key: run for key, run in self._runs.items() if run.method not in methods}
-        write_text(self._path, "file", "".join(json.dumps(asdict(run)) + "\n" for run in self._runs.values()))
+        write_text(self._path, "file", "".join(strict_json.dumps(asdict(run)) + "\n" for run in self._runs.values()))

@@ -1,60 +1,56 @@
-"""Which files are read together with one that a user names: the data of a detached header, the other half of a pair."""
+"""Which files are read together with one that a user names: data of a detached header, the other half of a pair, tables of names."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-# Suffix of a header -> the key that says where its voxels are.
-_DETACHED = {".nhdr": rb"data ?file:", ".nrrd": rb"data ?file:", ".mhd": rb"elementdatafile\s*=", ".mha": rb"elementdatafile\s*="}
+from .header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound, metaimage_header, nrrd_header
+
+NAMES_FILE = "labels.json"
+# Of nnU-Net and the Medical Segmentation Decathlon: beside predictions, and above the folders of training cases.
+DATASET_FILE = "dataset.json"
+# Color tables of 3D Slicer and FreeSurfer, label descriptions of ITK-SNAP, look-up tables of BIDS.
+_TABLES = (".ctbl", ".label", ".lut", "lut.txt", "labels.txt", "labels.tsv", "_dseg.tsv", "labels.ctbl")
+_MOST_TABLES = 50
+
 _PAIRS = (".hdr", ".hdr.gz", ".img", ".img.gz")
-_HEADER_BYTES = 1 << 20
-_MOST_FILES = 10_000
-_PATTERN = re.compile(r"%0?(\d*)[diu]")
 
 
 def companions(path: Path) -> list[Path]:
-    """The files beside ``path`` that are read with it, whether or not they are there. Of a folder none: all in it belongs to it."""
+    """The files beside ``path`` that are read with it, whether or not they are there. Of a folder none: all in it belongs to it.
+
+    A header that can't be understood is not read, and nothing with it.
+    """
     name = path.name.lower()
     pair = next((ending for ending in reversed(_PAIRS) if name.endswith(ending)), None)
     if pair is not None:
         stem = path.name[: -len(pair)]
         return [path.with_name(stem + ending) for ending in _PAIRS if ending != pair]
-    key = next((key for suffix, key in _DETACHED.items() if name.endswith(suffix)), None)
-    return [] if key is None else [path.parent / entry for entry in _data_files(path, key)]
-
-
-def _data_files(header: Path, key: bytes) -> list[str]:
-    """The names of the data files that a header gives: one, a list of lines, or a pattern with numbers. None if they follow in it."""
+    headers = ((METAIMAGE_SUFFIXES, metaimage_header), (NRRD_SUFFIXES, nrrd_header))
+    read = next((read for suffixes, read in headers if name.endswith(suffixes)), None)
     try:
-        if not header.is_file():
-            return []
-        with header.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
+        files = read(path).files if read is not None and path.is_file() else None
+    except (OSError, Unsound):
+        return []
+    return [path.parent / file for file in files or []]
+
+
+def names_files(path: Path) -> list[Path]:
+    """Where names of the labels in a file are looked for, documents whether or not they are there. None for a folder."""
+    return [] if path.is_dir() else [*names_documents(path.absolute().parent), *names_tables(path.absolute())]
+
+
+def names_documents(folder: Path) -> list[Path]:
+    """Documents that name the labels of the files in a folder, whether or not they are there; the first counts most."""
+    return [folder / NAMES_FILE, folder / DATASET_FILE, folder.parent / DATASET_FILE]
+
+
+def names_tables(path: Path) -> list[Path]:
+    """Tables of colors and names in a label map's folder; those of the label map's own name first."""
+    stem = path.name.partition(".")[0].lower()
+    try:
+        found = [file for file in path.parent.iterdir() if file.name.lower().endswith(_TABLES) and os.path.isfile(file)]
     except OSError:
         return []
-    found = re.search(rb"^" + key + rb"[ \t]*([^\r\n]*)[\r\n]+", start + b"\n", re.IGNORECASE | re.MULTILINE)
-    if found is None:
-        return []
-    value = os.fsdecode(found[1].strip())
-    if value.upper() == "LOCAL" or not value:
-        return []
-    if value.upper().split()[0] == "LIST":
-        lines = (os.fsdecode(line.strip()) for line in start[found.end() :].splitlines())
-        return [line for line in lines if line and "\0" not in line][:_MOST_FILES]
-    return [name for name in (value, *_numbered(value)) if "\0" not in name]
-
-
-def _numbered(value: str) -> list[str]:
-    """The files of a pattern: ``slice_%03d.raw 1 20 1``."""
-    *words, first, last, step = value.split() if len(value.split()) > 3 else ["", "", "", ""]
-    pattern = _PATTERN.search(" ".join(words))
-    try:
-        numbers = range(int(first), int(last) + 1, int(step))
-    except ValueError:
-        return []
-    if pattern is None:
-        return []
-    text, width = " ".join(words), min(int(pattern[1] or 0), 20)
-    return [f"{text[: pattern.start()]}{number:0{width}d}{text[pattern.end() :]}" for number in numbers[:_MOST_FILES]]
+    return sorted(found, key=lambda file: (not file.name.lower().startswith(stem), file.name))[:_MOST_TABLES]

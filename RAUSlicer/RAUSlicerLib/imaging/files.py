@@ -107,13 +107,14 @@ def read_segmentation(path: str | Path, volume: sitk.Image | None = None) -> Seg
     )
 
 
-def check_output(path: str | Path, force: bool = False, *, volume_path: Source = None) -> None:
+def check_output(path: str | Path, force: bool = False, *, volume_path: Source = None, inputs: Sequence[Path] = ()) -> None:
     """Make sure that a result can be written, before hours of work are spent on it.
 
     Args:
         path: Where the segmentation is to be written; its ending is the format.
         force: Whether an existing file may be replaced.
         volume_path: The target's file or folder; needed for DICOM SEG, and never overwritten.
+        inputs: What else is read and must not be overwritten.
 
     Raises:
         InputError: a target that can't be read, where a DICOM SEG is to belong to it.
@@ -127,7 +128,7 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: Source =
             "Choose .seg.nrrd, which keeps names, colors and overlapping structures.",
         )
     source = VolumeSource.of(volume_path)
-    require_free(path, "output", force=force, inputs=source.paths)
+    require_free(path, "output", force=force, inputs=[*inputs, *source.paths])
     require_writable(path, "output")
     if has_suffix(path, (".dcm",)):
         source_series(source, path)

@@ -8,16 +8,13 @@ import re
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from ..text import is_text, plain_text
+from .header_fields import ONE_FILE, Header, Unsound, is_finite, metaimage_header, nrrd_header
 
-# A header holds a line or two for every segment or frame; no more of a file than this is searched for its end.
-_LONGEST_HEADER = 1 << 24
 # Deflate makes at most 1032 bytes of one.
 _DEFLATE = 1032
 _CHUNK = 1 << 20
@@ -33,7 +30,6 @@ _METAIMAGE_BYTES = {
 # These hold one number an axis, the first ones, or one for each pair of axes.
 _METAIMAGE_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _METAIMAGE_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-_METAIMAGE_LINE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]\s*(.*?)\s*")
 
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
@@ -44,18 +40,9 @@ _NRRD_BYTES = {
     **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"), 8),
 }
 _NRRD_ENCODINGS = ("raw", "txt", "text", "ascii", "hex", "gz", "gzip", "bz2", "bzip2")
-_NUMBER_IN_NAME = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
-
-_ONE_FILE = "Load the image in 3D Slicer and save it as one file, .nrrd or .nii.gz."
-
-
-class Unsound(Exception):
-    """Why a file can't be used: a sentence or two, and what to do about it where that is not the usual thing."""
-
-    def __init__(self, reason: str, solution: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.solution = solution
+# These are kept as they are; of others the image library may complain, in a buffer of a fixed length.
+_NRRD_ANY_LENGTH = ("content", "sample units")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_room(count: int, announced: str = "Its header announces") -> None:
@@ -82,15 +69,14 @@ def check_metaimage(path: Path) -> None:
             not be.
         OSError: a file can't be opened.
     """
-    with path.open("rb") as file:
-        fields, listed = _metaimage_fields(file, path)
-        start = file.tell()
+    header = metaimage_header(path)
+    fields = header.fields
     dimensions = _whole(fields, "NDims", 1, _MOST_DIMENSIONS)
     sizes = _numbers(fields, "DimSize", dimensions, whole=True)
     if min(sizes) < 1:
         raise Unsound(f"Its header says that the image has {fields['DimSize']!r} voxels.")
     for key in ("ElementSpacing", "ElementSize"):
-        if key in fields and not all(_is_finite(word) and float(word) for word in fields[key].split()):
+        if key in fields and not all(is_finite(word) and float(word) for word in fields[key].split()):
             raise Unsound(f"Its header gives voxels a size of {fields[key]} mm.")
     for key in fields:
         if key in _METAIMAGE_VECTORS or key in _METAIMAGE_MATRICES:
@@ -104,59 +90,33 @@ def check_metaimage(path: Path) -> None:
     values = math.prod(int(n) for n in sizes) * channels
     length = values * _METAIMAGE_BYTES[kind]
     require_room(length)
-    name = fields["ElementDataFile"]
-    files = _metaimage_files(path, name, listed, [int(n) for n in sizes])
+    files = _metaimage_files(path, header, [int(n) for n in sizes])
     compressed = _is_true(fields.get("CompressedData", "False"))
     text = not _is_true(fields.get("BinaryData", "False"))
     share = length // len(files)
     if compressed and len(files) > 1:
-        raise Unsound("Its voxels are in several files and compressed.", _ONE_FILE)
+        raise Unsound("Its voxels are in several files and compressed.", ONE_FILE)
     for data in files:
         # Of text, a digit and a space is the least that a value takes.
-        local = data == path
-        available = data.stat().st_size - (start if local else max(skipped, 0))
+        begin = header.start if header.files is None else max(skipped, 0)
+        available = data.stat().st_size - begin
         if compressed:
-            _check_deflated(data, start if local else max(skipped, 0), packed or None, length)
+            _check_deflated(data, begin, packed or None, length)
         elif available < (2 * (values // len(files)) - 1 if text else share):
             raise Unsound(f"It ends after {max(available, 0)} of the {share} bytes of voxels that its header announces.")
 
 
-def _metaimage_fields(file: BinaryIO, path: Path) -> tuple[dict[str, str], list[str]]:
-    """The header's fields, up to the last one, ``ElementDataFile``, and the names that follow where that is a list."""
-    fields: dict[str, str] = {}
-    while "ElementDataFile" not in fields:
-        line = file.readline(_CHUNK)
-        if not line or file.tell() > _LONGEST_HEADER:
-            raise Unsound("Its header does not end with the field ElementDataFile, as that of every MetaImage does.")
-        match = _METAIMAGE_LINE.fullmatch(line.decode("latin-1"))
-        # The image library's own limits, beyond which it reads nonsense.
-        if match is None or len(match[1]) > 250 or len(match[2]) > 4000 or plain_text(match[2]) != match[2]:
-            if line.strip():
-                raise Unsound(f"Its header holds a line that is no field: {line[:60].decode('latin-1')!r}.")
-            continue
-        if match[1] in fields:
-            raise Unsound(f"Its header holds the field {match[1]!r} twice.")
-        if match[1] == "DimSize" and "NDims" not in fields:
-            raise Unsound("Its header gives sizes before it says of how many dimensions.")
-        fields[match[1]] = match[2]
-    if not fields["ElementDataFile"].upper().startswith("LIST"):
-        return fields, []
-    names = file.read(_LONGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
-    return fields, [name.strip() for name in names if name.strip()]
-
-
-def _metaimage_files(path: Path, name: str, listed: Sequence[str], sizes: Sequence[int]) -> list[Path]:
-    if name.upper() == "LOCAL":
+def _metaimage_files(path: Path, header: Header, sizes: Sequence[int]) -> list[Path]:
+    if header.files is None:
         return [path]
-    words = name.split()
-    if words and words[0].upper() == "LIST":
+    if header.is_list:
+        words = header.fields["ElementDataFile"].split()
         axes = int(words[1][0]) if len(words) > 1 and re.fullmatch(r"\dD?", words[1], re.IGNORECASE) else len(sizes) - 1
-        if not 0 < axes < len(sizes) or len(listed) != math.prod(sizes[axes:]):
-            raise Unsound(f"Its header lists {len(listed)} files for an image of {' x '.join(str(n) for n in sizes)} voxels.", _ONE_FILE)
-        return [_data_file(path, entry) for entry in listed]
-    if "%" in name:
-        return [_data_file(path, entry) for entry in _numbered(words, sizes[-1])]
-    return [_data_file(path, name)]
+        if not 0 < axes < len(sizes) or len(header.files) != math.prod(sizes[axes:]):
+            raise Unsound(
+                f"Its header lists {len(header.files)} files for an image of {' x '.join(str(n) for n in sizes)} voxels.", ONE_FILE
+            )
+    return [_data_file(path, name) for name in header.files]
 
 
 def check_nrrd(path: Path) -> None:
@@ -166,37 +126,39 @@ def check_nrrd(path: Path) -> None:
         Unsound: a field that has to be there is missing, double, or no number; voxels are missing or in a place where they must not be.
         OSError: a file can't be opened.
     """
-    with path.open("rb") as file:
-        fields, listed = _nrrd_fields(file)
-        start = file.tell()
+    header = nrrd_header(path)
+    fields = header.fields
     dimensions = _whole(fields, "dimension", 1, _MOST_DIMENSIONS)
     sizes = [int(n) for n in _numbers(fields, "sizes", dimensions, whole=True)]
     if min(sizes) < 1:
         raise Unsound(f"Its header says that the image has {fields['sizes']!r} voxels.")
     for key in ("space directions", "space origin", "measurement frame"):
         found = re.findall(r"[^\s(),]+", fields.get(key, ""))
-        if not all(word.lower() == "none" or _is_finite(word) for word in found):
+        if not all(word.lower() == "none" or is_finite(word) for word in found):
             raise Unsound(f"Its header gives {key!r} as {fields[key][:120]!r}, which are no numbers.")
     if fields.get("type", "").lower() not in _NRRD_BYTES:
         raise Unsound(f"Its header says that voxels are of the type {fields.get('type')!r}.")
     # The image library copies words, and lines that it complains of, into buffers of a fixed length.
     words = [fields.get(key, "") for key in ("type", "encoding", "endian", "space")]
-    words += [word for key in ("kinds", "centers", "centerings") for word in fields.get(key, "").split()]
-    if max(len(word) for word in words) > _LONGEST_WORD or max(len(value) for value in fields.values()) > _LONGEST_VALUE:
+    words += [word for key in ("kinds", "centers") for word in fields.get(key, "").split()]
+    rest, labels = _QUOTED.subn("", fields.get("labels", ""))
+    any_length = (*_NRRD_ANY_LENGTH, "labels") if labels == dimensions and not rest.strip() else _NRRD_ANY_LENGTH
+    longest = max(len(value) for key, value in fields.items() if key not in any_length)
+    if max(len(word) for word in words) > _LONGEST_WORD or longest > _LONGEST_VALUE:
         raise Unsound("Its header holds a field that is too long to be one of the format's.")
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_ENCODINGS:
         raise Unsound(f"Its header says that voxels are encoded as {fields.get('encoding')!r}.")
-    for key in ("byte skip", "byteskip", "line skip", "lineskip"):
-        if key in fields:
-            _whole(fields, key, -1 if key.startswith("byte") else 0, 1 << 40)
+    for key, least in (("byte skip", -1), ("line skip", 0)):
+        _whole(fields, key, least, 1 << 40, 0)
     values = math.prod(sizes)
     length = values * _NRRD_BYTES[fields["type"].lower()]
     require_room(length)
-    name = fields.get("data file", fields.get("datafile"))
-    files = [path] if name is None else _nrrd_files(path, name, listed, sizes)
+    if header.files is not None and not header.files:
+        raise Unsound("Its header lists no file that holds the voxels.", ONE_FILE)
+    files = [path] if header.files is None else [_data_file(path, name) for name in header.files]
     for data in files:
-        available = data.stat().st_size - (start if data == path else 0)
+        available = data.stat().st_size - (header.start if header.files is None else 0)
         share = length // len(files)
         if encoding == "raw" and available < share:
             raise Unsound(f"It ends after {available} of the {share} bytes of voxels that its header announces.")
@@ -204,53 +166,6 @@ def check_nrrd(path: Path) -> None:
             require_packed(share, available)
         if encoding in ("txt", "text", "ascii", "hex") and available < 2 * (values // len(files)) - 1:
             raise Unsound(f"It is too short for the {values // len(files)} voxels that its header announces.")
-
-
-def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
-    """The header's fields, up to the empty line, and the names that follow where the field ``data file`` is a list."""
-    if not re.match(rb"NRRD000\d", file.readline(64)):
-        raise Unsound("Its content is not of the format that its name says.")
-    fields: dict[str, str] = {}
-    listed: list[str] = []
-    listing = False
-    while True:
-        raw = file.readline(_CHUNK)
-        if file.tell() > _LONGEST_HEADER:
-            raise Unsound("Its header has no end.")
-        line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        if not line:
-            break
-        key, pair, _ = line.partition(":=")
-        if pair and ":" not in key:
-            if not is_text(key):
-                raise Unsound("Its header names a value by something that is no text in UTF-8.")
-            continue
-        if line.startswith("#"):
-            continue
-        if listing:
-            listed.append(line.strip())
-            continue
-        name, colon, value = line.partition(": ")
-        if not colon or len(name) > _LONGEST_WORD:
-            raise Unsound(f"Its header holds a line that is no field: {line[:60]!r}.")
-        if name.lower() in fields:
-            raise Unsound(f"Its header holds the field {name!r} twice.")
-        fields[name.lower()] = value.strip()
-        listing = name.lower() in ("data file", "datafile") and value.upper().startswith("LIST")
-    return fields, listed
-
-
-def _nrrd_files(path: Path, name: str, listed: Sequence[str], sizes: Sequence[int]) -> list[Path]:
-    if name.upper().split()[:1] == ["LIST"]:
-        if not listed:
-            raise Unsound("Its header lists no file that holds the voxels.", _ONE_FILE)
-        return [_data_file(path, entry) for entry in listed]
-    if "%" in name:
-        words = name.split()
-        if len(words) < 4:
-            raise Unsound(f"Its header names the files of its voxels by the pattern {name!r}, which can't be followed.", _ONE_FILE)
-        return [_data_file(path, entry) for entry in _numbered(words, sizes[-1], exact=False)]
-    return [_data_file(path, name)]
 
 
 def check_picture(path: Path) -> None:
@@ -265,7 +180,8 @@ def check_picture(path: Path) -> None:
         try:
             with Image.open(file, formats=("PNG", "JPEG")) as picture:
                 width, height = picture.size
-                require_packed(width * height, path.stat().st_size)
+                # Of bits, and of colors by number, a byte may hold eight.
+                require_packed(width * height // 8, path.stat().st_size)
                 picture.load()
         except UnidentifiedImageError as error:
             raise Unsound("Its content is not of the format that its name says.") from error
@@ -304,18 +220,6 @@ def _data_file(header: Path, name: str) -> Path:
     return data
 
 
-def _numbered(words: Sequence[str], count: int, exact: bool = True) -> Iterator[str]:
-    """The names that "name%03d.raw first last step" stands for; ``count`` is how many there have to be where that is known."""
-    numbers = [int(word) for word in words[1:4] if re.fullmatch(r"-?\d{1,6}", word)]
-    first, last, step = numbers if len(numbers) == 3 else (1, count, 1)
-    if not _NUMBER_IN_NAME.fullmatch(words[0]) or len(numbers) not in (0, 3) or step == 0:
-        raise Unsound(f"Its header names the files of its voxels by the pattern {' '.join(words)!r}, which can't be followed.", _ONE_FILE)
-    found = range(first, last + (1 if step > 0 else -1), step)
-    if not found or (exact and len(found) != count):
-        raise Unsound(f"Its header names {len(found)} files for {count} slices.", _ONE_FILE)
-    return (words[0] % number for number in found)
-
-
 def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> None:
     """Raise Unsound unless a file's bytes from ``start`` unpack to ``length`` bytes."""
     available = path.stat().st_size - start
@@ -350,16 +254,9 @@ def _whole(fields: dict[str, str], key: str, least: int, most: int, default: int
 
 def _numbers(fields: dict[str, str], key: str, count: int, whole: bool = False) -> list[float]:
     words = fields.get(key, "").split()
-    if len(words) != count or not all(re.fullmatch(r"\+?\d{1,15}", word) if whole else _is_finite(word) for word in words):
+    if len(words) != count or not all(re.fullmatch(r"\+?\d{1,15}", word) if whole else is_finite(word) for word in words):
         raise Unsound(f"Its header gives {key!r} as {fields.get(key, '')[:120]!r} instead of {count} numbers.")
     return [float(word) for word in words]
-
-
-def _is_finite(word: str) -> bool:
-    try:
-        return math.isfinite(float(word))
-    except ValueError:
-        return False
 
 
 def _is_true(text: str) -> bool:

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..text import is_text
-from .headers import Unsound, check_metaimage, check_nrrd, check_picture, require_file
+from .header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
+from .headers import check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
 from .places import forget_places, keep_places
 
@@ -17,7 +18,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_CHECKS = (((".mha", ".mhd"), check_metaimage), ((".nrrd", ".nhdr"), check_nrrd), (PICTURE_SUFFIXES, check_picture))
+_CHECKS = ((METAIMAGE_SUFFIXES, check_metaimage), (NRRD_SUFFIXES, check_nrrd), (PICTURE_SUFFIXES, check_picture))
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,107 +10,96 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..text import name_key
-from .headers import Unsound
+from .companions import DATASET_FILE, names_documents, names_tables
+from .header_fields import Unsound
 from .nifti import extensions_of
-
-NAMES_FILE = "labels.json"
 
 _log = logging.getLogger(__name__)
 
 Names = dict[int, str]
 
-# Of nnU-Net and the Medical Segmentation Decathlon: beside predictions, and above the folders of training cases.
-_DATASET_FILE = "dataset.json"
-# Color tables of 3D Slicer and FreeSurfer, label descriptions of ITK-SNAP, look-up tables of BIDS.
-_TABLES = (".ctbl", ".label", ".lut", "lut.txt", "labels.txt", "labels.tsv", "_dseg.tsv", "labels.ctbl")
 _LARGEST_FILE = 1 << 24
-_MOST_TABLES = 50
 _LARGEST_LABEL = (1 << 32) - 1
 
 _SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"\s*')
 _COLOR_LINE = re.compile(r"\s*(\d+)\s+(.*?)\s+(?:\d+\s+){3}\d+\s*")
 
 
+class _Unrelated(Exception):
+    """A file of such a name that is about something else, as many programs keep a ``dataset.json`` or a ``labels.txt``."""
+
+
 def find_names(path: Path, labels: Iterable[int]) -> Names:
     """Names of a label map's values.
 
     The table in the file's own header counts first, then ``labels.json``, then other tables beside it. The first that knows all the values
-    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing
-    and is logged as a warning.
+    is taken; where none does, the one that knows most of them. A table that can't be read spoils nothing, and is logged as a warning where
+    names are missing. A file of such a name that is about something else is passed over.
 
     Args:
         path: The label map.
         labels: The values that it holds.
     """
+    path = path.absolute()
     wanted = set(labels)
     best: Names = {}
     best_source = ""
     rivals: list[str] = []
+    damaged: list[tuple[str, str]] = []
     for source, read in _sources(path):
         try:
             names = read()
+        except _Unrelated:
+            continue
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, ElementTree.ParseError, Unsound) as error:
-            _log.warning("The names of labels in %r can't be read and are ignored: %s.", source, _why(error))
+            damaged.append((source, _why(error)))
             continue
         known = {value: name for value, name in names.items() if value in wanted}
         if len(known) > len(best):
             best, best_source, rivals = known, source, []
         elif known and len(known) == len(best) and _loosely(known) != _loosely(best):
             rivals.append(source)
+    for source, why in damaged if len(best) < len(wanted - {0}) else ():
+        _log.warning("The names of labels in %r can't be read and are ignored: %s.", source, why)
     if rivals:
         others = ", ".join(repr(rival) for rival in rivals)
         _log.warning("%r and %s give the labels different names; those of %r were taken.", best_source, others, best_source)
     return best
 
 
-def names_files(path: Path) -> list[Path]:
-    """Where names of the labels in a file are looked for, documents whether or not they are there. None for a folder."""
-    return [] if path.is_dir() else [*_documents(path.absolute().parent), *_tables(path.absolute())]
-
-
-def _documents(folder: Path) -> list[Path]:
-    return [folder / NAMES_FILE, folder / _DATASET_FILE, folder.parent / _DATASET_FILE]
-
-
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Names]]]:
     """Names of the tables that may belong to a label map, and what reads each."""
     if path.name.lower().endswith((".nii", ".nii.gz")):
         yield path.name, lambda: _of_extensions(extensions_of(path))
-    for file in _documents(path.parent):
+    for file in names_documents(path.parent):
         if os.path.isfile(file):
             yield file.name, lambda file=file: _of_json(file)  # type: ignore[misc]
-    for file in _tables(path):
+    for file in names_tables(path):
         yield file.name, lambda file=file: _of_table(file)  # type: ignore[misc]
-
-
-def _tables(path: Path) -> list[Path]:
-    """Tables of colors and names in a label map's folder; those of the label map's own name first."""
-    stem = path.name.partition(".")[0].lower()
-    try:
-        found = [file for file in path.parent.iterdir() if file.name.lower().endswith(_TABLES) and os.path.isfile(file)]
-    except OSError:
-        return []
-    return sorted(found, key=lambda file: (not file.name.lower().startswith(stem), file.name))[:_MOST_TABLES]
 
 
 def _loosely(names: Names) -> dict[int, str]:
     return {value: name_key(name.replace("_", " ")) for value, name in names.items()}
 
 
-def _text(file: Path) -> str:
+def _content(file: Path) -> bytes:
     if file.stat().st_size > _LARGEST_FILE:
         raise Unsound("it is too large for a table of names")
-    return file.read_text(encoding="utf-8-sig")
+    return file.read_bytes()
 
 
 def _of_json(file: Path) -> Names:
     """Names in JSON: {value: name}, {name: value}, or either under "labels"; nnU-Net's regions list the values that they are made of."""
-    document = json.loads(_text(file))
-    if file.name == _DATASET_FILE or (isinstance(document, dict) and isinstance(document.get("labels"), dict)):
-        document = document.get("labels")
-    if not isinstance(document, dict) or not document:
-        raise Unsound("it is not of the form {value: name}")
+    document = strict_json.loads(_content(file).decode("utf-8-sig"))
+    named = isinstance(document, dict) and isinstance(document.get("labels"), dict)
+    if named:
+        document = document["labels"]
+    elif file.name == DATASET_FILE or not isinstance(document, dict) or not document:
+        raise _Unrelated
+    if not named and not (all(key.strip().isdigit() for key in document) or all(_is_like_labels(value) for value in document.values())):
+        raise _Unrelated
     if all(_is_number(key) for key in document):
         return {_label(key): _name(name) for key, name in document.items()}
     names: Names = {}
@@ -124,14 +112,22 @@ def _of_json(file: Path) -> Names:
 
 def _of_table(file: Path) -> Names:
     """Names in a text file: 3D Slicer's and FreeSurfer's "value name R G B A", ITK-SNAP's, or a table with the columns index and name."""
-    lines = [line for line in _text(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    content = _content(file)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Programs on Windows once wrote tables in Western European letters.
+        text = content.decode("cp1252", "replace")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     for pattern in (_SNAP_LINE, _COLOR_LINE):
         found = [pattern.fullmatch(line) for line in lines]
         if lines and all(found):
             return {_label(match[1]): _name(_plain(match[2], pattern)) for match in found if match}
     heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
     if not {"index", "name"} <= set(heads):
-        raise Unsound("it is no table of values and names")
+        if any(pattern.fullmatch(line) for line in lines for pattern in (_SNAP_LINE, _COLOR_LINE)):
+            raise Unsound("some of its lines are no values and names")
+        raise _Unrelated
     rows = [line.split("\t") for line in lines[1:]]
     return {_label(row[heads.index("index")].strip()): _name(row[heads.index("name")].strip()) for row in rows if len(row) == len(heads)}
 
@@ -154,6 +150,11 @@ def _of_extensions(extensions: bytes) -> Names:
 
 def _is_number(key: Any) -> bool:
     return isinstance(key, str) and re.fullmatch(r"\s*\d{1,10}\s*", key) is not None
+
+
+def _is_like_labels(value: Any) -> bool:
+    """Whether a value may stand for labels, well or ill written."""
+    return all(isinstance(one, int | float) or _is_number(one) for one in (value if isinstance(value, list) else [value]))
 
 
 def _label(value: Any) -> int:

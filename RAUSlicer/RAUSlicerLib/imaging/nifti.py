@@ -19,7 +19,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from .grids import apart, index_to_world, nearest_geometry, placed
-from .headers import Unsound, require_packed, require_room
+from .header_fields import Unsound
+from .headers import require_packed, require_room
 from .places import TwoPlaces, set_two_places
 
 _log = logging.getLogger(__name__)

@@ -91,7 +91,7 @@ def save_checkpoint(
             made.mkdir()
             save_file(stored, made / TENSORS, metadata={"format": "pt"})
             _require_whole(made / TENSORS, stored)
-            put(made / CONFIG, (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode())
+            put(made / CONFIG, (json.dumps(dict(config), indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
             put(made / CARD, card.encode())
             write_manifest(made, name=name, kind=kind, licence=licence)
             replace_folder(made, folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError, ModelError, OutputError, RAUSlicerError, ResourceError
+from ..shortage import no_room
 from .folders import staging_folder, user_folder
 
 # Weights, configuration, tokenizer and card: what can run code is never fetched.
@@ -24,7 +25,7 @@ from .store import ModelFolder, add, check_name
 
 _PART = ".part"
 _BLOCK = 2**20
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Public models that the recipe is meant for; others of the same kinds can be fetched too.
 SUGGESTED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "Qwen Research License (non-commercial)",
@@ -230,7 +231,7 @@ def _explained(repository: str, revision: str, error: Exception) -> Exception:
         return ResourceError(problem, f"It has no revision {revision!r}.", "Choose a branch, tag or commit that the hub shows.")
     if isinstance(error, errors.HTTPError):
         return ResourceError(problem, f"The hub can't be reached, or refuses ({_first(error)}).", f"Check the network, then {again}")
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError) and (no_room(error) or error.errno in _FORBIDDEN):
         return OutputError(
             f"{repository!r} can't be kept in {str(user_folder())!r}.",
             f"The system says: {error.strerror}.",

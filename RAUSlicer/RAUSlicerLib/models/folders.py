@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
 
+from .. import strict_json
 from ..errors import OutputError
 from ..outputs import write_json
 
@@ -55,7 +55,7 @@ def remember_checksum(path: Path, checksum: str) -> None:
 
 def _record() -> dict[str, list]:
     try:
-        record = json.loads((user_folder() / _RECORD).read_text(encoding="utf-8"))
+        record = strict_json.load(user_folder() / _RECORD)
     except (OSError, ValueError):
         return {}
     sound = isinstance(record, dict) and all(isinstance(entry, list) and len(entry) == 3 for entry in record.values())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..errors import ModelError
 from ..outputs import put
 from ..scratch import BEFORE
@@ -170,8 +171,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"The model file {str(path)!r} is missing.", "The checkpoint is incomplete.", _REINSTALL)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = strict_json.load(path, any_number=True)
+    except ValueError as error:
         raise damaged(path, f"It is not valid JSON ({error}).") from error
     if not isinstance(document, dict):
         raise damaged(path, "It is not a JSON object.")

@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import Any
 
 import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from .. import strict_json
 from ..imaging.label_values import value_counts
 
 Corner = tuple[float, float, float]
@@ -96,7 +98,7 @@ def remember_missing(node, rows: list[Row]) -> None:
     """Keep the rows of structures that were not found on the segmentation node."""
     fields = ("name", "color", "reference_volume_ml", "box_mm", "source", "presence")
     items = [{field: getattr(row, field) for field in fields} for row in rows]
-    node.SetAttribute(_MISSING, json.dumps(items) if items else None)
+    node.SetAttribute(_MISSING, strict_json.dumps(items) if items else None)
 
 
 def remember_inputs(node, reference, reference_segmentation, target) -> None:
@@ -118,7 +120,8 @@ def remember_source(node, model: str, localizer: str) -> None:
 
 def source_of(node) -> dict[str, str]:
     """What a result was made with, by heading; empty where that was not kept."""
-    return {heading: text for heading, text in json.loads(node.GetAttribute(_SOURCE) or "{}").items() if text}
+    kept = _kept(node, _SOURCE)
+    return {str(heading): str(text) for heading, text in kept.items() if text} if isinstance(kept, dict) else {}
 
 
 def is_result(node) -> bool:
@@ -154,7 +157,22 @@ def rows_of(node, counts: VoxelCounts | None = None) -> list[Row]:
 
 
 def missing_of(node) -> list[Row]:
-    """The rows of structures that were not found."""
+    """The rows of structures that were not found; none where what a scene's file says of them is damaged."""
+    try:
+        return _missing_rows(_kept(node, _MISSING) or [])
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _kept(node, attribute: str) -> Any:
+    """What an attribute says; None where there is none, or a scene's file that somebody has changed holds something else."""
+    try:
+        return strict_json.loads(node.GetAttribute(attribute) or "null")
+    except ValueError:
+        return None
+
+
+def _missing_rows(items: list[dict[str, Any]]) -> list[Row]:
     return [
         Row(
             key=item["name"],
@@ -169,7 +187,7 @@ def missing_of(node) -> list[Row]:
             source=item["source"],
             presence=item.get("presence"),
         )
-        for item in json.loads(node.GetAttribute(_MISSING) or "[]")
+        for item in items
     ]
 
 

@@ -136,7 +136,7 @@ def write_json(path: Path, document: Any) -> None:
         OutputError: it can't be written.
     """
     try:
-        path.write_text(json.dumps(document, ensure_ascii=True), encoding="ascii")
+        path.write_text(strict_json.dumps(document), encoding="ascii")
     except OSError as error:
         raise disk_full(path) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import errno
 import itertools
 import os
 import queue
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, ResourceError
-from ..shortage import ended_for_memory, kills_for_memory
+from ..shortage import ended_for_memory, explained_room, kills_for_memory, no_room
 from ..text import name_key, printable
 from . import process as processes
 from .folder import TOKEN_VARIABLE, ExchangeFolder
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 400
 _LONGEST_LOG_LINE = 2000  # bytes
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Of a worker that has ended, so many lines are looked through, and so long they are waited for.
 _LAST_WORDS, _LAST_WORDS_S = 20, 0.5
 _LIBRARY_PARENT = Path(__file__).resolve().parents[2]
@@ -139,12 +137,8 @@ class WorkerClient:
             folder = ExchangeFolder(self._temporary_folder)
             started = processes.start(self._command, {**self._environment, TOKEN_VARIABLE: folder.token})
         except OSError as error:
-            if error.errno in _FULL:
-                raise OutputError(
-                    "The temporary folder can't be written: its disk is full.",
-                    "Arrays go to the worker through files there.",
-                    "Free some space, or set the TMPDIR environment variable to a folder on another disk.",
-                ) from error
+            if no_room(error):
+                raise explained_room(error) from error
             raise ResourceError(
                 f"The worker can't be started with {self._command[0]!r}: {error.strerror or error}.",
                 "It needs a Python interpreter and a temporary folder that can be written.",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import os
 import secrets
-import shutil
 import stat
 import tempfile
-import time
 from pathlib import Path
 
-from ..scratch import ScratchFolder
+from ..scratch import ScratchFolder, remove
 from .protocol import ProtocolError
 
 TOKEN_VARIABLE = "RAUSLICER_EXCHANGE_TOKEN"
@@ -22,16 +19,13 @@ LONGEST_PATH = 4096
 
 _PREFIX = "rauslicer-exchange-"
 _TOKEN = "token"
-_LOCK = ".lock"
 _SHOWN = 300
-# Folders of versions that had no locks; their owners have ended long since.
-_OLD_SECONDS = 2 * 24 * 3600
 
 
 class ExchangeFolder:
     """A folder only this user can read, removed by ``close``, at garbage collection, or at the end of the interpreter.
 
-    Folders of owners that were killed are removed when the next one is made. ``token`` is written inside: a worker that was told the same
+    Folders of owners that were killed are removed as ``scratch`` does it. ``token`` is written inside: a worker that was told the same
     text knows that its own client has made the folder.
 
     Raises:
@@ -40,7 +34,6 @@ class ExchangeFolder:
 
     def __init__(self, parent: Path | None = None) -> None:
         root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
-        _remove_old(root)
         self._scratch = ScratchFolder(root, _PREFIX)
         self.path = self._scratch.path
         self.token = secrets.token_hex(32)
@@ -92,8 +85,6 @@ class Exchange:
         """Remove it; somebody else's folder that has taken its name is left alone."""
         if self._why_not() is None:
             remove(self.path)
-            with contextlib.suppress(OSError):
-                self.path.with_name(self.path.name + _LOCK).unlink()
 
     def _why_not(self) -> str | None:
         path = self.path
@@ -125,16 +116,3 @@ def is_path(value: object) -> bool:
 def shortened(text: str) -> str:
     """A text of a message as an error repeats it."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder and all that is in it; what is gone already is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_old(root: Path) -> None:
-    """Remove exchange folders of versions that held no locks; nobody else would, and they hold what is a patient's."""
-    for folder in root.glob(f"{_PREFIX}*-*"):
-        with contextlib.suppress(OSError):
-            if folder.is_dir() and not folder.is_symlink() and time.time() - folder.stat().st_mtime > _OLD_SECONDS:
-                remove(folder)

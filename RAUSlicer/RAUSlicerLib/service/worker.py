@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
 import os
 import platform
 import signal
@@ -17,9 +16,9 @@ import threading
 from typing import BinaryIO
 
 from .. import __version__
-from ..errors import InputError, OutOfMemory, OutputError, RAUSlicerError, ResourceError
+from ..errors import InputError, OutOfMemory, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from ..shortage import RETRY_STAGE, explained, out_of_memory
+from ..shortage import RETRY_STAGE, explained, explained_room, no_room, out_of_memory
 from . import worker_log
 from .fields import require_fields
 from .folder import TOKEN_VARIABLE, Exchange, is_path
@@ -272,12 +271,8 @@ class Worker:
 def _explained(error: Exception) -> RAUSlicerError:
     if out_of_memory(error):
         return explained(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return OutputError(
-            "The result can't be written: the disk of the temporary folder is full.",
-            f"{error.strerror}.",
-            "Free some space, or set the TMPDIR environment variable to a folder on another disk, and run again.",
-        )
+    if no_room(error):
+        return explained_room(error)
     if isinstance(error, ImportError):
         return ResourceError(
             f"A Python package is missing or damaged: {error}.",

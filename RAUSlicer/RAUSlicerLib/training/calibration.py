@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from .. import strict_json
 from ..anatomy.terms import lateralized
 from ..evaluation import variants
 from ..evaluation.variants import NATURAL, WITHOUT
@@ -43,7 +44,7 @@ _ALIKE, _FOREIGN = (0.84, 0.94), 0.86
 
 def annotated(data: Path, domain: str, case: str) -> Reference:
     """A labelled case of a domain folder."""
-    names = json.loads((data / domain / "labels.json").read_text())
+    names = strict_json.load(data / domain / "labels.json")
     labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
     present = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels)) if 0 < value <= _HIGHEST.get(domain, 1 << 30)]
     structures = tuple(Structure(value, names[str(value)]) for value in present)
@@ -67,7 +68,7 @@ class Pair(NamedTuple):
 
 def pairs(data: Path, count: int, wrong: int, changed: int, seed: int) -> Iterator[Pair]:
     """``count`` pairs a domain as they are, ``wrong`` ones across domains, and ``changed`` ones a domain whose targets are not whole."""
-    splits = json.loads((data / "splits.json").read_text())
+    splits = strict_json.load(data / "splits.json")
     domains = [domain for domain in splits if "val" in splits[domain]]
     rng = np.random.default_rng(seed)
 
@@ -84,7 +85,7 @@ def pairs(data: Path, count: int, wrong: int, changed: int, seed: int) -> Iterat
     for first, second in islice(cycle(permutations(domains, 2)), wrong):
         yield Pair(first, str(rng.choice(splits[first]["train"])), second, str(rng.choice(splits[second]["train"])))
     for domain in domains:
-        names = json.loads((data / domain / "labels.json").read_text()).values()
+        names = strict_json.load(data / domain / "labels.json").values()
         changes = ("half", "mirrored", *[_OPERATED] * (2 * (not _REMOVED.isdisjoint(names))))
         for change in islice(cycle(changes), changed):
             reference, target = draw(domain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from .. import strict_json
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
 from ..imaging.label_values import numbered
@@ -157,7 +157,7 @@ def load_cases(
     Of label maps without images heads come twice: as they are, and as the brain alone. Cases that a set holds out are left out. Labels of
     ``brain_t1`` that it is to be ``without`` are left out there and in the heads, to see how structures fare that nobody trained on.
     """
-    splits = json.loads((data / "splits.json").read_text())
+    splits = strict_json.load(data / "splits.json")
     out = []
     for domain in domains:
         for name in splits[domain][split]:

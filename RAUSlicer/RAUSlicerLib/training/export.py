@@ -6,12 +6,12 @@ python -m RAUSlicerLib.training.export --matching work/matching/state.pt --joint
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .. import strict_json
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..localization.vlm.network import RauVlm, VlmConfig
 from ..models.checkpoint import save_checkpoint
@@ -117,7 +117,7 @@ def export(
         state = torch.load(refiner, weights_only=True)
         parts["refiner"] = (RefinerConfig(heed=HEED).to_dict(), take(state["ema"], "net.", RefinerNet()), state)
     if calibration is not None and "matching" in parts:
-        parts["matching"][0]["calibration"] = json.loads(calibration.read_text())
+        parts["matching"][0]["calibration"] = strict_json.load(calibration)
     for part, (config, tensors, state) in parts.items():
         start = f" --start {state['start']}" if state.get("start") else ""
         training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), start=start, done=state["step"])

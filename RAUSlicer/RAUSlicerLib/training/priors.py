@@ -8,7 +8,6 @@ Each file holds one pair: both volumes on the target's fine grid, the carried st
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from .. import strict_json
 from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
 from ..imaging.label_values import numbered
@@ -113,7 +113,7 @@ def _unpacked(name: str, kept: Mapping[str, np.ndarray]) -> tuple[tuple[np.ndarr
 
 def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], seed: int = 5) -> Iterator[tuple[str, str, str]]:
     """(domain, reference, target): each target of a split with some training cases of other people; domains take turns."""
-    splits = json.loads((data / "splits.json").read_text())
+    splits = strict_json.load(data / "splits.json")
     rng = np.random.default_rng(seed)
     queues = []
     for domain in domains:

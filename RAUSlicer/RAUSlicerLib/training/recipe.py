@@ -10,7 +10,6 @@ stopped. docs/full-size-models.md explains the configuration.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from argparse import Namespace
 from dataclasses import replace
@@ -20,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError, OutputError, ResourceError
+from .. import strict_json
+from ..errors import InputError, ResourceError
 from ..localization.vlm.full_size import FullSizeVlm
 from ..models.store import model_folders
-from ..outputs import make_folder, require_outside, require_writable
+from ..outputs import foreign, make_folder, require_outside, require_writable
 from .cases import load_cases
 from .planes import PairSampler
 from .recipe_config import RecipeConfig, Stage, read_config
@@ -102,16 +102,12 @@ def _check_output(config: RecipeConfig) -> None:
     known = _read(figures)
     there = [path for path in (figures, trained_folder(config)) if os.path.lexists(path)]
     if there and not (isinstance(known, dict) and "start" in known):
-        raise OutputError(
-            f"{str(there[0])!r} is there already, and no training by the recipe has written it.",
-            "A training replaces only results of its own.",
-            "Choose another folder as 'output' of the configuration.",
-        )
+        raise foreign(there[0], "training by the recipe", "as 'output' of the configuration")
 
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json.load(path, any_number=True)
     except (OSError, ValueError):
         return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .. import strict_json
 from ..localization.vlm.full_size import FullSizeVlm
 from ..localization.vlm.network import Answers
 from ..outputs import make_folder, write_text
@@ -96,9 +96,9 @@ def note(output: Path, stage: str, judged: Judged, before: tuple[str, Judged] | 
     make_folder(output)
     for name, values in ((FIGURES, means(judged)), ("val_pairs.json", judged)):
         path = output / name
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = strict_json.load(path, any_number=True) if path.is_file() else {}
         known[str(stage)] = values
-        write_text(path, "file", json.dumps(known, indent=2 if name == FIGURES else None) + "\n")
+        write_text(path, "file", strict_json.dumps(known, indent=2 if name == FIGURES else None) + "\n")
     if not judged:
         say(f"{stage}: no val people, so nothing is judged")
         return

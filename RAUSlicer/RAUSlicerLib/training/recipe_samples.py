@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..evaluation.pairs import read_structure_names
 from ..localization.vlm.answers_text import NamedBox
 from ..localization.vlm.full_size import FullSizeVlm
 from ..localization.vlm.network import Evidence, Pictures, SlicePair, boxes_of, matched_boxes
@@ -60,12 +60,15 @@ class Sample:
 
 
 def read_names(data: Path, domains: list[str]) -> Names:
-    """Names of labels, from ``labels.json`` of each domain's folder; a label without one is called by its number."""
+    """Names of labels, from ``labels.json`` of each domain's folder; a label without one is called by its number.
+
+    Raises:
+        InputError: a file can't be read.
+    """
     out: Names = {}
     for domain in domains:
         path = data / domain / "labels.json"
-        listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        out[domain] = {int(label): str(name) for label, name in listed.items()}
+        out[domain] = read_structure_names(path) if path.is_file() else {}
     return out
 
 

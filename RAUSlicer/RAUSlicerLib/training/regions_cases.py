@@ -6,7 +6,6 @@ Held out are a third of the radiographs' patients, by a rule and not by their pi
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from .. import strict_json
 from ..anatomy.graph import AnatomyGraph
 from ..anatomy.terms import load_graph
 from ..errors import InputError
@@ -66,7 +66,7 @@ def is_held_out(patient: str, patients: Sequence[str]) -> bool:
 def load_radiographs(data: Path, split: str) -> list[RegionCase]:
     """The radiographs of a split, ``train`` or ``val``."""
     folder = data / "cxr_findings"
-    entries = json.loads((folder / "index.json").read_text())
+    entries = strict_json.load(folder / "index.json")
     out = []
     patients = [entry["patient"] for entry in entries]
     for entry in entries:
@@ -132,8 +132,8 @@ def load_projections(data: Path, split: str, cache: Path) -> list[RegionCase]:
 
     Large and small are relative to the width of the body, by thirds of the *train* split.
     """
-    splits = json.loads((data / "splits.json").read_text())["abdomen_ct"]
-    labels = {int(value): name for value, name in json.loads((data / "abdomen_ct" / "labels.json").read_text()).items()}
+    splits = strict_json.load(data / "splits.json")["abdomen_ct"]
+    labels = {int(value): name for value, name in strict_json.load(data / "abdomen_ct" / "labels.json").items()}
     nodes = {value: node for value, name in labels.items() if (node := node_named(load_graph(ABDOMEN), name)) is not None}
     sizes = {name: _sizes(_view(data, name, 0, VIEWS["train"][0], cache)) for name in splits["train"]}
     out = []

@@ -6,13 +6,13 @@ python -m RAUSlicerLib.training.regions_export --state work/regions/b_region/sta
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import strict_json
 from ..interpretation.region.model import PART, REGION_MODEL
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.text import VERSION
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--training", type=Path, required=True, help="text file that says how it was trained, for the card")
     parser.add_argument("--output", type=Path, default=Path("Resources/Models") / REGION_MODEL)
     args = parser.parse_args()
-    export(args.state, json.loads(args.figures.read_text()), args.name, args.output, args.training.read_text().strip())
+    export(args.state, strict_json.load(args.figures), args.name, args.output, args.training.read_text().strip())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from .. import strict_json
 from ..localization.matching.matcher import Matcher
 from ..localization.matching.network import MatchingConfig, MatchingNet
 from ..models.device import choose_device
@@ -73,7 +74,7 @@ def main() -> None:
     if args.state:
         state = torch.load(args.state, weights_only=True, map_location="cpu")
         steps, network = state["step"], network_of(state["ema"], datasets)
-    splits = json.loads((args.data / "splits.json").read_text())
+    splits = strict_json.load(args.data / "splits.json")
     own = [name for name in datasets.datasets if splits.get(name, {}).get("val") and not name.startswith(("head_", "labelmaps"))]
     matcher, start = Matcher(network, choose_device("auto")), time.time()
     line: dict[str, float] = {"steps": steps}

@@ -18,7 +18,6 @@ from slicer.i18n import tr as _
 from ..errors import RAUSlicerError
 from ..scene.undo import UndoSteps
 from ..service.client import WorkerClient
-from ..service.folder import remove
 from ..service.worker_log import place_of
 from ..shortage import RETRY_STAGE
 from . import settings
@@ -217,7 +216,7 @@ class RunController:
 
     def _end(self, run: _Run) -> None:
         if run.folder is not None:
-            remove(run.folder)
+            shutil.rmtree(run.folder, ignore_errors=True)
         if run is self._late:
             self._late = None
         else:

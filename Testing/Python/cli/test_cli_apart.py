@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ def test_no_output_is_another_one(files: Path, options: dict[str, str], capsys: 
     assert main(transfer(files, **options)) == 4
     assert content(files) == before and not (files / "new").exists()
     assert "Error:" in capsys.readouterr().err
+
+
+def test_each_output_is_compared_once_with_all_inputs(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, int]] = []
+
+    def note(path: Path, what: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
+        compared.append((path.name, len({*inputs})))
+
+    for place in ("cli_transfer", "imaging.files", "interpretation.rendering.files"):
+        monkeypatch.setattr(f"RAUSlicerLib.{place}.require_free", note)
+    main(transfer(files, report="o.md", json="o.json", pictures="d"))
+    assert sorted(compared) == [("contact_sheet.png", 3), ("o.json", 3), ("o.md", 3), ("o.nrrd", 3), ("volume_3d.png", 3)]
 
 
 @posix

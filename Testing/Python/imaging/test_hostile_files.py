@@ -89,7 +89,6 @@ def slices(folder: Path) -> None:
         {"HeaderSize": "-5"},
         {"Comment": "y" * 100000},
         {"X" * 70000: "1"},
-        {"Comment": "\x1b[31mred"},
     ],
     ids=str,
 )

@@ -147,15 +147,22 @@ def test_tables_that_contradict_each_other_are_told(tmp_path: Path, caplog: pyte
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"{broken", b"[1, 2]", b'{"3": {"name": "liver"}}', b"{}", b'{"total": {"3": "liver"}}', b"null", b"", b"\xff\xfe\x00"),
+        *(b"{broken", b'{"3": {"name": "liver"}}', b"", b"\xff\xfe\x00"),
         *(b'{"liver": NaN}', b'{"liver": Infinity}', b'{"liver": 1e400}', b'{"liver": 1.5}', b'{"liver": true}', b'{"liver": -1}'),
         *(b'{"liver": ' + b"9" * 6000 + b"}", b"[" * 200000, b'{"a":' * 100000, b'{"1": NaN}', b'{"1": 5}', b'{"liver": [1, NaN]}'),
-        *(b'{"labels": "x"}', b'{"labels": {"liver": [[1]]}}', b'{"' + b"9" * 5000 + b'": "liver"}', b'{"4294967296": "liver"}'),
+        *(
+            b'{"labels": {"liver": [[1]]}}',
+            b'{"labels": {"liver": [[1]], "3": 1}}',
+            b'{"' + b"9" * 5000 + b'": "liver"}',
+            b'{"4294967296": "liver"}',
+        ),
     ],
     ids=lambda content: content[:20],
 )
-@pytest.mark.parametrize("file", ["labels.json", "dataset.json", "case_001.label", "heart.ctbl", "x_dseg.tsv"])
-def test_a_damaged_table_spoils_nothing(content: bytes, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("file", ["labels.json", "dataset.json"])
+def test_a_damaged_document_spoils_nothing(content: bytes, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if file == "dataset.json" and content.startswith(b'{"') and not content.startswith((b'{"labels"', b'{"a":{')):
+        content = b'{"labels": ' + content + b"}"
     (tmp_path / file).write_bytes(content)
     assert names_of(mask_in(tmp_path)) == ["label 1", "label 2", "label 3"]
     assert file in caplog.text
@@ -163,6 +170,54 @@ def test_a_damaged_table_spoils_nothing(content: bytes, file: str, tmp_path: Pat
     (tmp_path / other).write_text(json.dumps({"labels": BY_NAME}))
 
     assert names_of(mask_in(tmp_path)) == NAMES
+
+
+@pytest.mark.parametrize("file", ["case_001.label", "heart.ctbl", "x_dseg.tsv"])
+@pytest.mark.parametrize("content", [b"1 liver 1 2 3 4\nno row\n", b"index\tname\n1.5\tliver\n", b'1 1 2 3 1 1 1 "liver"\n\xff\xfe\n'])
+def test_a_damaged_table_spoils_nothing(content: bytes, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / file).write_bytes(content)
+    assert names_of(mask_in(tmp_path)) == ["label 1", "label 2", "label 3"]
+    assert file in caplog.text
+    caplog.clear()
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": BY_NAME}))
+
+    assert names_of(mask_in(tmp_path)) == NAMES
+    # Nothing is missing any more.
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("labels.json", text) for text in (b"[1, 2]", b"{}", b"null", b'{"total": {"3": "liver"}}', b'{"labels": "x"}')),
+        ("labels.json", b'{"version": "5.0", "flags": {}, "shapes": [{"label": "cat"}], "imageHeight": 512}'),
+        ("labels.json", b'{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}'),
+        ("dataset.json", b'{"name": "prices", "resources": [{"path": "a.csv"}]}'),
+        ("dataset.json", b'{"1": "a"}'),
+        ("../dataset.json", b'{"title": "any", "year": 2020}'),
+        ("labels.txt", b"cat\ndog\n"),
+        ("notes_labels.txt", b"The labels were drawn by two readers.\n"),
+        ("lh.cortex.label", b"#!ascii label , from subject bert\n2\n0 -1.5 2.5 3.5 0.0\n1 -1.6 2.6 3.6 0.0\n"),
+        ("fire.lut", bytes(range(256)) * 3),
+        ("heart.ctbl", b""),
+        ("x_dseg.tsv", b"onset\tduration\n1.5\t2\n"),
+    ],
+)
+def test_a_file_that_is_about_something_else_is_passed_over_without_a_word(
+    file: str, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "case"
+    folder.mkdir()
+    (folder / file).write_bytes(content)
+    assert names_of(mask_in(folder)) == ["label 1", "label 2", "label 3"]
+    assert caplog.text == ""
+
+
+def test_a_table_in_western_european_letters_is_read(tmp_path: Path) -> None:
+    (tmp_path / "heart.ctbl").write_bytes(
+        "".join(f"{n} {name} 1 2 3 255\n" for n, name in ((1, "Dr\u00fcse"), (2, "Gro\u00df"), (3, "c"))).encode("cp1252")
+    )
+    assert names_of(mask_in(tmp_path)) == ["Dr\u00fcse", "Gro\u00df", "c"]
 
 
 def test_a_table_that_is_no_file_or_huge_spoils_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
-from RAUSlicerLib.imaging.segmentation import Segmentation
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.imaging.slicer_seg_nrrd import UNCLASSIFIED_ENTRY
 
 Make = Callable[..., Segmentation]
@@ -191,3 +193,44 @@ def test_a_name_in_an_old_code_page_is_read(volume: sitk.Image, make_segmentatio
     (tmp_path / "b.seg.nrrd").write_bytes(content.replace(b"Segment0_Name:=Leber", "Segment0_Name:=Drüse".encode("cp1252")))
 
     assert read_segmentation(tmp_path / "b.seg.nrrd").structures[0].name == "Drüse"
+
+
+slicer_like = st.one_of(
+    st.sampled_from(
+        [
+            "a%20b",
+            "100%",
+            "%0A",
+            'say "x"',
+            "Leber ß",
+            "肝臓",
+            "Éa|b",
+            "a:b",
+            "a: b",
+            "a:=b",
+            "a=b",
+            "\\",
+            "a\\nb",
+            "a\\\\n",
+            " lead",
+            "trail ",
+            "é" * 300,
+        ]
+    ),
+    st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=40),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=slicer_like, segment_id=slicer_like)
+def test_names_and_ids_come_back_as_they_were(volume: sitk.Image, tmp_path: Path, name: str, segment_id: str) -> None:
+    mask = np.zeros(volume.GetSize()[::-1], np.uint8)
+    mask[1, 2, 3] = 1
+    labelmap = sitk.GetImageFromArray(mask)
+    labelmap.CopyInformation(volume)
+    structure = Structure(1, name, (0.1, 0.2, 0.3), id=segment_id)
+    write_segmentation(Segmentation(labelmap, (structure,)), tmp_path / "s.seg.nrrd", volume, force=True)
+
+    read = read_segmentation(tmp_path / "s.seg.nrrd").structures[0]
+
+    assert (read.name, read.id) == (name, segment_id)

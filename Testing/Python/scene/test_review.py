@@ -251,3 +251,15 @@ def test_boxes_of_other_results_are_left_alone(written):
 
     assert boxes.box_of(node, "liver") is None
     assert boxes.box_of(other, "liver") is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "not JSON", "[1]", '{"name": 1}', '[{"name": "liver"}]', "5", '[{"reference_volume_ml": NaN}]']
+)
+def test_a_scene_whose_file_somebody_has_changed_does_not_stop_the_panel(scene, text):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    for attribute in (record._SOURCE, record._MISSING):
+        node.SetAttribute(attribute, text)
+
+    assert record.missing_of(node) == []
+    assert all(isinstance(one, str) for pair in record.source_of(node).items() for one in pair)

@@ -230,7 +230,7 @@ def test_the_folder_of_a_killed_owner_is_removed_by_the_next_one_and_that_of_a_l
 
 def test_a_folder_without_a_lock_is_left_alone_unless_it_is_older_than_any_run(temporary):
     # Of a version that named its process in place of holding a lock; that number may be anybody's by now.
-    old, new, other = (temporary / f"rauslicer-exchange-{name}" for name in ("1-abc", "2-abc", "3-abc"))
+    old, new, other = (temporary / f"rauslicer-exchange-{name}" for name in ("1-abc_1234", "2-abc_1234", "3-abc_1234"))
     victim = temporary / "victim"
     for folder in (old, new, victim):
         folder.mkdir()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ... import strict_json
 from ...anatomy.graph import AnatomyGraph, Node
 from ...errors import ResourceError
 from ...resources import resource_path
@@ -65,7 +65,7 @@ def load_knowledge(graph: str) -> Knowledge:
     """
     path = resource_path("Anatomy", f"knowledge_{graph}.json")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = strict_json.load(path)
         if document["format"] != _FORMAT or document["graph"] != graph:
             raise ValueError(f"it is of format {document['format']} and for {document['graph']!r}")
         findings = [_finding(entry) for entry in document["findings"]]

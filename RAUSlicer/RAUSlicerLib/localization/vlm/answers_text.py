@@ -5,11 +5,11 @@ Boxes are given as left, top, right, bottom in thousandths of the image's sides,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ... import strict_json
 from ...text import name_key
 
 SIDE = 1000
@@ -85,14 +85,9 @@ def _only(text: str, key: str) -> object:
 def _json(text: str) -> object:
     fenced = _FENCE.fullmatch(text.strip())
     try:
-        return json.loads(fenced[1] if fenced else text, parse_constant=_no_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return strict_json.loads(fenced[1] if fenced else text)
+    except ValueError as error:
         raise MalformedAnswer(f"not valid JSON ({error})") from error
-
-
-def _no_constant(word: str) -> float:
-    # Python reads NaN and Infinity, which JSON does not have.
-    raise MalformedAnswer(f"{word} is not valid JSON")
 
 
 def _asked(label: object, names: Sequence[str]) -> str:
