@@ -14,7 +14,7 @@ from .imaging.files import read_segmentation, read_volume
 from .imaging.frame import opened_together
 from .imaging.notices import noticed
 from .imaging.segmentation import Reference, Segmentation
-from .text import name_key
+from .support.text import name_key
 
 
 @dataclass(frozen=True)

@@ -14,26 +14,26 @@ import numpy as np
 import SimpleITK as sitk
 
 from .anatomy.terms import lateralized
-from .correction import Correction, check_correction
+from .confidence.laterality import MIRRORED_WARNING, Laterality, check_laterality
+from .confidence.scoring import OTHER_PART_WARNING, Judge, reverse_agreement, said_by_labels, unless_cancelled, way_back
+from .correction.edits import Correction, check_correction
+from .correction.update import SecondPass, Warm, find_structure, lean, megabytes
+from .device import choose_device, release_memory
 from .errors import InputError
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
-from .judging import OTHER_PART_WARNING, Judge, reverse_agreement, said_by_labels, unless_cancelled, way_back
-from .localization.matching.laterality import MIRRORED_WARNING, Laterality, check_laterality
-from .localization.matching.matcher import MOST_VOXELS, Match, Matcher
-from .localization.registration import RegistrationLocalizer
-from .localization.vlm.localizer import VlmLocalizer
-from .models.device import choose_device, release_memory
-from .models.rau import RauModel, load_model
+from .loading import RauModel, load_model
+from .matching.matcher import MOST_VOXELS, Match, Matcher
+from .matching.registration_localizer import RegistrationLocalizer
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .protocols import Localizer
+from .rau.localizer import VlmLocalizer
+from .rau.propagation import Sam2Propagator
+from .rau.slices import Vision
+from .refinement.label_map import DRAWN, resolve
+from .refinement.refiner import Refiner
 from .results import Status, StructureResult, Transfer
-from .second_pass import SecondPass, Warm, find_structure, lean, megabytes
-from .segmentation.propagation import Sam2Propagator
-from .segmentation.refiner import Refiner
-from .segmentation.resolution import DRAWN, resolve
-from .shortage import limited_memory, with_less
-from .vision import Vision
+from .support.shortage import limited_memory, with_less
 
 LOCALIZERS = ("vlm", "registration")
 

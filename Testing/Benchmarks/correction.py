@@ -26,7 +26,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from RAUSlicerLib.correction import Correction
+from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.pipeline import Pipeline
 

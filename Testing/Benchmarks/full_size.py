@@ -81,11 +81,11 @@ def main() -> None:
     size = SIZES[options.size]
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         os.environ["RAUSLICER_MODELS"] = str(Path(scratch) / "models")
+        from RAUSlicerLib.full_size.composing import compose
+        from RAUSlicerLib.full_size.sam2_checkpoints import SIZES as SAM2
         from RAUSlicerLib.models import store
-        from RAUSlicerLib.models.composing import compose
         from RAUSlicerLib.pipeline import Pipeline
-        from RAUSlicerLib.segmentation.sam2 import build_sam2
-        from RAUSlicerLib.segmentation.sam2_checkpoints import SIZES as SAM2
+        from RAUSlicerLib.rau.sam2 import build_sam2
 
         store.add(make_backbone(Path(scratch) / "backbone", size))
         if size["sam2"]:

@@ -26,16 +26,16 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.correction import Correction
-from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.cli.demo import load_sample
+from RAUSlicerLib.confidence.calibration import Calibration
+from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.localization.matching.correspondence import likeness
-from RAUSlicerLib.localization.matching.matcher import Match
+from RAUSlicerLib.matching.correspondence import likeness
+from RAUSlicerLib.matching.matcher import Match
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Transfer
-from RAUSlicerLib.segmentation.confidence import Calibration
 
 # Least Dice between both results of a structure, and of the mean over all; smaller structures say little and only count in the mean.
 LEAST_DICE, LEAST_MEAN, SMALLEST = 0.95, 0.98, 200
@@ -246,7 +246,7 @@ class Runs:
         return trained_once(trainee, (patch, patch, "heart_mr", True, rng), matching.WEIGHTS, device)
 
     def training_of_the_refiner(self, device: str) -> dict[str, float]:
-        from RAUSlicerLib.segmentation.refiner_network import RefinerConfig
+        from RAUSlicerLib.refinement.network import RefinerConfig
         from RAUSlicerLib.training import refining
 
         torch.manual_seed(0)
@@ -280,10 +280,10 @@ def made_large_model(kind: str) -> Iterator[str]:
     """The name of a tiny model of random weights, of which the language model computes in float32."""
     from unittest import mock
 
-    from RAUSlicerLib.models import composing, store
-    from RAUSlicerLib.models.rau import PRECISION_VARIABLE
-    from RAUSlicerLib.segmentation import sam2_checkpoints
-    from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
+    from RAUSlicerLib.full_size import composing, sam2_checkpoints
+    from RAUSlicerLib.loading import PRECISION_VARIABLE
+    from RAUSlicerLib.models import store
+    from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
     from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
     shape: dict[str, Any] = {"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)}

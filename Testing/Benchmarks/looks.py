@@ -2,7 +2,7 @@
 
     python Testing/Benchmarks/looks.py --domain heart_mr --pairs 12 --try "" "_NEARER_EXTENT=128 _AROUND=0.3" "_NEARER_EXTENT=112"
 
-Each quoted text is one way to run every pair: names and values of constants of `RAUSlicerLib.localization.matching.matcher`. An empty one
+Each quoted text is one way to run every pair: names and values of constants of `RAUSlicerLib.matching.matcher`. An empty one
 is the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from RAUSlicerLib.confidence.calibration import overlap
 from RAUSlicerLib.evaluation.scoring import FEWEST_VOXELS
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.localization.matching import matcher
+from RAUSlicerLib.matching import matcher
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Transfer
-from RAUSlicerLib.segmentation.confidence import overlap
 from RAUSlicerLib.training.calibration import annotated, pairs
 
 

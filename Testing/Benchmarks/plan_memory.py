@@ -50,10 +50,10 @@ def make(folder: Path, name: str, kind: str) -> None:
 
 def ask(folder: Path, precision: str, options: argparse.Namespace) -> tuple[int, int, float]:
     """Open and ask; bytes above the start at the peak of loading and of asking, and seconds of asking once everything is warm."""
-    from RAUSlicerLib.localization.vlm.full_size import FullSizeConfig, FullSizeVlm
-    from RAUSlicerLib.localization.vlm.network import Evidence, Pictures, SlicePair
-    from RAUSlicerLib.models.backbones import open_backbone
-    from RAUSlicerLib.models.plan import Placement
+    from RAUSlicerLib.full_size.backbones import open_backbone
+    from RAUSlicerLib.full_size.plan import Placement
+    from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm
+    from RAUSlicerLib.rau.network import Evidence, Pictures, SlicePair
 
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -82,8 +82,8 @@ def ask(folder: Path, precision: str, options: argparse.Namespace) -> tuple[int,
 
 def measure(folder: Path, other: Path, name: str, precision: str, options: argparse.Namespace) -> None:
     """Print one line for a size."""
-    from RAUSlicerLib.models.backbones import describe
-    from RAUSlicerLib.models.plan import Needs, needed, prompt_bytes
+    from RAUSlicerLib.full_size.backbones import describe
+    from RAUSlicerLib.full_size.plan import Needs, needed, prompt_bytes
 
     torch.set_num_threads(1)
     found = describe(folder)

@@ -21,14 +21,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
+from RAUSlicerLib.full_size.sam2_checkpoints import SIZES
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
-from RAUSlicerLib.localization.vlm.network import RauVlm, VlmConfig
+from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.models.checkpoint import save_checkpoint
 from RAUSlicerLib.pipeline import Pipeline
-from RAUSlicerLib.segmentation.refiner_network import RefinerConfig, RefinerNet
-from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config
-from RAUSlicerLib.segmentation.sam2_checkpoints import SIZES
+from RAUSlicerLib.rau.network import RauVlm, VlmConfig
+from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
+from RAUSlicerLib.refinement.network import RefinerConfig, RefinerNet
 
 REPOSITORY = Path(__file__).parents[2]
 

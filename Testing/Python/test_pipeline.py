@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
-from RAUSlicerLib.localization.matching import refinement
-from RAUSlicerLib.localization.matching.matcher import Matcher
+from RAUSlicerLib.matching import demons
+from RAUSlicerLib.matching.matcher import Matcher
 from RAUSlicerLib.pipeline import Pipeline, transfer
 from RAUSlicerLib.progress import CancelToken, ProgressEvent
 from RAUSlicerLib.results import Status, Transfer
@@ -182,7 +182,7 @@ def test_a_cancel_while_the_reference_is_matched_back_stops_it_and_keeps_everyth
     tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancel, iterations = CancelToken(), []
-    match_back, step = Matcher.reversed_field, refinement._steps
+    match_back, step = Matcher.reversed_field, demons._steps
 
     def cancelled_first(match, token):
         token.cancel()
@@ -194,7 +194,7 @@ def test_a_cancel_while_the_reference_is_matched_back_stops_it_and_keeps_everyth
         return step(*given)
 
     monkeypatch.setattr(Matcher, "reversed_field", staticmethod(cancelled_first))
-    monkeypatch.setattr(refinement, "_steps", counted)
+    monkeypatch.setattr(demons, "_steps", counted)
 
     result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.cli.demo import load_sample
+from RAUSlicerLib.confidence.scoring import OTHER_PART_WARNING
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.judging import OTHER_PART_WARNING
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Status, Transfer
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.correction import Correction
+from RAUSlicerLib.confidence.laterality import MIRRORED_WARNING, Laterality
+from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.localization.matching.laterality import MIRRORED_WARNING, Laterality
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ProgressEvent
 from RAUSlicerLib.results import Status
@@ -80,8 +80,8 @@ def test_a_cancel_while_it_is_compared_keeps_everything_as_it_was_judged(
         cancel.cancel()
 
     # The true check, stopped before its first fit.
-    monkeypatch.setattr("RAUSlicerLib.localization.matching.laterality.affordable_spacing", lambda *given: first_view() or 1.0)
-    monkeypatch.setattr("RAUSlicerLib.localization.matching.laterality.correspond", lambda *given: pytest.fail("it was not stopped"))
+    monkeypatch.setattr("RAUSlicerLib.confidence.laterality.affordable_spacing", lambda *given: first_view() or 1.0)
+    monkeypatch.setattr("RAUSlicerLib.confidence.laterality.correspond", lambda *given: pytest.fail("it was not stopped"))
 
     result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.correction import Correction
+from RAUSlicerLib.confidence.scoring import OTHER_PART_WARNING
+from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.judging import OTHER_PART_WARNING
-from RAUSlicerLib.localization.matching.matcher import Match
+from RAUSlicerLib.matching.matcher import Match
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Status, Transfer
 

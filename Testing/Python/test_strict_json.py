@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from RAUSlicerLib import demo, strict_json
+from RAUSlicerLib.cli import demo
 from RAUSlicerLib.errors import InputError, ModelError, OutputError
 from RAUSlicerLib.evaluation.pairs import choose_trials, read_structure_names
 from RAUSlicerLib.evaluation.records import read_lines
+from RAUSlicerLib.full_size.answers_text import MalformedAnswer, read_presence
 from RAUSlicerLib.imaging.label_names import find_names
-from RAUSlicerLib.localization.vlm.answers_text import MalformedAnswer, read_presence
 from RAUSlicerLib.models import folders
 from RAUSlicerLib.models.manifest import read_json
-from RAUSlicerLib.outputs import json_text, write_json
+from RAUSlicerLib.support import strict_json
+from RAUSlicerLib.support.outputs import json_text, write_json
 from RAUSlicerLib.training import recipe
 
 NESTED = ("[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000)

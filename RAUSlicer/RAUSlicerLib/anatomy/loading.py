@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from .. import strict_json
 from ..errors import InputError
+from ..support import strict_json
 from .graph import AnatomyGraph, Code, Laterality, Node
 from .names import name_key
 

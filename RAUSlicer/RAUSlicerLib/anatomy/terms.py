@@ -10,7 +10,7 @@ from pydicom.sr.coding import Code as DicomCode
 
 from ..imaging.segmentation import Structure
 from ..imaging.terminology import UNCLASSIFIED, Terminology, parse_terminology
-from ..resources import resource_path
+from ..support.resources import resource_path
 from .graph import AnatomyGraph, Node
 from .loading import read_graph
 from .names import NameKey, Side, name_key, name_keys

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 
 from ..errors import ResourceError
 from ..imaging.segmentation import Reference
+from ..matching.registration import SEED, between_worlds, overlaid
+from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
-from ..scratch import ScratchFolder
-from .registration import SEED, between_worlds, overlaid
-from .warping import WarpingPropagator
+from ..support.scratch import ScratchFolder
 
 
 class AntsPropagator(WarpingPropagator):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import SimpleITK as sitk
 
 from ..imaging.segmentation import Reference
+from ..matching.registration import register
+from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
-from .registration import register
-from .warping import WarpingPropagator
 
 
 class DemonsPropagator(WarpingPropagator):

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from ..device import choose_device
 from ..imaging.segmentation import Reference, Structure
-from ..localization.matching.matcher import Matcher
-from ..models.device import choose_device
-from ..models.rau import load_model
+from ..loading import load_model
+from ..matching.matcher import Matcher
 from ..progress import CancelToken, ProgressCallback
+from ..rau.propagation import Sam2Propagator
+from ..rau.slices import Vision
 from ..results import Localization, SoftMask
-from ..segmentation.propagation import Sam2Propagator
-from ..vision import Vision
 
 
 class Sam2MemoryPropagator:

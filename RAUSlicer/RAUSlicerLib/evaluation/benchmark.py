@@ -13,9 +13,9 @@ from typing import Any
 import SimpleITK as sitk
 
 from .. import __version__
-from ..outputs import write_json
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from ..scratch import ScratchFolder
+from ..support.outputs import write_json
+from ..support.scratch import ScratchFolder
 from .methods import METHODS, check_methods, default_methods, fingerprint
 from .pairs import REFERENCES_A_TARGET, SEED, Trial, choose_trials
 from .processes import Cancelled, Processes

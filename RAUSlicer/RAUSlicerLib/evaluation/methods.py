@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..baselines.registration import align_boxes
 from ..errors import InputError
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
+from ..matching.registration import align_boxes
 from ..models.manifest import CHECKSUMS
 from ..models.store import resolve as resolve_model
 from ..progress import CancelToken, ignore
 from ..protocols import Propagator
+from ..refinement.label_map import resolve
 from ..results import Localization, Status
-from ..segmentation.resolution import resolve
 from .boxes import Box, box_around, mask_box
 
 OURS, MEMORY, COPY, DEMONS = "rauslicer", "sam2-memory", "copy", "demons"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
 from ..errors import InputError
+from ..support import strict_json
 from .variants import NATURAL, VARIANTS
 
 SEED = 2

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..progress import CancelToken
-from ..shortage import ended_for_memory, kills_for_memory
+from ..support.shortage import ended_for_memory, kills_for_memory
 
 _LOOK_SECONDS = 0.2
 

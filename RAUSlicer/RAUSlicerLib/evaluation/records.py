@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import strict_json
 from ..errors import OutputError
-from ..outputs import foreign, make_folder, unwritable, write_text
+from ..support import strict_json
+from ..support.outputs import foreign, make_folder, unwritable, write_text
 from .pairs import Trial
 
 LOG = "runs.jsonl"

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..interpretation.region.model import REGION_MODEL, RegionModel
 from ..interpretation.region.network import RegionConfig, RegionNet, Regions, Seen
 from ..interpretation.region.text import encode, negation
-from ..outputs import make_folder, write_json, write_text
+from ..support.outputs import make_folder, write_json, write_text
 from ..training.export import take
 from ..training.regions import load_all, make_vocabulary
 from ..training.regions_batches import FALSE, TRUE, Batch, Vocabulary, assemble

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..outputs import write_bytes, write_text
+from ..support.outputs import write_bytes, write_text
 from .bars import Verdict
 from .benchmark import Results
 from .metrics import precision_and_recall

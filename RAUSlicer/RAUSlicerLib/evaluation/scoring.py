@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..segmentation.confidence import overlap
+from ..confidence.calibration import overlap
 from .boxes import box_iou_mm, mask_box
 from .metrics import score
 from .pairs import SEED, Trial, scored_labels

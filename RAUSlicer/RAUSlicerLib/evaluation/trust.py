@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from ..outputs import write_text
 from ..results import Status
+from ..support.outputs import write_text
 from .bars import confidence_against_dice
 from .benchmark import Plan
 from .methods import OURS

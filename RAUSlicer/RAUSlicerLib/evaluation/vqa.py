@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import SimpleITK as sitk
 
-from ..baselines.registration import align_boxes
-from ..baselines.warping import warp_structures
 from ..imaging.frame import canonical
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..matching.registration import align_boxes
+from ..matching.warping import warp_structures
 from ..progress import CancelToken, ignore
 from ..results import Localization, SoftMask
 from .pairs import SEED

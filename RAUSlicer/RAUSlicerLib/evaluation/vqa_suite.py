@@ -12,8 +12,8 @@ import SimpleITK as sitk
 
 from ..imaging.segmentation import Segmentation, Structure
 from ..inputs import load_inputs
-from ..outputs import make_folder, write_text
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
+from ..support.outputs import make_folder, write_text
 from .methods import fingerprint
 from .pairs import Case, Trial, choose_trials, scored_labels
 from .records import add_line, read_lines
@@ -167,8 +167,8 @@ class _Asker:
         return Sheet(trial.domain, case.name, trial.target.name, weights, len(structures), tuple(answers))
 
     def _open(self) -> None:
-        from ..localization.vlm.localizer import VlmLocalizer
         from ..pipeline import Pipeline
+        from ..rau.localizer import VlmLocalizer
 
         pipeline = Pipeline(self._model, self._device)
         self._locate = VlmLocalizer(pipeline.model.vlm, pipeline.vision).locate

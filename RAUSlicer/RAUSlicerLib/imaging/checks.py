@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..text import name_key
+from ..support.text import name_key
 from .dicom import MODALITY_KEY
 from .grids import index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .intensity import bounds, is_ct

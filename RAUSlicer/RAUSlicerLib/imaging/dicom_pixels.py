@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from ..errors import InputError
-from ..scratch import ScratchFolder
+from ..support.scratch import ScratchFolder
 from .dicom_planes import Plane, numbers, read_dataset, text
 from .image_file import unreadable
 

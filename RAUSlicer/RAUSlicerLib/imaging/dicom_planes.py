@@ -16,7 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..errors import InputError
-from ..text import plain_text
+from ..support.text import plain_text
 from .image_file import unreadable
 
 _TAGS = [

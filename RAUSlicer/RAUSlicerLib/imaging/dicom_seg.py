@@ -18,8 +18,8 @@ from pydicom.valuerep import format_number_as_ds
 
 from .. import __version__
 from ..errors import InputError, OutputError
-from ..outputs import put_dicom
-from ..text import plain_text
+from ..support.outputs import put_dicom
+from ..support.text import plain_text
 from .dicom_planes import Plane
 from .dicom_seg_reader import parse_dicom_seg
 from .dicom_source import SourceSeries, VolumeSource, authorship, stand_in

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, KeptElsewhereError, OutputError, RAUSlicerError
-from ..outputs import require_free, require_writable, writing
+from ..support.outputs import require_free, require_writable, writing
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
 from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg

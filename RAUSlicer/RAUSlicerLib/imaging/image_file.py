@@ -8,7 +8,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..text import is_text
+from ..support.text import is_text
 from .header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
 from .headers import check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
-from ..text import name_key
+from ..support import strict_json
+from ..support.text import name_key
 from .companions import DATASET_FILE, names_documents, names_tables
 from .header_fields import Unsound
 from .nifti import extensions_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..text import name_key
+from ..support.text import name_key
 from .segmentation import Segmentation, Structure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..text import name_key, plain_text
+from ..support.text import name_key, plain_text
 
 
 @dataclass(frozen=True)

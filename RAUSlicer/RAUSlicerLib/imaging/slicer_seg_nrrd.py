@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..text import is_text
+from ..support.text import is_text
 from .labelmap import as_labels, present_labels
 from .palette import label_color, shown_color
 from .segmentation import Segmentation, Structure

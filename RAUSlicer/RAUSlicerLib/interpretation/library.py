@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import strict_json
 from ..anatomy.terms import GRAPHS, load_graph
 from ..errors import InputError
-from ..outputs import write_json
+from ..support import strict_json
+from ..support.outputs import write_json
 from .evidence import Comparison, Measurement, Quantity, StructureFindings
 
 FORMAT = 1

@@ -11,7 +11,6 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from .. import strict_json
 from ..errors import InputError
 from ..imaging.checks import align_segmentation, check_names, check_volume
 from ..imaging.files import read_segmentation, read_volume
@@ -19,7 +18,8 @@ from ..imaging.labelmap import label_counts
 from ..imaging.notices import noticed
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
-from ..text import name_key
+from ..support import strict_json
+from ..support.text import name_key
 
 _log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..decimals import enough_decimals
 from ..results import Status
+from ..support.decimals import enough_decimals
 from .evidence import Comparison, Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
 
 SAME = 0.02

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..errors import ModelError, OutputError
-from ..outputs import put
-from ..scratch import ScratchFolder
+from ..support.outputs import put
+from ..support.scratch import ScratchFolder
 from .manifest import CARD, CHECKSUMS, CONFIG, damaged, read_json, read_manifest, replace_folder, verify_file, write_manifest
 
 TENSORS = "model.safetensors"

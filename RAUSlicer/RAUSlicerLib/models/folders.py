@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from .. import strict_json
 from ..errors import OutputError
-from ..outputs import write_json
+from ..support import strict_json
+from ..support.outputs import write_json
 
 FOLDER_VARIABLE = "RAUSLICER_MODELS"
 # Hidden, so that no list of models takes it for one.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
 from ..errors import ModelError
-from ..outputs import put
-from ..scratch import BEFORE
+from ..support import strict_json
+from ..support.outputs import put
+from ..support.scratch import BEFORE
 from .folders import known_checksum, remember_checksum
 
 CONFIG = "config.json"

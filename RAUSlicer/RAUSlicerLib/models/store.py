@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, ModelError, OutputError
-from ..resources import resource_path
-from ..scratch import ScratchFolder
+from ..full_size.imports import WhatItIs, bring_in, space_needed, what_is
+from ..support.resources import resource_path
+from ..support.scratch import ScratchFolder
 from .folders import FOLDER_VARIABLE, STAGING, user_folder
-from .imports import WhatItIs, bring_in, space_needed, what_is
 from .manifest import Manifest, is_checkpoint, state, verify_checkpoint
 
 EMBEDDED = "embedded"

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from .. import NOTICE
 from ..imaging.palette import label_color
 from ..imaging.segmentation import Structure
-from ..outputs import write_bytes
-from ..text import printable
+from ..support.outputs import write_bytes
+from ..support.text import printable
 
 BACKGROUND = "#0d1117"
 TEXT = "#e6edf3"

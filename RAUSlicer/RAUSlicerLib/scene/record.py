@@ -12,8 +12,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from .. import strict_json
 from ..imaging.label_values import value_counts
+from ..support import strict_json
 
 Corner = tuple[float, float, float]
 Plane = tuple[int, int]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .. import strict_json
 from ..errors import InputError
 from ..imaging.files import read_segmentation, read_volume, write_segmentation
 from ..imaging.segmentation import Reference, Segmentation
 from ..interpretation.evidence import Answer, Report
 from ..interpretation.rendering.json_report import from_values, sentence_of, sentence_values, to_values
+from ..support import strict_json
 from .exchange import Json, disk_full, result_from_json, result_to_json, structure_from_json, structure_to_json, write_image
 from .requests import CaseRequest
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, ResourceError
-from ..shortage import ended_for_memory, explained_room, kills_for_memory, no_room
-from ..text import name_key, printable
+from ..support.shortage import ended_for_memory, explained_room, kills_for_memory, no_room
+from ..support.text import name_key, printable
 from . import process as processes
 from .folder import TOKEN_VARIABLE, ExchangeFolder
 from .protocol import LONGEST_REPLY, Message, ProtocolError, decode_reply, encode, error_fields, read_line
@@ -26,7 +26,7 @@ from .protocol import LONGEST_REPLY, Message, ProtocolError, decode_reply, encod
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..correction import Correction
+    from ..correction.edits import Correction
     from .requests import CaseRequest, RunRequest
 
 _LOG_LINES = 400
@@ -242,7 +242,7 @@ class WorkerClient:
             ResourceError: the worker can't be started.
         """
         if save is not None:
-            from ..outputs import require_free, require_writable
+            from ..support.outputs import require_free, require_writable
 
             # The dialog has asked whether an existing file may be replaced.
             require_free(save, "report", force=True, inputs=[] if dicom is None else [dicom])
@@ -351,7 +351,7 @@ class WorkerClient:
             return message
         if message["type"] != "result":
             return {**message, "problem": message["problem"].replace(str(made), str(path))}
-        from ..outputs import writing
+        from ..support.outputs import writing
 
         try:
             with writing(path, "report") as part:

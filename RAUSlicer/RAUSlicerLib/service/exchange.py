@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..correction import Correction
+from ..correction.edits import Correction
 from ..errors import OutputError
 from ..imaging.files import read_segmentation, read_volume, write_segmentation
 from ..imaging.segmentation import Reference, Segmentation, Structure

@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from ..scratch import ScratchFolder, remove
+from ..support.scratch import ScratchFolder, remove
 from .protocol import ProtocolError
 
 TOKEN_VARIABLE = "RAUSLICER_EXCHANGE_TOKEN"

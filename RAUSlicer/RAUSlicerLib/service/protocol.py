@@ -6,8 +6,8 @@ import json
 import reprlib
 from typing import IO, Any
 
-from .. import strict_json
 from ..errors import RAUSlicerError
+from ..support import strict_json
 
 VERSION = 1
 # These take their time, and are answered one at a time.

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from ..shortage import RETRY_STAGE, limited_memory, with_less
-from ..text import name_key
+from ..support.shortage import RETRY_STAGE, limited_memory, with_less
+from ..support.text import name_key
 from .interpreter import Interpreter
 from .limits import use_threads
 from .protocol import Message, ProtocolError

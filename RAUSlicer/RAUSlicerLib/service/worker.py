@@ -18,7 +18,7 @@ from typing import BinaryIO
 from .. import __version__
 from ..errors import InputError, OutOfMemory, RAUSlicerError, ResourceError
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from ..shortage import RETRY_STAGE, explained, explained_room, no_room, out_of_memory
+from ..support.shortage import RETRY_STAGE, explained, explained_room, no_room, out_of_memory
 from . import worker_log
 from .fields import require_fields
 from .folder import TOKEN_VARIABLE, Exchange, is_path

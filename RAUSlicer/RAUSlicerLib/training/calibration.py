@@ -20,13 +20,13 @@ import SimpleITK as sitk
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
-from .. import strict_json
 from ..anatomy.terms import lateralized
+from ..confidence.calibration import Calibration, Evidence, overlap
 from ..evaluation import variants
 from ..evaluation.variants import NATURAL, WITHOUT
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..pipeline import Pipeline
-from ..segmentation.confidence import Calibration, Evidence, overlap
+from ..support import strict_json
 from .cases import subject_of
 
 # Cortical parcels and other small print would drown the rest.

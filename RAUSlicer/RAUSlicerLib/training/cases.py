@@ -12,10 +12,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .. import strict_json
 from ..imaging.frame import canonical, foreground_box, working_spacing
 from ..imaging.intensity import normalize
 from ..imaging.label_values import numbered
+from ..support import strict_json
 from .datasets import Dataset, Datasets, shipped
 
 # Marks voxels of which nothing is known: neither positives nor negatives.

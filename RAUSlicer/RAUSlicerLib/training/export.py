@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import strict_json
-from ..localization.matching.network import MatchingConfig, MatchingNet
-from ..localization.vlm.network import RauVlm, VlmConfig
+from ..matching.network import MatchingConfig, MatchingNet
 from ..models.checkpoint import save_checkpoint
-from ..segmentation.refiner_network import RefinerConfig, RefinerNet
-from ..segmentation.sam2 import MemorySegmenter, Sam2Config
+from ..rau.network import RauVlm, VlmConfig
+from ..rau.sam2 import MemorySegmenter, Sam2Config
+from ..refinement.network import RefinerConfig, RefinerNet
+from ..support import strict_json
 from .datasets import shipped
 from .refining import HEED
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from ..localization.vlm.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
-from ..models.device import autocast
-from ..segmentation.sam2 import MemorySegmenter, Sam2Config, plain_attention
+from ..device import autocast
+from ..rau.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
+from ..rau.sam2 import MemorySegmenter, Sam2Config, plain_attention
 from .cases import IGNORE, load_cases
 from .loop import options, train
 from .planes import PairSampler, PlanePair

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..localization.matching.network import MatchingConfig, MatchingNet
-from ..models.device import autocast
-from ..models.rau import load_model
+from ..device import autocast
+from ..loading import load_model
+from ..matching.network import MatchingConfig, MatchingNet
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, synthesize
 from .cases import IGNORE, Case, load_cases
 from .datasets import Datasets, load, shipped

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..localization.matching.correspondence import _solve
+from ..matching.correspondence import _solve
 from .augment import random_affine, recolor, rotation
 from .cases import Case
 

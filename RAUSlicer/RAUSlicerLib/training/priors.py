@@ -17,17 +17,17 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .. import strict_json
+from ..device import choose_device, keep_memory, release_memory
 from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
 from ..imaging.label_values import numbered
 from ..imaging.segmentation import Reference, Segmentation, Structure
-from ..localization.matching.matcher import Matcher
-from ..localization.matching.posteriors import LabelEvidence
-from ..models.device import choose_device, keep_memory, release_memory
-from ..models.rau import load_model
+from ..loading import load_model
+from ..matching.label_posteriors import LabelEvidence
+from ..matching.matcher import Matcher
 from ..progress import CancelToken, ignore
-from ..segmentation.refiner import Overlay, overlay
+from ..refinement.refiner import Overlay, overlay
+from ..support import strict_json
 from .cases import subject_of
 from .datasets import shipped
 from .loop import add_without

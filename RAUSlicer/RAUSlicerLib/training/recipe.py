@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import strict_json
 from ..errors import InputError, ResourceError
-from ..localization.vlm.full_size import FullSizeVlm
+from ..full_size.slice_reader import FullSizeVlm
 from ..models.store import model_folders
-from ..outputs import foreign, make_folder, require_outside, require_writable
+from ..support import strict_json
+from ..support.outputs import foreign, make_folder, require_outside, require_writable
 from .cases import load_cases
 from .planes import PairSampler
 from .recipe_config import RecipeConfig, Stage, read_config

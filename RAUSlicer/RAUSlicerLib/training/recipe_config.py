@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ResourceError
-from ..localization.vlm.full_size import Lora
+from ..full_size.slice_reader import Lora
 
 
 class Stage(StrEnum):

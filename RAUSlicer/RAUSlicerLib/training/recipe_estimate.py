@@ -7,13 +7,13 @@ import time
 import numpy as np
 import torch
 
-from ..localization.vlm.drawing import picture
-from ..localization.vlm.full_size import FullSizeVlm
-from ..localization.vlm.network import TOKENS_PER_STRUCTURE
-from ..localization.vlm.prompts import boxes_answer, boxes_prompt
-from ..models.memory import free_memory
-from ..models.plan import amount
-from ..segmentation.sam2 import MemorySegmenter
+from ..full_size.drawing import picture
+from ..full_size.memory import free_memory
+from ..full_size.plan import amount
+from ..full_size.prompts import boxes_answer, boxes_prompt
+from ..full_size.slice_reader import FullSizeVlm
+from ..rau.network import TOKENS_PER_STRUCTURE
+from ..rau.sam2 import MemorySegmenter
 from .joint import OBJECTS
 from .recipe_config import RecipeConfig, Stage
 from .recipe_model import Vlm, language_of

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import strict_json
-from ..localization.vlm.full_size import FullSizeVlm
-from ..localization.vlm.network import Answers
-from ..outputs import make_folder, write_text
+from ..full_size.slice_reader import FullSizeVlm
+from ..rau.network import Answers
+from ..support import strict_json
+from ..support.outputs import make_folder, write_text
 from .joint import box_iou, dice
 from .recipe_model import Opened, Say
 from .recipe_samples import Questions, Sample

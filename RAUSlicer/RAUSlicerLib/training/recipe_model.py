@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..device import choose_device
 from ..errors import ModelError
-from ..localization.vlm.full_size import FullSizeVlm, add_adapter
-from ..localization.vlm.network import RauVlm, StructureHeads
+from ..full_size.composing import TRAINED, save_model, save_small_model
+from ..full_size.slice_reader import FullSizeVlm, add_adapter
+from ..loading import Opening, load_part
 from ..models.checkpoint import load_config
-from ..models.composing import TRAINED, save_model, save_small_model
-from ..models.device import choose_device
 from ..models.manifest import replace_folder
-from ..models.rau import Opening, load_part
 from ..models.store import ModelFolder, resolve
-from ..outputs import unwritable
-from ..scratch import ScratchFolder
-from ..segmentation.sam2 import MemorySegmenter
+from ..rau.network import RauVlm, StructureHeads
+from ..rau.sam2 import MemorySegmenter
+from ..support.outputs import unwritable
+from ..support.scratch import ScratchFolder
 from .recipe_config import RecipeConfig
 
 Say = Callable[[str], None]

@@ -11,22 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import autocast
 from ..evaluation.pairs import read_structure_names
-from ..localization.vlm.answers_text import NamedBox
-from ..localization.vlm.full_size import FullSizeVlm
-from ..localization.vlm.network import Evidence, Pictures, SlicePair, boxes_of, matched_boxes
-from ..localization.vlm.prompts import (
-    Prompt,
-    boxes_answer,
-    boxes_prompt,
-    clean,
-    name_answer,
-    name_prompt,
-    presence_answer,
-    presence_prompt,
-)
-from ..models.device import autocast
-from ..segmentation.sam2 import MemorySegmenter, SliceFeatures
+from ..full_size.answers_text import NamedBox
+from ..full_size.prompts import Prompt, boxes_answer, boxes_prompt, clean, name_answer, name_prompt, presence_answer, presence_prompt
+from ..full_size.slice_reader import FullSizeVlm
+from ..rau.network import Evidence, Pictures, SlicePair, boxes_of, matched_boxes
+from ..rau.sam2 import MemorySegmenter, SliceFeatures
 from .joint import PRESENT, choose_objects
 from .planes import PairSampler, PlanePair
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from ..localization.vlm.answers_text import MalformedAnswer, NamedBox, read_boxes
-from ..localization.vlm.full_size import FullSizeVlm
-from ..localization.vlm.prompts import clean
-from ..models.device import autocast
-from ..segmentation.sam2 import MemorySegmenter, plain_attention
+from ..device import autocast
+from ..full_size.answers_text import MalformedAnswer, NamedBox, read_boxes
+from ..full_size.prompts import clean
+from ..full_size.slice_reader import FullSizeVlm
+from ..rau.sam2 import MemorySegmenter, plain_attention
 from .joint import box_iou, dice
 from .recipe_config import Stage, StageSettings
 from .recipe_model import Vlm

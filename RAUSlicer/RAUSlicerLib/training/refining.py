@@ -18,11 +18,11 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..localization.matching.posteriors import UNKNOWN
-from ..models.device import autocast
-from ..models.rau import load_model
-from ..segmentation.refiner import Cells, Window, inner
-from ..segmentation.refiner_network import RefinerConfig, RefinerNet, doubled
+from ..device import autocast
+from ..loading import load_model
+from ..matching.label_posteriors import UNKNOWN
+from ..refinement.network import RefinerConfig, RefinerNet, doubled
+from ..refinement.refiner import Cells, Window, inner
 from .augment import random_affine, recolor
 from .loop import options, train
 from .priors import Prior

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..anatomy.terms import load_graph
+from ..device import autocast
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.phrases import load_knowledge
-from ..models.device import autocast
 from .loop import options, train
 from .regions_batches import TRUE, Bank, Batch, Vocabulary, assemble, image_truths, region_truths
 from .regions_cases import ABDOMEN, CHEST, RegionCase, load_projections, load_radiographs, model_nodes

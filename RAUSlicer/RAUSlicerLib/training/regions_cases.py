@@ -15,13 +15,13 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .. import strict_json
 from ..anatomy.graph import AnatomyGraph
 from ..anatomy.terms import load_graph
 from ..errors import InputError
 from ..imaging.image_file import read_image
 from ..interpretation.region.drr import Projection, project
 from ..interpretation.region.pictures import Letterbox
+from ..support import strict_json
 
 # Pixels along a side of a stored case; augmented pictures are cut from it.
 SIDE = 160

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from .. import strict_json
 from ..interpretation.region.model import PART, REGION_MODEL
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.text import VERSION
 from ..models.checkpoint import save_checkpoint
+from ..support import strict_json
 from .export import LICENCE, take
 from .regions_cases import model_nodes
 

@@ -18,12 +18,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .. import strict_json
-from ..localization.matching.matcher import Matcher
-from ..localization.matching.network import MatchingConfig, MatchingNet
-from ..models.device import choose_device
-from ..models.rau import load_model
+from ..device import choose_device
+from ..loading import load_model
+from ..matching.matcher import Matcher
+from ..matching.network import MatchingConfig, MatchingNet
 from ..progress import CancelToken, ignore
+from ..support import strict_json
 from .datasets import Datasets, load, shipped
 from .priors import pairs, whole
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from ..text import printable
+from ..support.text import printable
 
 _EDITOR_NODE = "RAUSlicerSegmentEditor"
 

@@ -142,7 +142,7 @@ class CorrectionJob(_SegmentingJob):
 
     def send(self, client: WorkerClient, folder: Path) -> str:
         """See TransferJob."""
-        from ..correction import Correction
+        from ..correction.edits import Correction
 
         correction = Correction(self._row.source, self._mask, self._row.painted, self._box)
         return client.correct(folder, self._request, correction)

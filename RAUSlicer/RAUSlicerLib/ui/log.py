@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import __version__
-from ..text import printable
+from ..support.text import printable
 
 _MOST_LINES = 500
 # How long the button says that the log was copied.

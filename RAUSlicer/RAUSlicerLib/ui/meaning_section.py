@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from ..scene import record, views
-from ..text import printable
+from ..support.text import printable
 from . import words
 from .meaning_jobs import QuestionJob, ReportJob
 from .results_section import ResultsSection

@@ -22,7 +22,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..text import printable
+from ..support.text import printable
 from . import settings
 
 _POLL_MS = 300
@@ -284,7 +284,7 @@ def _installed() -> list:
 
 def _licences(model) -> set[str]:
     from ..errors import ModelError
-    from ..models.download import SUGGESTED
+    from ..full_size.download import SUGGESTED
     from ..models.manifest import read_manifest
 
     # An unfinished download has no card yet.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
-from ..text import printable
+from ..support.text import printable
 from . import words
 from .structures import swatch
 

@@ -19,7 +19,7 @@ from ..errors import RAUSlicerError
 from ..scene.undo import UndoSteps
 from ..service.client import WorkerClient
 from ..service.worker_log import place_of
-from ..shortage import RETRY_STAGE
+from ..support.shortage import RETRY_STAGE
 from . import settings
 from .jobs import CorrectionJob, Inputs, RedoJob, TransferJob
 from .meaning_jobs import QuestionJob, ReportJob

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import slicer
 
-from ..resources import resource_path
+from ..support.resources import resource_path
 
 CATEGORY = "RAUSlicer"
 NAME = "RAUSlicerBrainPair"

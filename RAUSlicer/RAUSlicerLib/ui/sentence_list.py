@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import qt
 
-from ..text import printable
+from ..support.text import printable
 from . import words
 
 # A sentence on more structures than this says next to nothing of a single one.

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.util import VTKObservationMixin
 
-from ..text import printable
+from ..support.text import printable
 
 _ID_ROLE = 32  # Qt::UserRole
 _SWATCH = 14  # pixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from ..decimals import volume_text
-from ..text import printable
+from ..support.decimals import volume_text
+from ..support.text import printable
 
 _LONGEST_NAME = 18
 _MOST_NAMED = 8

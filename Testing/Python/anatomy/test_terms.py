@@ -7,7 +7,7 @@ from RAUSlicerLib.anatomy.terms import GRAPHS, attach, lateralized, load_graph
 from RAUSlicerLib.errors import ResourceError
 from RAUSlicerLib.imaging.files import read_segmentation
 from RAUSlicerLib.imaging.segmentation import Structure
-from RAUSlicerLib.resources import resource_path
+from RAUSlicerLib.support.resources import resource_path
 
 # Names of labels as the three embedded domains and TotalSegmentator write them.
 BRAIN = """3rd Ventricle|4th Ventricle|5th Ventricle|Right Accumbens Area|Left Amygdala|Brain Stem|Right Caudate|Left Cerebellum Exterior

@@ -7,9 +7,9 @@ import SimpleITK as sitk
 
 from RAUSlicerLib.baselines.ants import AntsPropagator
 from RAUSlicerLib.baselines.elastix import ElastixPropagator
-from RAUSlicerLib.baselines.registration import between_worlds, overlaid
 from RAUSlicerLib.errors import ResourceError
 from RAUSlicerLib.evaluation.methods import check_methods
+from RAUSlicerLib.matching.registration import between_worlds, overlaid
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Localization
 

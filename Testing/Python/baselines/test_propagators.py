@@ -7,8 +7,8 @@ import SimpleITK as sitk
 from RAUSlicerLib.baselines.affine import AffinePropagator
 from RAUSlicerLib.baselines.copy import CopyPropagator
 from RAUSlicerLib.baselines.demons import DemonsPropagator
-from RAUSlicerLib.baselines.warping import inside, merge, warp_mask, warp_structures
 from RAUSlicerLib.imaging.segmentation import Reference, Structure
+from RAUSlicerLib.matching.warping import inside, merge, warp_mask, warp_structures
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.protocols import SoftMask
 from RAUSlicerLib.results import Localization

@@ -14,14 +14,14 @@ from typing import Any
 
 # Where a signal can come: the function at whose start it does.
 MOMENTS = {
-    "inputs": ("RAUSlicerLib.cli_transfer", "load_inputs"),
+    "inputs": ("RAUSlicerLib.cli.transfer", "load_inputs"),
     "transfer": ("RAUSlicerLib.pipeline", "transfer"),
     "segmentation half": ("RAUSlicerLib.imaging.files", "_write"),
-    "json": ("RAUSlicerLib.cli_transfer", "write_json"),
+    "json": ("RAUSlicerLib.cli.transfer", "write_json"),
     "report": ("RAUSlicerLib.interpretation.rendering.files", "write_text"),
     "picture": ("RAUSlicerLib.pictures.style", "write_bytes"),
-    "rename": ("RAUSlicerLib.outputs", "_settle"),
-    "printing": ("RAUSlicerLib.cli_transfer", "_print_result"),
+    "rename": ("RAUSlicerLib.support.outputs", "_settle"),
+    "printing": ("RAUSlicerLib.cli.transfer", "_print_result"),
 }
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     if moment in MOMENTS:
         module, name = MOMENTS[moment]
         _send_at(importlib.import_module(module), name, int(number))
-    from RAUSlicerLib.cli import main as command
+    from RAUSlicerLib.cli.app import main as command
 
     return command(arguments)
 

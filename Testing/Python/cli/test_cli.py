@@ -7,8 +7,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib import __version__, cli
-from RAUSlicerLib.cli import main
+from RAUSlicerLib import __version__
+from RAUSlicerLib.cli import app as cli
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.models.checkpoint import save_checkpoint
 from RAUSlicerLib.models.store import FOLDER_VARIABLE
 
@@ -23,7 +24,7 @@ def exit_code(arguments: list[str]) -> int:
 
 def test_help_imports_no_heavy_library() -> None:
     program = (
-        "import sys\nfrom RAUSlicerLib.cli import main\n"
+        "import sys\nfrom RAUSlicerLib.cli.app import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print(sorted({'torch', 'SimpleITK', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
@@ -52,14 +53,14 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
 
 
 def test_an_unexpected_error_is_1_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", lambda _options: 1 / 0)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", lambda _options: 1 / 0)
     assert main(["models", "list"]) == 1
     shown = capsys.readouterr().err
     assert "ZeroDivisionError" in shown and "Traceback" not in shown
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", lambda _options: 1 / 0)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", lambda _options: 1 / 0)
     assert main(["models", "list", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -81,7 +82,7 @@ def allocate_too_much_in_itk(_options) -> int:
 
 @pytest.mark.parametrize("allocate", [allocate_too_much_in_torch, allocate_too_much_in_numpy, allocate_too_much_in_itk])
 def test_too_little_memory_is_6(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], allocate) -> None:
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", allocate)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", allocate)
     assert main(["models", "list"]) == 6
     assert "memory" in capsys.readouterr().err
 
@@ -90,7 +91,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_options) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", interrupt)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", interrupt)
     assert main(["models", "list"]) == cli.CANCELLED == 130
 
 

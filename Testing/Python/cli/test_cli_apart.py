@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.models.store import FOLDER_VARIABLE
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links need other rights there")
@@ -31,7 +31,7 @@ def files(make_ellipsoids, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / "d").mkdir()
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
     # Whoever gets as far as reading has overlooked something.
-    monkeypatch.setattr("RAUSlicerLib.cli_transfer.load_inputs", _never)
+    monkeypatch.setattr("RAUSlicerLib.cli.transfer.load_inputs", _never)
     monkeypatch.setattr("RAUSlicerLib.interpretation.segmented.load_segmented", _never)
     return tmp_path
 
@@ -152,7 +152,7 @@ def test_nothing_is_written_into_a_model(files: Path, name: str) -> None:
 def test_demo_and_benchmark_write_neither_into_a_model_nor_over_what_is_not_theirs(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("RAUSlicerLib.demo.load_sample", _never)
+    monkeypatch.setattr("RAUSlicerLib.cli.demo.load_sample", _never)
     monkeypatch.setattr("RAUSlicerLib.evaluation.benchmark.plan_benchmark", _never)
     monkeypatch.setattr("RAUSlicerLib.evaluation.vqa_suite.run_vqa", _never)
     for name in ("report.json", "table.md", "vqa.md"):

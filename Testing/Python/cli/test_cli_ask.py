@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 
 
 @pytest.fixture

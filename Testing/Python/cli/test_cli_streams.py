@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, pipes and encodings are others there")
 
@@ -249,7 +249,7 @@ def test_what_an_unexpected_error_quotes_is_not_shown_unasked(monkeypatch: pytes
     def fail(_options: object) -> int:
         raise KeyError("Doe^John\x1b[2J")
 
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", fail)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", fail)
     assert main(["models", "list"]) == 1
     shown = capsys.readouterr().err
     assert "KeyError in cli.py, line" in shown and "Doe" not in shown
@@ -271,7 +271,7 @@ def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(
             logging.getLogger("RAUSlicerLib.imaging.dicom").warning("Two series\x1b[2J: the larger one was read.")
         return 0
 
-    monkeypatch.setattr("RAUSlicerLib.cli_models.run_models", work)
+    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", work)
     assert main(["models", "list"]) == 0
     assert capsys.readouterr().err == "Warning: Two series\\x1b[2J: the larger one was read.\n"
 
@@ -280,7 +280,7 @@ def test_a_warning_that_a_run_collects_and_tells_is_not_printed_twice(capsys: py
     import logging
 
     from RAUSlicerLib.imaging.notices import noticed
-    from RAUSlicerLib.printing import safe_streams
+    from RAUSlicerLib.support.printing import safe_streams
 
     log = logging.getLogger("RAUSlicerLib.imaging.dicom")
     with safe_streams(), noticed() as sentences:

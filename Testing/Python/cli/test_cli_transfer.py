@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
-from RAUSlicerLib.cli import main
-from RAUSlicerLib.cli_progress import cancel_on_interrupt, show_progress
+from RAUSlicerLib.cli.app import main
+from RAUSlicerLib.cli.progress import cancel_on_interrupt, show_progress
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging import files as files_module
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.models.store import EMBEDDED, list_models
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from PIL import Image
 from rich.console import Console
 
-from RAUSlicerLib.demo import agreement_with_atlas, load_sample, run_demo
+from RAUSlicerLib.cli.demo import agreement_with_atlas, load_sample, run_demo
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging.files import read_segmentation
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.cli.demo import load_sample
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.resources import resource_path
+from RAUSlicerLib.support.resources import resource_path
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.correction import Correction
+from RAUSlicerLib.confidence.laterality import Laterality, check_laterality
+from RAUSlicerLib.confidence.laterality_by_labels import label_margins
+from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import canonical, normalized
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.localization.matching.handedness import label_margins
-from RAUSlicerLib.localization.matching.laterality import Laterality, check_laterality
-from RAUSlicerLib.localization.matching.matcher import Match, Matcher, View, correspond
+from RAUSlicerLib.matching.matcher import Match, Matcher, View, correspond
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.results import Transfer
@@ -85,7 +85,7 @@ def test_a_correction_runs_on_it(
     else:
         correction = Correction(structure.name, box_mm=((-40.0, 40.0, 310.0), (20.0, 100.0, 350.0)))
     # Every slice is asked for: the tiny model's first guess is sure of them all.
-    monkeypatch.setattr("RAUSlicerLib.segmentation.propagation._DOUBT", 0.0)
+    monkeypatch.setattr("RAUSlicerLib.rau.propagation._DOUBT", 0.0)
     before = dict(cuda_for_all.calls)
     corrected = pipeline.correct(correction)
     for function in ("propagation.py:_decode", "propagation.py:_memorize", "sam2.py:decode"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.evaluation import processes
 from RAUSlicerLib.evaluation.benchmark import Plan, plan_benchmark, run_plan
@@ -23,7 +23,7 @@ from RAUSlicerLib.evaluation.scoring import counterpart, prepare
 from RAUSlicerLib.imaging.segmentation import Structure
 from RAUSlicerLib.progress import CancelToken, ProgressEvent, ignore
 from RAUSlicerLib.protocols import SoftMask
-from RAUSlicerLib.segmentation.resolution import resolve
+from RAUSlicerLib.refinement.label_map import resolve
 
 
 def copies(data: Path, **other) -> Plan:

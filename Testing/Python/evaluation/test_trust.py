@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.evaluation.methods import Bench
 from RAUSlicerLib.evaluation.processes import Processes
 from RAUSlicerLib.evaluation.trust import checks, plan_trust, rows, sides, write_trust

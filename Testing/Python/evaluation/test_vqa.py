@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.evaluation.vqa import Answered, answer, box_fit, choose_questions, evidence_fit, nearest_box, rectangle_iou
 from RAUSlicerLib.evaluation.vqa_suite import Sheet, naming_rows, presence_rows
 from RAUSlicerLib.imaging.frame import canonical

@@ -18,7 +18,7 @@ from PIL import Image
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
-from RAUSlicerLib.outputs import require_free
+from RAUSlicerLib.support.outputs import require_free
 
 VALUES = np.random.default_rng(0).integers(1, 900, (4, 3, 5)).astype("<i2")
 METAIMAGE = (

@@ -14,7 +14,7 @@ from RAUSlicerLib.interpretation.region.pictures import Letterbox, prepare
 from RAUSlicerLib.interpretation.region.target import picture_of, score_structures
 from RAUSlicerLib.interpretation.region.text import negation
 from RAUSlicerLib.models.checkpoint import save_checkpoint
-from RAUSlicerLib.resources import resource_path
+from RAUSlicerLib.support.resources import resource_path
 
 NODES = (
     ("chest_xray/chest", ""),

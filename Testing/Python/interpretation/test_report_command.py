@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.interpretation.rendering import json_report
 from RAUSlicerLib.results import Status
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.demo import load_sample
+from RAUSlicerLib.cli.demo import load_sample
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.interpretation.evidence import Comparison, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from RAUSlicerLib.interpretation.factuality import check_report, check_sentence, check_sentences

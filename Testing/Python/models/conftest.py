@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from RAUSlicerLib.models import composing, store
-from RAUSlicerLib.segmentation import sam2_checkpoints
-from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
+from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.models import store
+from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
 
 

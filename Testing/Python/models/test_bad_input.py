@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib import loading as rau
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError, ResourceError
-from RAUSlicerLib.models import checkpoint, plan, rau, store
-from RAUSlicerLib.models.composing import compose
+from RAUSlicerLib.full_size import plan
+from RAUSlicerLib.full_size.composing import compose
+from RAUSlicerLib.models import checkpoint, store
 from RAUSlicerLib.models.manifest import write_manifest
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from RAUSlicerLib.device import choose_device
 from RAUSlicerLib.errors import InputError, ResourceError
-from RAUSlicerLib.models.device import choose_device
 
 
 def test_cpu_is_always_there() -> None:

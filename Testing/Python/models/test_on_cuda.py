@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from RAUSlicerLib import loading as rau
+from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.localization.vlm.network import Pictures
-from RAUSlicerLib.models import rau, store
-from RAUSlicerLib.models.composing import compose
+from RAUSlicerLib.models import store
 from RAUSlicerLib.pipeline import Pipeline
+from RAUSlicerLib.rau.network import Pictures
 from RAUSlicerLib.training.tiny_backbone import KINDS
 
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from RAUSlicerLib.errors import ModelError
-from RAUSlicerLib.localization.matching.network import MatchingConfig, MatchingNet
-from RAUSlicerLib.localization.vlm.network import Evidence, RauVlm, VlmConfig
-from RAUSlicerLib.models.rau import load_model
-from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config
+from RAUSlicerLib.loading import load_model
+from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.rau.network import Evidence, RauVlm, VlmConfig
+from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
 
 
 def test_a_model_opens_with_its_parts_and_calibration(tiny_model) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError
 from RAUSlicerLib.models import checkpoint, store
 from RAUSlicerLib.models.checkpoint import load_tensors, save_checkpoint
 from RAUSlicerLib.models.folders import known_checksum, remember_checksum
 from RAUSlicerLib.models.manifest import replace_folder
-from RAUSlicerLib.scratch import ScratchFolder
+from RAUSlicerLib.support.scratch import ScratchFolder
 
 
 def save(folder: Path, size: int = 2, value: float = 1.0) -> None:
@@ -124,7 +124,7 @@ def test_a_model_that_is_being_added_when_it_is_stopped_leaves_nothing(tmp_path:
     save(tmp_path / "source" / "sam2")
     program = """
 import os, shutil, sys
-from RAUSlicerLib.cli import main
+from RAUSlicerLib.cli.app import main
 copy = shutil.copytree
 def stopped(source, destination):
     copy(source, destination)

@@ -228,7 +228,7 @@ def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient
 
 
 def corrected(case, structure="Leber, groß"):
-    from RAUSlicerLib.correction import Correction
+    from RAUSlicerLib.correction.edits import Correction
 
     reference, target = case
     mask = reference.segmentation.mask(reference.segmentation.structures[0])
@@ -334,7 +334,7 @@ def test_a_correction_with_wrong_fields_gets_a_protocol_error(client, wait_for, 
 
 @pytest.mark.slow
 def test_the_real_pipeline_transfers_and_corrects_offline_from_a_folder_of_models(tiny, make_ellipsoids, wait_for):
-    from RAUSlicerLib.correction import Correction
+    from RAUSlicerLib.correction.edits import Correction
 
     reference = make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))
     request = RunRequest(reference, reference.volume, model="tiny", device="cpu", threads=1)

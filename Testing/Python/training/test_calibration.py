@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RAUSlicerLib.confidence.calibration import Calibration, Evidence
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.segmentation.confidence import Calibration, Evidence
 from RAUSlicerLib.training.calibration import Pair, changed_target, fit, held_out, pairs
 
 

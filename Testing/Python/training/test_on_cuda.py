@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
-from RAUSlicerLib.models import composing, store
-from RAUSlicerLib.models.composing import compose
-from RAUSlicerLib.segmentation import sam2_checkpoints
-from RAUSlicerLib.segmentation.refiner_network import RefinerConfig
-from RAUSlicerLib.segmentation.sam2 import Sam2Config, build_sam2
+from RAUSlicerLib.models import store
+from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
+from RAUSlicerLib.refinement.network import RefinerConfig
 from RAUSlicerLib.training import joint, matching, recipe, refining, regions
 from RAUSlicerLib.training.cases import load_cases
 from RAUSlicerLib.training.datasets import load

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from RAUSlicerLib.errors import InputError, ModelError
-from RAUSlicerLib.localization.vlm.answers_text import NamedBox
-from RAUSlicerLib.localization.vlm.full_size import Lora
-from RAUSlicerLib.localization.vlm.network import RauVlm
-from RAUSlicerLib.localization.vlm.prompts import boxes_answer
-from RAUSlicerLib.models import composing, store
-from RAUSlicerLib.models.composing import compose
-from RAUSlicerLib.models.rau import load_part
-from RAUSlicerLib.segmentation import sam2_checkpoints
-from RAUSlicerLib.segmentation.sam2 import MemorySegmenter, Sam2Config, build_sam2
+from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.full_size.answers_text import NamedBox
+from RAUSlicerLib.full_size.composing import compose
+from RAUSlicerLib.full_size.prompts import boxes_answer
+from RAUSlicerLib.full_size.slice_reader import Lora
+from RAUSlicerLib.loading import load_part
+from RAUSlicerLib.models import store
+from RAUSlicerLib.rau.network import RauVlm
+from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
 from RAUSlicerLib.training.joint import box_iou, mask_loss

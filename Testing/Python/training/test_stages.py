@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.models.rau import RauModel, load_model
-from RAUSlicerLib.segmentation.confidence import Evidence as Proof
+from RAUSlicerLib.confidence.calibration import Evidence as Proof
+from RAUSlicerLib.loading import RauModel, load_model
 from RAUSlicerLib.training import export, joint, matching, priors, refining
 from RAUSlicerLib.training.augment import Patch
 from RAUSlicerLib.training.datasets import shipped

@@ -239,15 +239,13 @@ def test_a_long_run_is_told_in_minutes():
 
 def test_every_stage_of_a_run_has_words_that_can_be_translated():
     """Stages are named where they happen; the panel must know each of them."""
-    from RAUSlicerLib import second_pass
-    from RAUSlicerLib.baselines import registration
-    from RAUSlicerLib.localization.matching import matcher
-    from RAUSlicerLib.localization.vlm import asking
-    from RAUSlicerLib.segmentation import propagation
+    from RAUSlicerLib.correction import update
+    from RAUSlicerLib.matching import matcher, registration
+    from RAUSlicerLib.rau import propagation, queries
     from RAUSlicerLib.service import interpreter, runs
     from RAUSlicerLib.ui import words
 
-    named = {module.STAGE for module in (second_pass, registration, matcher, asking, propagation)}
+    named = {module.STAGE for module in (update, registration, matcher, queries, propagation)}
     named |= {interpreter.READING_STAGE, interpreter.MEASURING_STAGE, interpreter.WRITING_STAGE}
     for stage in {*named, runs.RETRY_STAGE, "starting", "confidence", "done", "waiting"}:
         assert stage in words._STAGES, stage

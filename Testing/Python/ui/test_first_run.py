@@ -67,7 +67,7 @@ def test_the_worker_imports_nothing_that_is_neither_asked_for_nor_bundled_with_s
     code = (
         "import sys\n"
         f"for name in {sorted({'scikit-image': 'skimage'}.get(name, name) for name in others)!r}: sys.modules[name] = None\n"
-        "import RAUSlicerLib.pipeline, RAUSlicerLib.second_pass, RAUSlicerLib.service.worker, RAUSlicerLib.service.exchange"
+        "import RAUSlicerLib.pipeline, RAUSlicerLib.correction.update, RAUSlicerLib.service.worker, RAUSlicerLib.service.exchange"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import slicer
 from clicks import click
 from host import modules
 
-from RAUSlicerLib.text import plain_text
+from RAUSlicerLib.support.text import plain_text
 
 REFERENCE = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
 

@@ -79,8 +79,8 @@ class RegionModel:
             ModelError: there is none, or it is damaged.
         """
         # Here, since it brings all other networks with it.
+        from ...loading import load_part
         from ...models.checkpoint import load_config
-        from ...models.rau import load_part
         from ...models.store import resolve
 
         folder = resolve(name)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ... import strict_json
 from ...anatomy.graph import AnatomyGraph, Node
 from ...errors import ResourceError
-from ...resources import resource_path
+from ...support import strict_json
+from ...support.resources import resource_path
 
 _FORMAT = 1
 # In a finding's regions: every node that the model knows.

@@ -24,8 +24,8 @@ from ...imaging.dicom_source import Source, SourceSeries, VolumeSource, authorsh
 from ...imaging.notices import hushed
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
-from ...outputs import put_dicom
 from ...results import Status
+from ...support.outputs import put_dicom
 from ..evidence import Measurement, Quantity, Report, StructureFindings
 
 PRIVATE_SCHEME = "99RAUSLICER"

@@ -15,8 +15,8 @@ from ...anatomy.terms import load_graph
 from ...errors import OutputError
 from ...imaging.checks import distinct_names
 from ...imaging.segmentation import Segmentation, Structure
-from ...outputs import require_apart, require_free, require_writable, take_all, write_text, writing
 from ...results import Status, StructureResult
+from ...support.outputs import require_apart, require_free, require_writable, take_all, write_text, writing
 from ..evidence import Report
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ... import NOTICE, __version__, strict_json
+from ... import NOTICE, __version__
 from ...errors import InputError
 from ...results import Status
+from ...support import strict_json
 from ..evidence import Comparison, Measurement, Quantity, Report, Score, Section, Sentence, SentenceKind, StructureFindings
 
 SCHEMA = "rauslicer-report"

@@ -1,0 +1,3 @@
+"""Exit codes of the command line beyond those of errors."""
+
+CANCELLED = 130

@@ -1,0 +1,1 @@
+"""Public language models and SAM2.1: import, compose, plan, prompts, download."""

@@ -1,1 +1,0 @@
-"""Where is it: matching, the vision-language model, registration, joint assignment."""

@@ -1,1 +1,0 @@
-"""Dense correspondence between reference and target, in 3D."""

@@ -1,1 +1,0 @@
-"""Which voxels: SAM2 with the reference in its memory, resolution, confidence."""

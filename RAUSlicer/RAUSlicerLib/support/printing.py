@@ -1,0 +1,240 @@
+"""The one door for what the command line prints: nothing in it steers a terminal, and no stream that fails changes what a run does."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import IO, Any, TextIO, cast
+
+from rich.console import Console, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..imaging.notices import is_collected
+from .text import printable
+
+# Figures that are cut off are no use, and a log has no width of its own.
+_LOG_WIDTH = 160
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print a line, to standard output or, of an error or of what goes on, to standard error."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def show(what: RenderableType) -> None:
+    """Print a table."""
+    output_console().print(what)
+
+
+def output_console() -> Console:
+    """What tables are drawn on: standard output."""
+    console = _console(sys.stdout)
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    return console
+
+
+class Table(RichTable):
+    """A table whose cells are shown as they are: what is in them neither styles it nor steers the terminal."""
+
+    def add_row(self, *cells: RenderableType | None, **named: Any) -> None:
+        super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **named)
+
+
+def progress_console() -> Console:
+    """What a progress bar draws on: standard error."""
+    return _console(sys.stderr)
+
+
+def _console(stream: object) -> Console:
+    # rich writes codes that steer the terminal, and means to.
+    file = cast(IO[str], stream.styled if isinstance(stream, _Stream) else stream)
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def safe_streams() -> Iterator[_Streams]:
+    """Within it, all that is printed passes this door, also by libraries, with warnings and logs."""
+    _open_missing()
+    before: tuple[TextIO | None, TextIO | None] = (sys.stdout, sys.stderr)
+    shown = warnings.showwarning
+    streams = _Streams(_Stream(before[0]), _Stream(before[1]))
+    sys.stdout, sys.stderr = streams.out, streams.error
+    # Warnings of libraries quote what they found, such as the name of a patient, and nobody who runs a command can act on them.
+    warnings.showwarning = lambda *_arguments, **_named: None
+    log, silent = logging.getLogger(__package__), logging.NullHandler()
+    handler = _Log(logging.WARNING)
+    log.addHandler(handler)
+    logging.getLogger().addHandler(silent)
+    try:
+        yield streams
+    finally:
+        log.removeHandler(handler)
+        logging.getLogger().removeHandler(silent)
+        warnings.showwarning = shown
+        streams.out.flush()
+        streams.error.flush()
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            _let_go(stream)
+
+
+class _Log(logging.Handler):
+    """Shows the library's own warnings; those of others may name patients and go nowhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What a run has collected it tells itself, with its other warnings.
+        if not is_collected(record):
+            say(f"Warning: {record.getMessage()}", error=True)
+
+
+class _Streams:
+    """Standard output and standard error behind the door."""
+
+    def __init__(self, out: _Stream, error: _Stream) -> None:
+        self.out, self.error = out, error
+
+    @property
+    def lost(self) -> OSError | None:
+        """Why what was printed did not all arrive; None if it did, or if the reader went away of its own will."""
+        return self.out.failure
+
+
+class _Stream(io.TextIOBase):
+    """A stream that shows what would steer the terminal, writes what its encoding lacks as escapes, and never fails."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        self.styled = _Styled(self)
+
+    def write(self, text: str) -> int:
+        self.pass_on(printable(text, keep="\n\t"))
+        return len(text)
+
+    def pass_on(self, text: str) -> None:
+        """Write as it is, apart from what the encoding lacks."""
+        with self._surviving():
+            if self._stream is not None:
+                encoding = self.encoding
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        with self._surviving():
+            if self._stream is not None:
+                self._stream.flush()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> Any:
+        return getattr(self._stream, "buffer", None)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(ValueError, OSError):
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def _surviving(self) -> _Surviving:
+        return _Surviving(self)
+
+    def give_up(self, error: OSError | None) -> None:
+        """Print nothing more."""
+        self._stream, self.failure = None, self.failure or error
+
+
+class _Surviving:
+    """Keeps the failure of a stream from everybody who prints."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._of = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if isinstance(error, OSError):
+            # Windows has no error of its own for a reader that has gone.
+            gone = error.errno in (errno.EPIPE, errno.ESHUTDOWN) or (sys.platform == "win32" and error.errno == errno.EINVAL)
+            self._of.give_up(None if gone else error)
+            return True
+        if isinstance(error, ValueError):
+            # Somebody has closed it.
+            self._of.give_up(None)
+            return True
+        # A signal came while something was printed, and what handles it prints too.
+        return isinstance(error, RuntimeError) and "reentrant" in str(error)
+
+
+class _Styled(io.TextIOBase):
+    """The same stream for rich, whose codes for colours pass."""
+
+    def __init__(self, stream: _Stream) -> None:
+        self._of = stream
+
+    def write(self, text: str) -> int:
+        self._of.pass_on(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._of.flush()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._of.encoding
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._of.isatty()
+
+    def fileno(self) -> int:
+        return self._of.fileno()
+
+
+def _open_missing() -> None:
+    """Open what is closed of the first three descriptors; else a file that is written would get one, and all that is printed with it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Empty a stream that can't be written to, so that the interpreter does not fail with it at the very end."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
+            stream.flush()

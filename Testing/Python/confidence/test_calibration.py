@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RAUSlicerLib.confidence.calibration import Calibration, Evidence, overlap, sharpness
+from RAUSlicerLib.results import SoftMask, Status
+
+GOOD = Evidence(back=0.9, presence=0.95, sharpness=0.9, support=0.9, likeness=0.9, size=0.9)
+
+
+@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "likeness", "size", "labels"])
+def test_less_of_any_evidence_means_less_confidence(name: str) -> None:
+    worse = Evidence(**{**vars(GOOD), name: 0.1})
+    calibration = Calibration(weights=Calibration().weights | {"likeness": 1.0, "labels": 1.0})
+    assert 0 < calibration.confidence(worse) < calibration.confidence(GOOD) < 1
+
+
+def test_confidence_is_the_logistic_of_the_weighted_evidence() -> None:
+    calibration = Calibration(intercept=-1.0, weights={"back": 2.0})
+    assert calibration.confidence(GOOD) == pytest.approx(1 / (1 + np.exp(1.0 - 1.8)))
+
+
+@pytest.mark.parametrize(("likeness", "counts"), [(0.8, 0), (0.85, 0), (0.875, 0.25), (0.95, 1), (0.99, 1)])
+def test_likeness_counts_between_that_of_strangers_and_that_of_two_people(likeness: float, counts: float) -> None:
+    calibration = Calibration(intercept=-1.0, weights={"likeness": 2.0}, alike=(0.85, 0.95))
+    assert calibration.in_common(likeness) == pytest.approx(counts)
+    assert calibration.confidence(replace(GOOD, likeness=likeness)) == pytest.approx(1 / (1 + np.exp(1.0 - 2.0 * counts)))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "voxels", "status"),
+    [(0.9, 10, Status.FOUND), (0.4, 10, Status.LOW_CONFIDENCE), (0.1, 10, Status.NOT_FOUND), (0.9, 0, Status.NOT_FOUND)],
+)
+def test_status_follows_confidence_and_an_empty_structure_is_not_found(confidence: float, voxels: int, status: Status) -> None:
+    assert Calibration(low=0.5, absent=0.2).status(confidence, voxels) is status
+
+
+@pytest.mark.parametrize(("low", "absent"), [(0.5, 0.05), (0.3, 0.25), (0.9, 0.0)])
+def test_what_is_doubted_is_of_low_confidence_and_never_taken_back(low: float, absent: float) -> None:
+    calibration = Calibration(low=low, absent=absent)
+    assert calibration.status(calibration.doubted(1.0), 10) is Status.LOW_CONFIDENCE
+    weak = (low + 2 * absent) / 3
+    assert calibration.doubted(weak) == weak
+
+
+def test_sharpness_is_one_for_decided_and_none_for_empty_masks() -> None:
+    image = sitk.Image(4, 4, 4, sitk.sitkUInt8)
+    assert sharpness(SoftMask(np.ones((2, 2, 2)), (0, 0, 0), image)) == 1
+    assert sharpness(SoftMask(np.full((2, 2, 2), 0.75), (0, 0, 0), image)) == 0.5
+    assert sharpness(SoftMask(np.zeros((2, 2, 2)), (0, 0, 0), image)) == 0
+
+
+def test_overlap_is_dice_and_none_of_nothing() -> None:
+    a, b = np.array([True, True, False]), np.array([True, False, False])
+    assert overlap(a, b) == pytest.approx(2 / 3)
+    assert overlap(a & ~a, b & ~b) == 0
