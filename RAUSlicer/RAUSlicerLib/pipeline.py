@@ -1,4 +1,4 @@
-"""The one way through the house: annotated reference and target in, structures on the target's own grid out."""
+"""The method on one screen: annotated references and a target in, structures on the target's own grid out."""
 
 from __future__ import annotations
 
@@ -10,51 +10,59 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 
-from .anatomy.terms import lateralized
-from .confidence.laterality import MIRRORED_WARNING, Laterality, check_laterality
-from .confidence.scoring import OTHER_PART_WARNING, Judge, reverse_agreement, said_by_labels, unless_cancelled, way_back
+from .confidence.assessment import Assessment, assess
+from .confidence.scoring import way_back
 from .correction.edits import Correction, check_correction
-from .correction.update import SecondPass, Warm, find_structure, lean, megabytes
-from .device import choose_device, release_memory
+from .correction.update import RunState, StructureUpdate, drop_embeddings, find_structure, megabytes
+from .device import choose_device, keep_memory, release_memory
 from .errors import InputError
+from .imaging.frame import canonical
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
 from .loading import RauModel, load_model
-from .matching.matcher import MOST_VOXELS, Match, Matcher
-from .matching.registration_localizer import RegistrationLocalizer
+from .matching.matcher import MOST_VOXELS, Matcher
+from .matching.registration_matcher import RegistrationMatcher
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
-from .protocols import Localizer
+from .protocols import Localizer, ReferenceMatcher
 from .rau.localizer import VlmLocalizer
 from .rau.propagation import Sam2Propagator
-from .rau.slices import Vision
+from .rau.registration_localizer import RegistrationLocalizer
+from .rau.slices import MatchedCase
+from .refinement.fusion import merge_priors
 from .refinement.label_map import DRAWN, resolve
-from .refinement.refiner import Refiner
-from .results import Status, StructureResult, Transfer
+from .refinement.refiner import Refiner, overlay, reference_votes
+from .results import Localization, SoftMask, Status, StructureResult, Transfer
 from .support.shortage import limited_memory, with_less
 
 LOCALIZERS = ("vlm", "registration")
 
 
 class Pipeline:
-    """A loaded model, ready for any number of runs, one at a time. The worker keeps one warm."""
+    """A loaded model, ready for any number of runs, one at a time. The worker keeps one open.
+
+    ``state`` is what the last run left behind for corrections, None where nothing was kept.
+    """
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
+        keep_memory()
         self.device = choose_device(device)
         self.model: RauModel = load_model(model, self.device)
         self.matcher = Matcher(self.model.matching, self.device)
-        refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
-        self.vision = Vision(self.matcher, self.model.segmenter, self.device, refiner)
-        self.propagator = Sam2Propagator(self.vision)
-        self.calibration = self.model.calibration
-        self.warm: Warm | None = None
+        self.refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
+        self.propagator = Sam2Propagator(self.model.segmenter, self.device)
+        self._localizers: dict[str, Localizer] = {
+            "vlm": VlmLocalizer(self.model.vlm, self.device),
+            "registration": RegistrationLocalizer(),
+        }
+        self._matchers: dict[str, ReferenceMatcher] = {"vlm": self.matcher, "registration": RegistrationMatcher(self.matcher)}
+        self.state: RunState | None = None
 
     def forget(self) -> None:
         """Let go of the last run's volumes and features."""
-        self.warm = None
-        self.vision.forget()
+        self.state = None
+        release_memory()
 
     def transfer(
         self,
@@ -63,7 +71,6 @@ class Pipeline:
         structures: Sequence[str] | None = None,
         *,
         localizer: str = "vlm",
-        edits: Mapping[Structure, Mapping[int, np.ndarray]] | None = None,
         keep_mb: float = 0.0,
         economy: int = 0,
         progress: ProgressCallback = ignore,
@@ -71,97 +78,105 @@ class Pipeline:
     ) -> Transfer:
         """See `transfer`.
 
-        A run is kept warm for corrections if that takes at most ``keep_mb``. Each step of ``economy`` matches on a quarter of the voxels.
+        A run is kept for corrections if that takes at most ``keep_mb``. Each step of ``economy`` matches on a quarter of the voxels.
         """
+        require_localizer(localizer)
         self.forget()
         self.matcher.most_voxels = MOST_VOXELS // 4**economy
         cancel = cancel or CancelToken()
+        steps = _Steps(progress)
         given = [references] if isinstance(references, Reference) else list(references)
-        inputs = check_inputs([(reference.volume, reference.segmentation) for reference in given], target)
-        wanted = inputs.references[0].segmentation.select(structures)
-        timings: dict[str, float] = {}
         try:
-            with _timed(timings, "localization"):
-                found = self._localizer(localizer).locate(inputs.references, inputs.target, wanted, part(progress, 0.0, 0.55), cancel)
-            with _timed(timings, "segmentation"):
-                drawn = {structure for structure, levels in (edits or {}).items() if levels}
-                present = [localization for localization in found if localization.box_mm is not None or localization.structure in drawn]
-                masks = self.propagator.segment(inputs.references, inputs.target, present, edits or {}, part(progress, 0.55, 0.85), cancel)
-            with _timed(timings, "resolution"):
+            with steps("frames", 0.0):
+                inputs = check_inputs([(reference.volume, reference.segmentation) for reference in given], target)
+                wanted = inputs.references[0].segmentation.select(structures)
+            case, found = self._locate(inputs, wanted, localizer, steps, cancel)
+            present = [one for one in found if one.box_mm is not None]
+            with steps("segment", 0.85) as share:
+                masks = self.propagator.segment(case, present, share, cancel) if present else {}
+            with steps("label map", 0.9):
                 # What was not reached before a cancel is left out; what is not there comes out empty.
-                sought = {localization.structure for localization in present}
-                absent = {localization.structure for localization in found} - sought
+                absent = {one.structure for one in found if one.box_mm is None}
                 finished = [structure for structure in wanted if structure in masks or structure in absent]
                 segmentation = resolve(masks, finished, inputs.target, least=DRAWN)
-            with _timed(timings, "confidence"):
-                # A cancelled run may not have come as far as matching; then nothing is matched only to judge it.
-                match = self.vision.matches[0] if self.vision.matches else None
-                stopped = cancel.cancelled
-                # On this thread: another would have its own pool beside this one, and each small operation would wait for the system.
-                field = None if match is None or stopped else self.matcher.reversed_field(match, cancel)
-                progress(ProgressEvent("confidence", 0.92))
-                back = None
-                if match is not None and field is not None:
-                    there = (match, field, segmentation, inputs.target)
-                    back = unless_cancelled(lambda: reverse_agreement(*there), cancel)
-                progress(ProgressEvent("confidence", 0.96))
-                doubted, doubts = self._doubts(inputs, finished, match, cancel) if match is not None and back is not None else ((), ())
-                agreement = (match.support, match.likeness) if match is not None else (0.0, 0.0)
-                judge = Judge(self.calibration, inputs.references[0], inputs.target, *agreement, drawn, doubted)
-                said = {} if match is None or stopped else self._said(match, segmentation)
-                results = judge.judge(segmentation, masks, found, back or {}, said, stopped=back is None)
-            if keep_mb > 0 and match is not None:
-                way = way_back(match, field) if field is not None else None
-                # What was taken back claims no voxels from others.
-                lost = {result.structure for result in results if result.status is Status.NOT_FOUND}
-                rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
-                labels = match.labels if back is not None else None
-                self._keep(Warm(inputs, localizer, {one.structure: one for one in found}, rivals, way, labels, doubted), keep_mb)
+            with steps("confidence", 1.0) as share:
+                known = (inputs, case.matches, segmentation, masks, found)
+                assessed = assess(self.matcher, self.model.calibration, *known, share, cancel)
+            if keep_mb > 0 and case.matches:
+                self._keep(inputs, localizer, case, found, masks, assessed, keep_mb)
         finally:
-            if self.warm is None:
+            if self.state is None:
                 self.forget()
-        segmentation, results = _without_lost(segmentation, results)
+        segmentation, results = _without_lost(segmentation, assessed.results)
         progress(ProgressEvent("done", 1.0))
-        warnings = (*inputs.warnings, *self.model.warnings, *doubts)
-        return Transfer(segmentation, results, timings, warnings, cancel.cancelled, self.model.name, localizer)
+        warnings = (*inputs.warnings, *self.model.warnings, *assessed.warnings)
+        return Transfer(segmentation, results, steps.seconds, warnings, cancel.cancelled, self.model.name, localizer)
 
-    def _doubts(
-        self, inputs: Inputs, structures: Sequence[Structure], match: Match, cancel: CancelToken
-    ) -> tuple[tuple[Structure, ...], tuple[str, ...]]:
-        """What speaks against structures beyond their own evidence: against which, and what the user is told.
+    def locate(
+        self,
+        inputs: Inputs,
+        structures: Sequence[Structure],
+        *,
+        localizer: str = "vlm",
+        progress: ProgressCallback = ignore,
+        cancel: CancelToken | None = None,
+    ) -> list[Localization]:
+        """Where structures are, by the steps of `transfer` up to "locate"; nothing after a cancel."""
+        try:
+            return self._locate(inputs, structures, localizer, _Steps(progress), cancel or CancelToken())[1]
+        finally:
+            self.forget()
 
-        All of them, if the target looks like another part of the body than every reference. Those that have a side, if it looks like its
-        mirror image.
-        """
-        if self.calibration.is_foreign(max(one.likeness for one in self.vision.matches)):
-            # Left and right of what has nothing in common say nothing.
-            return tuple(structures), (OTHER_PART_WARNING,)
-        # Only they can be on the wrong side; without them the comparison would be time lost.
-        sided = lateralized(structures)
-        if not sided or cancel.cancelled:
-            return (), ()
-        verdict = check_laterality(self.matcher, inputs.references[0], inputs.target, cancel, support=match.support)
-        return (sided, (MIRRORED_WARNING,)) if verdict is Laterality.MIRRORED else ((), ())
+    def _locate(
+        self, inputs: Inputs, structures: Sequence[Structure], localizer: str, steps: _Steps, cancel: CancelToken
+    ) -> tuple[MatchedCase, list[Localization]]:
+        """The steps from "match" to "locate"; nothing is located after a cancel."""
+        target = inputs.target
+        with steps("match", 0.35) as share:
+            matches = self._matchers[localizer].match_all(inputs.references, target, share, cancel)
+        with steps("prior"):
+            votes = reference_votes(matches, cancel)
+        refined: list[dict[Structure, SoftMask]] = []
+        # One reference after the other: what is laid over the target takes hundreds of megabytes.
+        for match in matches:
+            if self.refiner is None:
+                with steps("prior"):
+                    refined.append(match.carry(structures, canonical(target)))
+                continue
+            if cancel.cancelled:
+                break
+            with steps("prior"):
+                laid = overlay(match, target, votes)
+            with steps("refine"):
+                refined.append(self.refiner.refine(laid, structures, cancel))
+                del laid
+        with steps("merge"):
+            case = MatchedCase(target, matches, self.model.segmenter, self.device)
+            if cancel.cancelled:
+                return case, []
+            priors = {structure: _merged(structure, case, refined) for structure in structures}
+        with steps("locate", 0.55) as share:
+            return case, self._localizers[localizer].locate(case, structures, refined, priors, share, cancel)
 
-    @staticmethod
-    def _said(match: Match, segmentation: Segmentation) -> dict[Structure, float]:
-        """What the labels of training say of the structures that were found."""
-        places = {structure: number for number, structure in enumerate(match.reference.segmentation.structures)}
-        asked = {structure: places[structure] for structure in segmentation.structures}
-        return said_by_labels(match.labels, match.target_view.grid, segmentation, asked)
-
-    def _localizer(self, name: str) -> Localizer:
-        if name == "vlm":
-            return VlmLocalizer(self.model.vlm, self.vision)
-        if name == "registration":
-            return RegistrationLocalizer()
-        raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")
-
-    def _keep(self, warm: Warm, most_mb: float) -> None:
-        slices = self.vision.look(warm.inputs.references, warm.inputs.target, ignore, CancelToken())
-        assert slices is not None
-        lean(slices)
-        self.warm = warm if megabytes(slices, warm) <= most_mb else None
+    def _keep(
+        self,
+        inputs: Inputs,
+        localizer: str,
+        case: MatchedCase,
+        found: Sequence[Localization],
+        masks: Mapping[Structure, SoftMask],
+        assessed: Assessment,
+        most_mb: float,
+    ) -> None:
+        """Keep what a correction of this run needs, if that is not too much."""
+        back = way_back(case.matches[0], assessed.field) if assessed.field is not None else None
+        # What was taken back claims no voxels from others.
+        lost = {result.structure for result in assessed.results if result.status is Status.NOT_FOUND}
+        rivals = {structure: mask for structure, mask in masks.items() if structure not in lost}
+        drop_embeddings(case)
+        places = {one.structure: one for one in found}
+        state = RunState(inputs, localizer, case, places, rivals, back, assessed.labels, assessed.doubted)
+        self.state = state if megabytes(state) <= most_mb else None
 
     def correct(
         self,
@@ -179,9 +194,9 @@ class Pipeline:
 
         Args:
             correction: The structure and what was changed.
-            reference: With ``target``, what to match first; without, the run that is kept warm is corrected.
+            reference: With ``target``, what to match first; without, the run that is kept is corrected.
             target: See ``reference``.
-            localizer: As for `transfer`; a warm run has its own.
+            localizer: As for `transfer`; a kept run has its own.
             keep_mb: As for ``Pipeline.transfer``.
             economy: As for ``Pipeline.transfer``.
             progress: As for `transfer`.
@@ -214,24 +229,25 @@ class Pipeline:
                 )
             if cancel.cancelled:
                 return replace(first, segmentation=replace(first.segmentation, structures=()), results=())
-        if self.warm is None:
+        if self.state is None:
             raise InputError(
                 f"There is no run whose {correction.structure!r} could be corrected.",
                 "A correction starts from a transfer, and none was made or kept.",
                 "Transfer the structure again, then correct it.",
             )
-        warm = self.warm
+        state = self.state
         with _timed(timings, "correction"):
-            second = SecondPass(warm, self.vision, self.propagator, self.calibration)
-            corrected = second.correct(correction, part(progress, start, 1.0), cancel)
-        slices = self.vision.look(warm.inputs.references, warm.inputs.target, ignore, CancelToken())
-        if slices is not None and megabytes(slices, warm) > keep_mb:
+            update = StructureUpdate(state, self.propagator, self.model.calibration)
+            corrected = update.correct(correction, part(progress, start, 1.0), cancel)
+        if megabytes(state) > keep_mb:
             self.forget()
         if corrected is None:
-            return Transfer(resolve({}, (), warm.inputs.target), (), timings, warm.inputs.warnings, True, self.model.name, warm.localizer)
+            return Transfer(
+                resolve({}, (), state.inputs.target), (), timings, state.inputs.warnings, True, self.model.name, state.localizer
+            )
         progress(ProgressEvent("done", 1.0))
         segmentation, result = corrected
-        return Transfer(segmentation, (result,), timings, warm.inputs.warnings, False, self.model.name, warm.localizer)
+        return Transfer(segmentation, (result,), timings, state.inputs.warnings, False, self.model.name, state.localizer)
 
 
 def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ...]) -> tuple[Segmentation, tuple[StructureResult, ...]]:
@@ -247,11 +263,40 @@ def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ..
     return segmentation.map_layers(layers), kept
 
 
+def _merged(structure: Structure, case: MatchedCase, refined: Sequence[Mapping[Structure, SoftMask]]) -> SoftMask:
+    """A structure's prior from all references that have it."""
+    own = [(reference, masks[structure]) for reference, masks in zip(case.references, refined, strict=True) if structure in masks]
+    volumes = [reference.volume(structure) for reference, _ in own]
+    return merge_priors([mask for _, mask in own], canonical(case.target), volumes)
+
+
+class _Steps:
+    """Times the steps of a run, and gives each its part of the progress bar."""
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress, self._done = progress, 0.0
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str, end: float | None = None) -> Iterator[ProgressCallback]:
+        """A step that ends where the whole run is done to the share ``end``; a step that is taken several times adds up."""
+        start, first = time.perf_counter(), self._done
+        self._done = first if end is None else end
+        yield part(self._progress, first, self._done)
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+def require_localizer(name: str) -> None:
+    """Raise InputError unless there is a localizer of that name."""
+    if name not in LOCALIZERS:
+        raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")
+
+
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    timings[stage] = time.perf_counter() - start
+    timings[step] = time.perf_counter() - start
 
 
 def transfer(

@@ -31,7 +31,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
             calls.append(cancel)
             return verdict
 
-        monkeypatch.setattr("RAUSlicerLib.pipeline.check_laterality", check)
+        monkeypatch.setattr("RAUSlicerLib.confidence.assessment.compare_laterality", check)
         return calls
 
     return answer

@@ -25,8 +25,11 @@ def plain(tiny_pipeline: Pipeline, case: Reference) -> Transfer:
 @pytest.fixture
 def wary(tiny_pipeline: Pipeline, plain: Transfer, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A pipeline to which a volume is not even alike itself. No side is compared in it."""
-    monkeypatch.setattr(tiny_pipeline, "calibration", replace(tiny_pipeline.calibration, foreign=1.1))
-    monkeypatch.setattr("RAUSlicerLib.pipeline.check_laterality", lambda *given, **named: pytest.fail("sides say nothing here"))
+    calibration = replace(tiny_pipeline.model.calibration, foreign=1.1)
+    monkeypatch.setattr(tiny_pipeline, "model", replace(tiny_pipeline.model, calibration=calibration))
+    monkeypatch.setattr(
+        "RAUSlicerLib.confidence.assessment.compare_laterality", lambda *given, **named: pytest.fail("sides say nothing here")
+    )
     return tiny_pipeline
 
 
@@ -53,7 +56,7 @@ def test_one_reference_of_the_same_part_is_enough(wary: Pipeline, case: Referenc
 
     monkeypatch.setattr(wary.matcher, "match", matched)
     monkeypatch.setattr(wary, "calibration", replace(wary.calibration, foreign=0.5))
-    monkeypatch.setattr("RAUSlicerLib.pipeline.check_laterality", lambda *given, **named: None)
+    monkeypatch.setattr("RAUSlicerLib.confidence.assessment.compare_laterality", lambda *given, **named: None)
     result = wary.transfer([case, case], case.volume)
     assert OTHER_PART_WARNING not in result.warnings and set(result.statuses.values()) == {Status.FOUND}
     assert list(given) == []
@@ -69,5 +72,5 @@ def test_a_correction_does_not_make_it_the_right_part(wary: Pipeline, case: Refe
 
 @pytest.mark.parametrize(("likeness", "foreign"), [(0.5, False), (0.499, True)])
 def test_the_least_likeness_is_part_of_the_calibration(tiny_pipeline: Pipeline, likeness: float, foreign: bool) -> None:
-    assert replace(tiny_pipeline.calibration, foreign=0.5).is_foreign(likeness) is foreign
-    assert not tiny_pipeline.calibration.is_foreign(likeness)
+    assert replace(tiny_pipeline.model.calibration, foreign=0.5).is_foreign(likeness) is foreign
+    assert not tiny_pipeline.model.calibration.is_foreign(likeness)

@@ -14,12 +14,12 @@ import SimpleITK as sitk
 from ..errors import ResourceError
 from ..imaging.segmentation import Reference
 from ..matching.registration import SEED, between_worlds, overlaid
-from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
 from ..support.scratch import ScratchFolder
+from .warping_peer import WarpingPeer
 
 
-class AntsPropagator(WarpingPropagator):
+class AntsPeer(WarpingPeer):
     """Carries the reference's masks through ANTs' affine and SyN registration."""
 
     name = "ants"

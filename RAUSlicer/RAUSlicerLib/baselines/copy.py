@@ -6,11 +6,11 @@ import SimpleITK as sitk
 
 from ..imaging.segmentation import Reference
 from ..matching.registration import align_boxes
-from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
+from .warping_peer import WarpingPeer
 
 
-class CopyPropagator(WarpingPropagator):
+class CopyPeer(WarpingPeer):
     """Copies the reference's masks."""
 
     name = "copy"

@@ -6,11 +6,11 @@ import SimpleITK as sitk
 
 from ..imaging.segmentation import Reference
 from ..matching.registration import register
-from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
+from .warping_peer import WarpingPeer
 
 
-class DemonsPropagator(WarpingPropagator):
+class DemonsPeer(WarpingPeer):
     """Carries the reference's masks through an affine registration and diffeomorphic demons."""
 
     name = "demons"

@@ -15,14 +15,14 @@ import SimpleITK as sitk
 from ..errors import ResourceError
 from ..imaging.segmentation import Reference
 from ..matching.registration import between_worlds, overlaid
-from ..matching.warping import WarpingPropagator
 from ..progress import CancelToken, ProgressCallback
 from ..support.scratch import ScratchFolder
+from .warping_peer import WarpingPeer
 
 _STAGES = ("affine", "bspline")
 
 
-class ElastixPropagator(WarpingPropagator):
+class ElastixPeer(WarpingPeer):
     """Carries the reference's masks through elastix's affine and B-spline registration."""
 
     name = "elastix"

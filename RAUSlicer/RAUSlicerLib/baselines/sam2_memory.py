@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import SimpleITK as sitk
 
-from ..device import choose_device
+from ..device import choose_device, release_memory
 from ..imaging.segmentation import Reference, Structure
 from ..loading import load_model
 from ..matching.matcher import Matcher
-from ..progress import CancelToken, ProgressCallback
+from ..progress import CancelToken, ProgressCallback, part
 from ..rau.propagation import Sam2Propagator
-from ..rau.slices import Vision
+from ..rau.slices import MatchedCase
 from ..results import Localization, SoftMask
 
 
-class Sam2MemoryPropagator:
+class Sam2MemoryPeer:
     """SAM2 sees the target's slices and, in its memory, the reference's slices of the same level with their masks.
 
     It gets no prior, box or query. The level comes from the same matching as in the method itself, so that the difference between the two
@@ -27,26 +26,28 @@ class Sam2MemoryPropagator:
     name = "sam2-memory"
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
-        opened, place = load_model(model), choose_device(device)
-        matcher = Matcher(opened.matching, place)
+        opened, self._device = load_model(model), choose_device(device)
+        self._matcher = Matcher(opened.matching, self._device)
         # Levels come from the affine map alone: the rest would only take time.
-        matcher.refined = False
-        vision = Vision(matcher, opened.segmenter, place)
-        self._vision = vision
-        self._propagator = Sam2Propagator(vision, use_prior=False, use_prompts=False)
+        self._matcher.refined = False
+        self._propagator = Sam2Propagator(opened.segmenter, self._device, use_prior=False, use_prompts=False)
 
     def segment(
         self,
         references: Sequence[Reference],
         target: sitk.Image,
-        localizations: Sequence[Localization],
-        edits: Mapping[Structure, Mapping[int, np.ndarray]],
+        structures: Sequence[Structure],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> dict[Structure, SoftMask]:
-        """See ``protocols.Propagator``; of the localizations only the structures are used."""
-        bare = [Localization(localization.structure, 1.0, None) for localization in localizations]
+        """See ``protocols.Peer``."""
+        matches = self._matcher.match_all(references, target, part(progress, 0.0, 0.1), cancel)
+        if cancel.cancelled:
+            return {}
+        case = MatchedCase(target, matches, self._propagator.segmenter, self._device)
+        nowhere = [Localization(structure, 1.0, None) for structure in structures]
         try:
-            return self._propagator.segment(references, target, bare, edits, progress, cancel)
+            return self._propagator.segment(case, nowhere, part(progress, 0.1, 1.0), cancel)
         finally:
-            self._vision.forget()
+            del case, matches
+            release_memory()

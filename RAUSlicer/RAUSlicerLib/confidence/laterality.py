@@ -55,7 +55,7 @@ class Fit:
     support: float
 
 
-def check_laterality(
+def compare_laterality(
     matcher: Matcher, reference: Reference, target: sitk.Image, cancel: CancelToken, *, support: float = 1.0
 ) -> Laterality:
     """Compare an annotated volume with another of the same part of the body; unknown wherever that can't be told, and after a cancel.

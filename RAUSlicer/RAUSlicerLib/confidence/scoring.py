@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -32,8 +32,8 @@ OTHER_PART_WARNING = (
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What all structures of a run are judged by.
+class ConfidenceScorer:
+    """What all structures of a run are scored by.
 
     ``kept`` are those that the user has painted: they are not taken back. ``doubted`` are those that something beyond their own evidence
     speaks against, as where left and right look exchanged or the target like another part of the body: they are called "low confidence"
@@ -43,12 +43,20 @@ class Judge:
     calibration: Calibration
     reference: Reference
     target: sitk.Image
-    support: float
-    likeness: float
+    support: float = 0.0
+    likeness: float = 0.0
     kept: Collection[Structure] = ()
     doubted: Collection[Structure] = ()
 
-    def judge(
+    def of(self, match: Match) -> ConfidenceScorer:
+        """The same with what a match says of the whole volume."""
+        return replace(self, support=match.support, likeness=match.likeness)
+
+    def doubting(self, structures: Collection[Structure]) -> ConfidenceScorer:
+        """The same with doubts about structures."""
+        return replace(self, doubted=structures)
+
+    def score(
         self,
         segmentation: Segmentation,
         masks: Mapping[Structure, SoftMask],
@@ -60,7 +68,7 @@ class Judge:
     ) -> tuple[StructureResult, ...]:
         """Confidence and status of every finished structure.
 
-        ``back`` is what the way back to the reference says of each, ``labels`` what `said_by_labels` does.
+        ``back`` is what the way back to the reference says of each, ``labels`` what `label_support` does.
         """
         by_structure = {localization.structure: localization for localization in found}
         results = []
@@ -91,7 +99,7 @@ class Judge:
         return tuple(results)
 
 
-def said_by_labels(
+def label_support(
     evidence: LabelEvidence | None, grid: sitk.Image, segmentation: Segmentation, places: Mapping[Structure, int]
 ) -> dict[Structure, float]:
     """How far the labels of training speak for each structure where it was found, 0 to 1; none where there are no such labels.
@@ -118,7 +126,7 @@ def said_by_labels(
     return out
 
 
-def reverse_agreement(match: Match, field: torch.Tensor, segmentation: Segmentation, target: sitk.Image) -> dict[Structure, float]:
+def round_trip_dice(match: Match, field: torch.Tensor, segmentation: Segmentation, target: sitk.Image) -> dict[Structure, float]:
     """Dice of each structure, carried back from the target onto the reference, with the reference's own annotation.
 
     The way back, ``field``, is matched anew, so that a wrong way there is not simply undone. Source: RevSAM2.
@@ -148,8 +156,8 @@ def way_back(match: Match, field: torch.Tensor) -> sitk.Transform:
     return field_transform(field, match.reference_view.grid, match.target_view.grid)
 
 
-def carried_back(match: Match, back: sitk.Transform, inside: np.ndarray, structure: Structure, frame: sitk.Image) -> float:
-    """As `reverse_agreement` for one structure (voxels ``inside`` of the canonical frame), along a way back that is known already."""
+def round_trip_dice_of(match: Match, back: sitk.Transform, inside: np.ndarray, structure: Structure, frame: sitk.Image) -> float:
+    """As `round_trip_dice` for one structure (voxels ``inside`` of the canonical frame), along a way back that is known already."""
     grid = match.reference_view.grid
     there = sitk.GetArrayFromImage(sitk.Resample(from_array(inside.astype(np.float32), frame), grid, back, sitk.sitkLinear, 0.0)) > 0.5
     own = resample(canonical(match.reference.segmentation.layers[structure.layer]), grid, nearest=True)

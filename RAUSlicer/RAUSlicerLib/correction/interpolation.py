@@ -27,7 +27,7 @@ _FARTHEST_MM = 20.0
 
 
 @dataclass(frozen=True)
-class Reach:
+class EditExtent:
     """How far a change on a painted plane is carried.
 
     ``decay`` in mm is the standard deviation across the plane, ``clip`` in mm the largest distance from an outline that counts.
@@ -37,7 +37,7 @@ class Reach:
     clip: float
 
 
-def reach_of(mask: SoftMask, edits: Painted, frame: sitk.Image) -> Reach:
+def edit_extent(mask: SoftMask, edits: Painted, frame: sitk.Image) -> EditExtent:
     """How far this structure's changes go: as far as the user had to move its outlines.
 
     Where the outlines of ``mask`` lay almost right on the painted planes, what was wrong there is a matter of that plane; where they lay
@@ -53,10 +53,10 @@ def reach_of(mask: SoftMask, edits: Painted, frame: sitk.Image) -> Reach:
     moved = np.concatenate(moves)
     beyond = float(moved.mean()) - _NOISE_MM if moved.size else 0.0
     least, most = _DECAYS_MM
-    return Reach(min(least + _PER_MM * max(beyond, 0.0), most), 6.0)
+    return EditExtent(min(least + _PER_MM * max(beyond, 0.0), most), 6.0)
 
 
-def carry_on(mask: SoftMask, edits: Painted, frame: sitk.Image, reach: Reach) -> SoftMask:
+def propagate_edits(mask: SoftMask, edits: Painted, frame: sitk.Image, reach: EditExtent) -> SoftMask:
     """A structure's probabilities on the canonical frame, changed near the painted planes as the user has changed them there.
 
     The change is the difference of the two outlines' signed distances in the plane. It fades across planes as a Gaussian; where several

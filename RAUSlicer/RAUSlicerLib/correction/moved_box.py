@@ -9,14 +9,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..rau.propagation import cropped
-from ..rau.slices import MatchedSlices
+from ..rau.slices import MatchedCase
 from ..results import Localization, SlicePrompt, SoftMask
 from .edits import Corner
 
 Box = tuple[Corner, Corner]
 
 
-def move(localization: Localization, box: Box, slices: MatchedSlices, frame: sitk.Image) -> Localization:
+def move(localization: Localization, box: Box, slices: MatchedCase, frame: sitk.Image) -> Localization:
     """The localization with its first guess and its prompts where the user has moved the box to.
 
     Along an axis where both sides went the same way, all goes along. Else a side that went outwards stretches what is there, and one that

@@ -1,4 +1,4 @@
-"""The second pass: one structure again, from what a run has left behind and what the user has corrected."""
+"""One structure again, from what a run has left behind and what the user has corrected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from ..confidence.calibration import Calibration
-from ..confidence.scoring import Judge, carried_back, said_by_labels
+from ..confidence.scoring import ConfidenceScorer, label_support, round_trip_dice_of
 from ..device import autocast
 from ..errors import InputError
 from ..imaging.frame import canonical, from_array, normalized, stored_like
@@ -20,13 +20,13 @@ from ..inputs import Inputs
 from ..matching.correspondence import Embedded
 from ..matching.label_posteriors import LabelEvidence
 from ..matching.matcher import View
-from ..progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
+from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..rau.propagation import Frame, Sam2Propagator
-from ..rau.slices import MatchedSlices, Vision
+from ..rau.slices import MatchedCase
 from ..refinement.label_map import DRAWN, without_specks
 from ..results import Localization, SoftMask, StructureResult
 from .edits import Correction, Painted, check_correction, painted, painted_share, restore
-from .interpolation import carry_on, reach_of
+from .interpolation import edit_extent, propagate_edits
 from .moved_box import cut, move
 
 STAGE = "correction"
@@ -35,16 +35,18 @@ _SAME_LEVEL = 0.02
 
 
 @dataclass
-class Warm:
-    """What a run leaves behind; its slices and features are in ``Vision``.
+class RunState:
+    """What a run leaves behind.
 
-    ``found`` are the places of all structures that were asked for, ``masks`` the probabilities of those that were found, with which a
-    corrected neighbour competes. ``back`` maps points of the reference to the target; None where a cancel came before it was known.
-    ``labels`` is what the labels of training say of the target, None where that is not known; ``doubted`` as for `Judge`.
+    ``case`` holds the target's slices with its references matched to them, without embeddings. ``found`` are the places of all structures
+    that were asked for, ``masks`` the probabilities of those that were found, with which a corrected neighbour competes. ``back`` maps
+    points of the reference to the target; None where a cancel came before it was known. ``labels`` are the label posteriors of the target,
+    None where they are not known; ``doubted`` as for `ConfidenceScorer`.
     """
 
     inputs: Inputs
     localizer: str
+    case: MatchedCase
     found: dict[Structure, Localization]
     masks: dict[Structure, SoftMask]
     back: sitk.Transform | None
@@ -52,10 +54,10 @@ class Warm:
     doubted: Collection[Structure] = ()
 
 
-def lean(slices: MatchedSlices) -> None:
+def drop_embeddings(case: MatchedCase) -> None:
     """Drop the embeddings: they are most of what a run holds, and a correction doesn't need them."""
     nothing = torch.empty(0)
-    for reference in slices.references:
+    for reference in case.references:
         match = reference.match
         empty = Embedded(nothing, nothing, nothing, nothing, match.target_view.embedded.spacing)
         reference.match = replace(
@@ -63,27 +65,28 @@ def lean(slices: MatchedSlices) -> None:
         )
 
 
-def megabytes(slices: MatchedSlices, warm: Warm) -> float:
+def megabytes(state: RunState) -> float:
     """What the state of a run takes in memory."""
+    slices = state.case
     sizes = [slices.images.nbytes, slices.features.nbytes]
     for reference in slices.references:
         sizes += [reference.images.nbytes, reference.features.nbytes, *(labels.nbytes for labels in reference.labels)]
-    sizes += [mask.values.nbytes for mask in warm.masks.values()]
-    if warm.labels is not None:
-        sizes += [tensor.nbytes for tensor in (warm.labels.index, warm.labels.share, warm.labels.ratio)]
-    sizes += [localization.prior.values.nbytes for localization in warm.found.values() if localization.prior is not None]
-    images = [warm.inputs.target]
-    for given in warm.inputs.references:
+    sizes += [mask.values.nbytes for mask in state.masks.values()]
+    if state.labels is not None:
+        sizes += [tensor.nbytes for tensor in (state.labels.index, state.labels.share, state.labels.ratio)]
+    sizes += [localization.prior.values.nbytes for localization in state.found.values() if localization.prior is not None]
+    images = [state.inputs.target]
+    for given in state.inputs.references:
         images += [given.volume, *given.segmentation.layers]
     sizes += [image.GetNumberOfPixels() * image.GetSizeOfPixelComponent() for image in images]
     return sum(sizes) / 2**20
 
 
-class SecondPass:
-    """Corrects single structures of a run that is kept warm."""
+class StructureUpdate:
+    """Corrects single structures of a run that is kept."""
 
-    def __init__(self, warm: Warm, vision: Vision, propagator: Sam2Propagator, calibration: Calibration) -> None:
-        self._warm, self._vision, self._propagator, self._calibration = warm, vision, propagator, calibration
+    def __init__(self, state: RunState, propagator: Sam2Propagator, calibration: Calibration) -> None:
+        self._state, self._propagator, self._calibration = state, propagator, calibration
 
     def correct(
         self, correction: Correction, progress: ProgressCallback, cancel: CancelToken
@@ -93,38 +96,36 @@ class SecondPass:
         Raises:
             InputError: the structure was not part of the run, or the correction doesn't fit the target.
         """
-        warm, target = self._warm, self._warm.inputs.target
+        state, target = self._state, self._state.inputs.target
         structure, localization = self._localized(correction.structure)
         correction = check_correction(correction, target)
         frame = canonical(target)
         edits = painted(correction, target) if correction.slices else None
         if correction.box_mm is not None:
-            slices = self._vision.look(warm.inputs.references, target, ignore, CancelToken())
-            assert slices is not None
-            localization = move(localization, correction.box_mm, slices, frame)
+            localization = move(localization, correction.box_mm, state.case, frame)
         mask = self._soft(correction, localization, edits, frame, progress, cancel)
         if mask is None:
             return None
-        rivals = [theirs for other, theirs in warm.masks.items() if other != structure and other.layer == structure.layer]
-        inside = settle(mask, rivals, edits, frame)
+        rivals = [theirs for other, theirs in state.masks.items() if other != structure and other.layer == structure.layer]
+        inside = final_mask(mask, rivals, edits, frame)
         # From now on this is what its neighbours compete with.
-        warm.masks[structure] = mask
+        state.masks[structure] = mask
         progress(ProgressEvent(STAGE, 0.9))
         native = sitk.GetArrayFromImage(stored_like(from_array(inside.astype(np.uint8), frame), target))
         labels = native.astype(np.min_scalar_type(structure.label)) * structure.label
         restore(labels, correction, structure.label)
         segmentation = Segmentation(from_array(labels, target), (replace(structure, layer=0),))
-        return segmentation, self._judged(structure, localization, mask, inside, segmentation, painted_share(labels, correction))
+        return segmentation, self._scored(structure, localization, mask, inside, segmentation, painted_share(labels, correction))
 
     def _localized(self, asked: str) -> tuple[Structure, Localization]:
-        structure = find_structure(self._warm.inputs.references[0].segmentation, asked)
-        if structure not in self._warm.found:
+        structure = find_structure(self._state.inputs.references[0].segmentation, asked)
+        if structure not in self._state.found:
             raise InputError(
                 f"The structure {structure.name!r} was not carried over in the last run.",
                 "Only structures of that run can be corrected.",
                 "Transfer it, then correct it.",
             )
-        return structure, self._warm.found[structure]
+        return structure, self._state.found[structure]
 
     def _soft(
         self,
@@ -135,27 +136,25 @@ class SecondPass:
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> SoftMask | None:
-        references, target, structure = self._warm.inputs.references, self._warm.inputs.target, localization.structure
+        structure = localization.structure
         frames: list[Frame] = []
         if edits is not None:
-            slices = self._vision.look(references, target, ignore, CancelToken())
-            assert slices is not None
             prior = localization.prior or SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), frame)
-            reach = reach_of(prior, edits, frame)
-            localization = replace(localization, prior=carry_on(prior, edits, frame, reach))
-            frames = frames_of(edits, target, slices, self._vision)
+            reach = edit_extent(prior, edits, frame)
+            localization = replace(localization, prior=propagate_edits(prior, edits, frame, reach))
+            frames = frames_of(edits, self._state.case, self._propagator)
         progress(ProgressEvent(STAGE, 0.2))
         share = part(progress, 0.2, 0.8)
-        found = self._propagator.segment(references, target, [localization], {}, share, cancel, {structure: frames})
+        found = self._propagator.segment(self._state.case, [localization], share, cancel, {structure: frames})
         mask = found.get(structure)
         if mask is None or cancel.cancelled:
             return None
         if edits is not None:
             # What SAM2 has changed again, near what the user has painted.
-            mask = carry_on(mask, edits, frame, reach)
+            mask = propagate_edits(mask, edits, frame, reach)
         return mask if correction.box_mm is None else cut(mask, correction.box_mm, frame)
 
-    def _judged(
+    def _scored(
         self,
         structure: Structure,
         localization: Localization,
@@ -164,17 +163,19 @@ class SecondPass:
         segmentation: Segmentation,
         certain: float,
     ) -> StructureResult:
-        warm, match = self._warm, self._vision.matches[0]
+        state, match = self._state, self._state.case.matches[0]
         (alone,) = segmentation.structures
-        frame = canonical(warm.inputs.target)
-        back = {} if warm.back is None else {alone: carried_back(match, warm.back, inside, structure, frame)}
-        doubted = {alone} if structure in warm.doubted else ()
-        judge = Judge(self._calibration, warm.inputs.references[0], warm.inputs.target, match.support, match.likeness, {alone}, doubted)
+        frame = canonical(state.inputs.target)
+        back = {} if state.back is None else {alone: round_trip_dice_of(match, state.back, inside, structure, frame)}
+        doubted = {alone} if structure in state.doubted else ()
+        scorer = ConfidenceScorer(
+            self._calibration, state.inputs.references[0], state.inputs.target, match.support, match.likeness, {alone}, doubted
+        )
         # The reference keeps the structure in its own layer.
         known = replace(localization, structure=alone)
         place = {alone: match.reference.segmentation.structures.index(structure)}
-        said = said_by_labels(warm.labels, match.target_view.grid, segmentation, place)
-        (result,) = judge.judge(segmentation, {alone: mask}, [known], back, said, stopped=False)
+        said = label_support(state.labels, match.target_view.grid, segmentation, place)
+        (result,) = scorer.score(segmentation, {alone: mask}, [known], back, said, stopped=False)
         # What the user has painted is certain.
         return replace(result, confidence=result.confidence + (1 - result.confidence) * certain)
 
@@ -196,12 +197,12 @@ def find_structure(segmentation: Segmentation, asked: str) -> Structure:
     return named[0]
 
 
-def frames_of(edits: Painted, target: sitk.Image, slices: MatchedSlices, vision: Vision) -> list[Frame]:
+def frames_of(edits: Painted, case: MatchedCase, propagator: Sam2Propagator) -> list[Frame]:
     """The painted planes that SAM2 can remember: those parallel to its slices, each seen where it lies and not where the next slice is.
 
     Planes across the slices have no frame; they change the first guess of every slice that they cross.
     """
-    frame, grid = canonical(target), slices.grid
+    frame, grid = canonical(case.target), case.grid
     truth = from_array(edits.truth.astype(np.uint8), frame)
     picture: sitk.Image | None = None
     out = []
@@ -212,13 +213,13 @@ def frames_of(edits: Painted, target: sitk.Image, slices: MatchedSlices, vision:
         plane = _plane(grid, level)
         mask = sitk.GetArrayFromImage(sitk.Resample(truth, plane, sitk.Transform(), sitk.sitkNearestNeighbor, 0))[0] > 0
         nearest = round(level)
-        if abs(level - nearest) < _SAME_LEVEL and 0 <= nearest < len(slices):
-            out.append(Frame(level, slices.features.take([nearest]), mask))
+        if abs(level - nearest) < _SAME_LEVEL and 0 <= nearest < len(case):
+            out.append(Frame(level, case.features.take([nearest]), mask))
             continue
         picture = picture or normalized(frame)
         image = sitk.GetArrayFromImage(sitk.Resample(picture, plane, sitk.Transform(), sitk.sitkLinear, 0.0))
-        with torch.inference_mode(), autocast(vision.device):
-            features = vision.segmenter.encode(torch.from_numpy(image)[:, None].to(vision.device))
+        with torch.inference_mode(), autocast(propagator.device):
+            features = propagator.segmenter.encode(torch.from_numpy(image)[:, None].to(propagator.device))
         out.append(Frame(level, features, mask))
     return out
 
@@ -232,7 +233,7 @@ def _plane(grid: sitk.Image, level: float) -> sitk.Image:
     return plane
 
 
-def settle(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, frame: sitk.Image) -> np.ndarray:
+def final_mask(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, frame: sitk.Image) -> np.ndarray:
     """A structure's voxels (z, y, x) on the canonical frame: where it is likelier than `DRAWN` and likelier than any rival, without specks.
 
     What the user has painted is the structure's in any case, and an island that touches it stays, however small.

@@ -57,7 +57,7 @@ class Verdict:
 
 
 def verdicts(runs: Sequence[Run], *, unseen: Collection[int] = ()) -> list[Verdict]:
-    """Judge every bar by the runs that are there; means are over pairs, of the mean over a pair's structures.
+    """ConfidenceScorer every bar by the runs that are there; means are over pairs, of the mean over a pair's structures.
 
     Args:
         runs: Of any methods, variants and domains.

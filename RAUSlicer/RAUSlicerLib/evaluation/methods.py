@@ -21,9 +21,9 @@ from ..matching.registration import align_boxes
 from ..models.manifest import CHECKSUMS
 from ..models.store import resolve as resolve_model
 from ..progress import CancelToken, ignore
-from ..protocols import Propagator
+from ..protocols import Peer
 from ..refinement.label_map import resolve
-from ..results import Localization, Status
+from ..results import Status
 from .boxes import Box, box_around, mask_box
 
 OURS, MEMORY, COPY, DEMONS = "rauslicer", "sam2-memory", "copy", "demons"
@@ -34,24 +34,24 @@ class Method:
     """A way to segment a target.
 
     ``process``: methods of one name share a process, and with it what they have loaded; apart are those that bring a second copy of ITK.
-    ``propagator`` is its class by name, so that it costs nothing until it is used; without one it is the whole pipeline with a
+    ``peer`` is its class by name, so that it costs nothing until it is used; without one it is the whole pipeline with a
     ``localizer``. ``package`` is what it needs beyond the library, ``weights`` whether the model makes a difference to it.
     """
 
     process: str
-    propagator: str | None = None
+    peer: str | None = None
     localizer: str = "vlm"
     package: str | None = None
     weights: bool = False
 
 
 METHODS = {
-    COPY: Method("classical", "baselines.copy:CopyPropagator"),
-    "affine": Method("classical", "baselines.affine:AffinePropagator"),
-    DEMONS: Method("classical", "baselines.demons:DemonsPropagator"),
-    "elastix": Method("elastix", "baselines.elastix:ElastixPropagator", package="itk"),
-    "ants": Method("ants", "baselines.ants:AntsPropagator", package="ants"),
-    MEMORY: Method("model", "baselines.sam2_memory:Sam2MemoryPropagator", weights=True),
+    COPY: Method("classical", "baselines.copy:CopyPeer"),
+    "affine": Method("classical", "baselines.affine:AffinePeer"),
+    DEMONS: Method("classical", "baselines.demons:DemonsPeer"),
+    "elastix": Method("elastix", "baselines.elastix:ElastixPeer", package="itk"),
+    "ants": Method("ants", "baselines.ants:AntsPeer", package="ants"),
+    MEMORY: Method("model", "baselines.sam2_memory:Sam2MemoryPeer", weights=True),
     OURS: Method("model", weights=True),
     "rauslicer-registration": Method("model", localizer="registration", weights=True),
 }
@@ -88,7 +88,7 @@ def check_methods(names: Sequence[str]) -> None:
         if name not in METHODS:
             raise InputError(f"There is no method named {name!r}.", f"Known ones: {', '.join(METHODS)}.", "Choose among these.")
         if not is_installed(name):
-            _propagator_class(METHODS[name]).require()
+            _peer_class(METHODS[name]).require()
 
 
 def fingerprint(model: str) -> str:
@@ -129,7 +129,7 @@ class Outcome:
 
 
 class Bench:
-    """Runs methods and keeps what they have loaded, a model or a propagator, for the next trial."""
+    """Runs methods and keeps what they have loaded, a model or a peer, for the next trial."""
 
     def __init__(self, model: str = "embedded", device: str = "auto") -> None:
         self._model, self._device = model, device
@@ -143,12 +143,11 @@ class Bench:
         """
         check_methods([name])
         method = METHODS[name]
-        if method.propagator is None:
+        if method.peer is None:
             return self._run_pipeline(method, references, target, structures)
-        propagator, load = self._opened(name, lambda: self._new(method))
+        peer, load = self._opened(name, lambda: self._new(method))
         start = time.perf_counter()
-        everywhere = [Localization(structure, 1.0, None) for structure in structures]
-        masks = propagator.segment(list(references), target, everywhere, {}, ignore, CancelToken())
+        masks = peer.segment(list(references), target, structures, ignore, CancelToken())
         labelmap = resolve(masks, structures, target).labelmap
         seconds = time.perf_counter() - start
         found = set(np.unique(sitk.GetArrayViewFromImage(labelmap)).tolist())
@@ -173,9 +172,9 @@ class Bench:
             answers[one.structure.label] = Answer(one.status is not Status.NOT_FOUND, box, presence, one.confidence, str(one.status))
         return Outcome(result.segmentation.labelmap, answers, seconds, load, True)
 
-    def _new(self, method: Method) -> Propagator:
-        kind = _propagator_class(method)
-        made: Propagator = kind(self._model, self._device) if method.weights else kind()
+    def _new(self, method: Method) -> Peer:
+        kind = _peer_class(method)
+        made: Peer = kind(self._model, self._device) if method.weights else kind()
         return made
 
     def _opened(self, key: str, make: Any) -> tuple[Any, float | None]:
@@ -199,7 +198,7 @@ def rescaled_boxes(reference: Reference, target: sitk.Image, structures: Sequenc
     return boxes
 
 
-def _propagator_class(method: Method) -> Any:
-    assert method.propagator is not None
-    room, name = method.propagator.split(":")
+def _peer_class(method: Method) -> Any:
+    assert method.peer is not None
+    room, name = method.peer.split(":")
     return getattr(importlib.import_module(f"..{room}", __package__), name)

@@ -326,7 +326,7 @@ def write(args: argparse.Namespace, name: str, document: dict[str, Any], tables:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Judge and write as asked for."""
+    """ConfidenceScorer and write as asked for."""
     train, held = read_cases(args)
     models = dict(text.split("=", 1) for text in args.model) or {"shipped": REGION_MODEL}
     judged = {}
@@ -348,7 +348,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Judge as the command line says."""
+    """ConfidenceScorer as the command line says."""
     parser = options(__doc__)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=PATH", help="a model folder or a training state; may be repeated"

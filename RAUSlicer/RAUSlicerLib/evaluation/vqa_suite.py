@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +20,9 @@ from .pairs import Case, Trial, choose_trials, scored_labels
 from .records import add_line, read_lines
 from .scoring import FEWEST_VOXELS
 from .vqa import Answered, answer
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
 
 LOG = "vqa.jsonl"
 NAMING = ("Data", "Pairs", "Questions", "Model", "its boxes alone", "its evidence alone", "Nearest reference box", "Chance")
@@ -139,8 +143,7 @@ class _Asker:
 
     def __init__(self, model: str, device: str) -> None:
         self._model, self._device = model, device
-        self._locate: Callable | None = None
-        self._forget: Callable[[], None] | None = None
+        self._pipeline: Pipeline | None = None
 
     def __call__(self, trial: Trial, weights: str, progress: ProgressCallback, cancel: CancelToken) -> Sheet | None:
         """The answers of a pair; None after a cancel."""
@@ -154,25 +157,15 @@ class _Asker:
         labels = sitk.ReadImage(str(trial.target.segmentation))
         present = np.unique(sitk.GetArrayViewFromImage(labels)).tolist()
         truth = Segmentation(labels, tuple(Structure(label, name) for label, name in known.items() if label in present))
-        if self._locate is None:
-            self._open()
-        assert self._locate is not None and self._forget is not None
-        try:
-            found = self._locate(inputs.references, inputs.target, structures, progress, cancel)
-        finally:
-            self._forget()
+        if self._pipeline is None:
+            from ..pipeline import Pipeline
+
+            self._pipeline = Pipeline(self._model, self._device)
+        found = self._pipeline.locate(inputs, structures, progress=progress, cancel=cancel)
         if cancel.cancelled or not found:
             return None
         answers = answer(reference, inputs.target, truth, found, f"{trial.domain} {trial.target.name}")
         return Sheet(trial.domain, case.name, trial.target.name, weights, len(structures), tuple(answers))
-
-    def _open(self) -> None:
-        from ..pipeline import Pipeline
-        from ..rau.localizer import VlmLocalizer
-
-        pipeline = Pipeline(self._model, self._device)
-        self._locate = VlmLocalizer(pipeline.model.vlm, pipeline.vision).locate
-        self._forget = pipeline.vision.forget
 
 
 def _by_domain(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:

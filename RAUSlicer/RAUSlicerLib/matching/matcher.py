@@ -214,6 +214,19 @@ class Matcher:
         progress(ProgressEvent(STAGE, 1.0))
         return Match(reference, target_view, reference_view, world, dense, field, affine.support, alike, self.head)
 
+    def match_all(
+        self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken
+    ) -> list[Match]:
+        """Match every reference to the target; none after a cancel."""
+        matches = []
+        for number, reference in enumerate(references):
+            share = (number / len(references), (number + 1) / len(references))
+            match = None if cancel.cancelled else self.match(reference, target, part(progress, *share), cancel)
+            if match is None:
+                return []
+            matches.append(match)
+        return matches
+
     def _first_look(
         self, reference: Reference, frames: Sequence[sitk.Image], progress: ProgressCallback, cancel: CancelToken
     ) -> tuple[View, View, Affine, torch.Tensor] | None:

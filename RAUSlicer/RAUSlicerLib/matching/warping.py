@@ -1,17 +1,16 @@
-"""Carries a reference's structures to a target through a transform, and the propagator that every such baseline is."""
+"""Carries a reference's structures to a target through a transform."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
-from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
-from ..protocols import SoftMask
-from ..results import Localization
+from ..progress import CancelToken, ProgressCallback, ProgressEvent
+from ..results import SoftMask
 
 
 def warp_mask(mask: sitk.Image, transform: sitk.Transform, target: sitk.Image) -> np.ndarray:
@@ -74,40 +73,6 @@ def inside(mask: SoftMask, start: Sequence[int] | np.ndarray = (0, 0, 0)) -> tup
         slice(int(first - offset), int(first - offset + n)) for first, offset, n in zip(mask.start, start, mask.values.shape, strict=True)
     )
     return z, y, x
-
-
-class WarpingPropagator:
-    """Base of the baselines that place the reference's masks through one transform. Subclasses say which.
-
-    Several references vote with equal weight. Boxes and edits are not used: these peers know nothing of prompts.
-    """
-
-    name = "warping"
-
-    def find_transform(self, reference: Reference, target: sitk.Image, progress: ProgressCallback, cancel: CancelToken) -> sitk.Transform:
-        raise NotImplementedError
-
-    def segment(
-        self,
-        references: Sequence[Reference],
-        target: sitk.Image,
-        localizations: Sequence[Localization],
-        edits: Mapping[Structure, Mapping[int, np.ndarray]],
-        progress: ProgressCallback,
-        cancel: CancelToken,
-    ) -> dict[Structure, SoftMask]:
-        """See ``protocols.Propagator``."""
-        structures = [localization.structure for localization in localizations]
-        votes: dict[Structure, list[SoftMask]] = {}
-        for number, reference in enumerate(references):
-            start, end = number / len(references), (number + 1) / len(references)
-            middle = start + 0.8 * (end - start)
-            transform = self.find_transform(reference, target, part(progress, start, middle), cancel)
-            if cancel.cancelled:
-                break
-            for structure, mask in warp_structures(reference, structures, transform, target, part(progress, middle, end), cancel).items():
-                votes.setdefault(structure, []).append(mask)
-        return {structure: merge(masks, [1.0] * len(masks)) for structure, masks in votes.items()}
 
 
 def _box(mask: np.ndarray, margin: int) -> tuple[slice, slice, slice]:

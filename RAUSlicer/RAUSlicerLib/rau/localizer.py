@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from ..imaging.frame import canonical
-from ..imaging.segmentation import Reference, Structure
+from ..imaging.segmentation import Structure
 from ..progress import CancelToken, ProgressCallback, part
-from ..refinement.fusion import merge_priors
 from ..results import Localization, SlicePrompt, SoftMask
 from .assignment import assign
 from .network import SliceReader
 from .queries import Asked, ask
-from .slices import Heat, Vision
+from .slices import MatchedCase, SlicedProbability
 
 # Slices whose presence answer is below this hold no box.
 _PRESENT = 0.35
@@ -26,41 +26,31 @@ class VlmLocalizer:
 
     name = "vlm"
 
-    def __init__(self, vlm: SliceReader, vision: Vision) -> None:
-        self._vlm = vlm.placed(vision.device)
-        self._vision = vision
+    def __init__(self, vlm: SliceReader, device: torch.device) -> None:
+        self._vlm = vlm.placed(device)
+        self._device = device
 
     def locate(
         self,
-        references: Sequence[Reference],
-        target: sitk.Image,
+        case: MatchedCase,
         structures: Sequence[Structure],
+        refined: Sequence[Mapping[Structure, SoftMask]],
+        priors: Mapping[Structure, SoftMask],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> list[Localization]:
         """See ``protocols.Localizer``. Each reference answers for the structures it has; the answers are averaged."""
-        slices = self._vision.look(references, target, part(progress, 0.0, 0.7), cancel)
-        if slices is None:
-            return []
-        frame = canonical(target)
-        carried: dict[Structure, list[SoftMask]] = {structure: [] for structure in structures}
-        annotated: dict[Structure, list[float]] = {structure: [] for structure in structures}
         asked: dict[Structure, list[Asked]] = {structure: [] for structure in structures}
-        every = self._vision.carry(self._vision.matches, target, structures, cancel)
-        for number, (reference, masks) in enumerate(zip(slices.references, every, strict=True)):
-            for structure, mask in masks.items():
-                carried[structure].append(mask)
-                annotated[structure].append(reference.volume(structure))
-            share = (0.7 + 0.3 * number / len(slices.references), 0.7 + 0.3 * (number + 1) / len(slices.references))
-            heats = {structure: Heat(mask, slices.grid) for structure, mask in masks.items()}
-            answered = ask(self._vlm, slices, reference, heats, self._vision.device, part(progress, *share), cancel)
+        for number, (reference, masks) in enumerate(zip(case.references, refined, strict=True)):
+            share = part(progress, number / len(refined), (number + 1) / len(refined))
+            sliced = {structure: SlicedProbability(mask, case.grid) for structure, mask in masks.items()}
+            answered = ask(self._vlm, case, reference, sliced, self._device, share, cancel)
             if cancel.cancelled:
                 return []
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        priors = {structure: merge_priors(given, frame, annotated[structure]) for structure, given in carried.items()}
-        return _jointly(structures, merged, priors, slices.grid, frame)
+        return _jointly(structures, merged, priors, case.grid, canonical(case.target))
 
 
 def _merge(asked: Sequence[Asked]) -> Asked:
@@ -80,12 +70,12 @@ def _merge(asked: Sequence[Asked]) -> Asked:
 def _jointly(
     structures: Sequence[Structure],
     asked: dict[Structure, Asked],
-    priors: dict[Structure, SoftMask],
+    priors: Mapping[Structure, SoftMask],
     grid: sitk.Image,
     frame: sitk.Image,
 ) -> list[Localization]:
     """Boxes that agree over the slices of a structure and between structures."""
-    heats = {structure: Heat(prior, grid) for structure, prior in priors.items()}
+    heats = {structure: SlicedProbability(prior, grid) for structure, prior in priors.items()}
     ranges = {structure: _contiguous(asked[structure], heats[structure]) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
     holders = [structure for structure in structures if ranges[structure]]
@@ -151,7 +141,7 @@ def _present(asked: Asked) -> float:
     return float(np.mean(best)) if best else 0.0
 
 
-def _contiguous(asked: Asked, prior: Heat) -> list[int]:
+def _contiguous(asked: Asked, prior: SlicedProbability) -> list[int]:
     """The run of present slices that holds most of the prior; gaps of one slice are bridged."""
     levels = sorted(level for level, probability in asked.presence.items() if probability >= _PRESENT)
     runs: list[list[int]] = []
@@ -186,7 +176,7 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 
 
-def _held(prior: Heat, asked: Asked, levels: Sequence[int]) -> float:
+def _held(prior: SlicedProbability, asked: Asked, levels: Sequence[int]) -> float:
     """The prior's mass inside another structure's boxes."""
     depth, rows, columns = prior.where
     total = 0.0

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..device import autocast
-from ..imaging.segmentation import Reference, Structure
-from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
+from ..imaging.segmentation import Structure
+from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from ..results import Localization, SoftMask, weighted
-from .sam2 import SliceFeatures
-from .slices import Heat, MatchedReference, MatchedSlices, Vision
+from .sam2 import MemorySegmenter, SliceFeatures
+from .slices import MatchedCase, MatchedReference, SlicedProbability
 
 STAGE = "segmentation"
 # The reference's slice of a structure may lie this many slices from the target's: two patients' organs never end at the same level.
@@ -70,48 +70,42 @@ class Sam2Propagator:
 
     name = "sam2"
 
-    def __init__(self, vision: Vision, *, use_prior: bool = True, use_prompts: bool = True) -> None:
-        self._vision = vision
+    def __init__(self, segmenter: MemorySegmenter, device: torch.device, *, use_prior: bool = True, use_prompts: bool = True) -> None:
+        self.segmenter = segmenter.to(device).eval()
+        self.device = device
         self._use_prior = use_prior
         self._use_prompts = use_prompts
 
     def segment(
         self,
-        references: Sequence[Reference],
-        target: sitk.Image,
+        slices: MatchedCase,
         localizations: Sequence[Localization],
-        edits: Mapping[Structure, Mapping[int, np.ndarray]],
         progress: ProgressCallback,
         cancel: CancelToken,
         frames: Mapping[Structure, Sequence[Frame]] | None = None,
     ) -> dict[Structure, SoftMask]:
-        """See ``protocols.Propagator``; ``edits`` are slices of the shared slice grid. An edited slice comes back as it was painted.
+        """Probability of every localized structure; those not finished before a cancel are left out.
 
-        ``frames`` are remembered as edits are, but need not lie on the grid and are not put into the answer.
+        ``frames`` are further slices whose mask is known; they are remembered and not put into the answer.
         """
-        slices = self._vision.look(references, target, part(progress, 0.0, 0.1), cancel)
-        if slices is None:
-            return {}
         out: dict[Structure, SoftMask] = {}
         # A structure is finished before the next group starts, so that a cancel keeps whole structures.
         groups = [localizations[n : n + _OBJECTS] for n in range(0, len(localizations), _OBJECTS)]
         for number, group in enumerate(groups):
-            tracks = [_Track(slices, localization, edits.get(localization.structure, {}), self._use_prior) for localization in group]
-            for track in tracks:
-                track.frames = [*self._frames(slices, track.edits), *(frames or {}).get(track.structure, ())]
+            tracks = [_Track(slices, one, self._use_prior, (frames or {}).get(one.structure, ())) for one in group]
             for step in range(len(slices)):
                 for direction in (-1, 1) if step else (1,):
                     self._advance(slices, tracks, step * direction, cancel)
                 if cancel.cancelled:
                     return out
                 fraction = (number + (step + 1) / len(slices)) / len(groups)
-                progress(ProgressEvent(STAGE, 0.1 + 0.9 * fraction))
+                progress(ProgressEvent(STAGE, fraction))
             for track in tracks:
                 out[track.structure] = track.soft_mask()
-                progress(ProgressEvent(STAGE, 0.1 + 0.9 * (number + 1) / len(groups), track.structure.name))
+                progress(ProgressEvent(STAGE, (number + 1) / len(groups), track.structure.name))
         return out
 
-    def _advance(self, slices: MatchedSlices, tracks: Sequence[_Track], offset: int, cancel: CancelToken) -> None:
+    def _advance(self, slices: MatchedCase, tracks: Sequence[_Track], offset: int, cancel: CancelToken) -> None:
         """One slice further for every track that has not ended on that side; tracks on the same slice form a batch.
 
         Incomplete after a cancel: with a large model a batch takes as long as a user will wait.
@@ -136,8 +130,8 @@ class Sam2Propagator:
                 for track, logits in zip(unsure, self._decode(slices, unsure, level) if unsure else (), strict=True):
                     track.keep(level, logits, offset)
 
-    def _decode(self, slices: MatchedSlices, tracks: Sequence[_Track], level: int) -> np.ndarray:
-        segmenter, device = self._vision.segmenter, self._vision.device
+    def _decode(self, slices: MatchedCase, tracks: Sequence[_Track], level: int) -> np.ndarray:
+        segmenter, device = self.segmenter, self.device
         size = segmenter.config.image_size
         with torch.inference_mode(), autocast(device):
             slots = [self._memory(slices, track, level) for track in tracks]
@@ -160,8 +154,8 @@ class Sam2Propagator:
             logits = torch.where((score > 0)[:, None, None], logits, logits.clamp(max=-4.0))
         return logits.clamp(-15, 15).cpu().numpy()
 
-    def _memory(self, slices: MatchedSlices, track: _Track, level: int) -> list[_Slot]:
-        """One matched slice a reference, and one more for the nearest edited slice where there is one."""
+    def _memory(self, slices: MatchedCase, track: _Track, level: int) -> list[_Slot]:
+        """One matched slice a reference, and one more for the nearest frame where there is one."""
         slots = [
             replace(self._conditioning(slices.references[number], track, number, at), distance=1 + abs(at - level))
             for number, at in track.memory_levels(level)
@@ -173,9 +167,6 @@ class Sam2Propagator:
             slots.append(replace(track.remembered[nearest], distance=max(1, abs(track.frames[nearest].level - level))))
         return slots
 
-    def _frames(self, slices: MatchedSlices, edits: Mapping[int, np.ndarray]) -> list[Frame]:
-        return [Frame(level, slices.features.take([level]), mask) for level, mask in edits.items()]
-
     def _conditioning(self, reference: MatchedReference, track: _Track, number: int, level: int) -> _Slot:
         key = (number, level)
         if key not in track.cache:
@@ -183,15 +174,15 @@ class Sam2Propagator:
         return track.cache[key]
 
     def _memorize(self, here: SliceFeatures, mask: np.ndarray) -> _Slot:
-        drawn = torch.from_numpy(mask.astype(np.float32))[None, None].to(self._vision.device)
-        pointers = self._vision.segmenter.point(here, drawn)
-        return _Slot(self._vision.segmenter.memorize(here, drawn)[0], None if pointers is None else pointers[0])
+        drawn = torch.from_numpy(mask.astype(np.float32))[None, None].to(self.device)
+        pointers = self.segmenter.point(here, drawn)
+        return _Slot(self.segmenter.memorize(here, drawn)[0], None if pointers is None else pointers[0])
 
     def _prompts(self, tracks: Sequence[_Track], level: int) -> tuple[Tensor | None, Tensor | None]:
         """Boxes (O, 4) and ``<Seg>`` queries (O, hidden) of tracks that all have them here, or that all have none."""
         if not tracks[0].prompted(level):
             return None, None
-        device = self._vision.device
+        device = self.device
         prompts = [track.localization.prompts[level] for track in tracks]
         boxes = torch.tensor([prompt.box for prompt in prompts], device=device)
         return boxes, torch.from_numpy(np.stack([prompt.query for prompt in prompts])).to(device)
@@ -200,16 +191,15 @@ class Sam2Propagator:
 class _Track:
     """One structure on its way through the slices."""
 
-    def __init__(self, slices: MatchedSlices, localization: Localization, edits: Mapping[int, np.ndarray], use_prior: bool) -> None:
-        self.structure, self.localization, self.edits = localization.structure, localization, edits
+    def __init__(self, slices: MatchedCase, localization: Localization, use_prior: bool, frames: Sequence[Frame] = ()) -> None:
+        self.structure, self.localization, self.frames = localization.structure, localization, frames
         self._grid = slices.grid
         self._sharp = localization.prior if use_prior else None
-        self._prior = Heat(self._sharp, slices.grid)
+        self._prior = SlicedProbability(self._sharp, slices.grid)
         self._doubt = _doubt(self._prior) if self._sharp is not None else np.full(len(slices), np.inf)
         self._areas = [reference.areas(localization.structure) for reference in slices.references]
         self._drawn = [np.flatnonzero(areas >= _PIXELS) for areas in self._areas]
         self.cache: dict[tuple[int, int], _Slot] = {}
-        self.frames: list[Frame] = []
         self.remembered: dict[int, _Slot] = {}
         self._kept: dict[int, np.ndarray] = {}
         self._left: set[int] = set()
@@ -218,8 +208,8 @@ class _Track:
         self.start = self._surest()
 
     def _range(self, count: int) -> tuple[int, int]:
-        """Slices that can hold the structure: where it was located, the prior or an edit says so, or a reference has it."""
-        levels = [*self.localization.prompts, *self.edits, *np.flatnonzero(self._prior.peaks > 0.3).tolist()]
+        """Slices that can hold the structure: where it was located, the prior says so, or a reference has it."""
+        levels = [*self.localization.prompts, *np.flatnonzero(self._prior.peaks > 0.3).tolist()]
         if not levels:
             levels = [int(level) for drawn in self._drawn for level in drawn]
         return (max(min(levels) - 1, 0), min(max(levels) + 1, count - 1)) if levels else (0, -1)
@@ -235,10 +225,7 @@ class _Track:
         first, last = self._limits
         if not first <= self.start + offset <= last:
             return False
-        if offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE:
-            return True
-        # What the user has painted further on is not given up.
-        return any((edited - self.start) * offset >= offset**2 for edited in self.edits)
+        return offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE
 
     def memory_levels(self, level: int) -> list[tuple[int, int]]:
         """(reference, its slice nearest to this level that shows the structure), for every reference that has one."""
@@ -270,18 +257,13 @@ class _Track:
         return np.log(share / (1 - share)).astype(np.float32)
 
     def keep(self, level: int, logits: np.ndarray, offset: int) -> None:
-        """What was decoded of a slice, or painted there."""
-        if level in self.edits:
-            logits = np.where(self.edits[level], 15.0, -15.0)
+        """What was decoded of a slice."""
         probability = 1 / (1 + np.exp(-logits.astype(np.float32)))
         self._listen(level, offset, bool((probability > 0.5).any()))
         self._kept[level] = probability.astype(np.float16)
 
     def leave(self, level: int, offset: int) -> None:
-        """A slice stays as the prior has it, unless it is painted."""
-        if level in self.edits:
-            self.keep(level, np.zeros(()), offset)
-            return
+        """A slice stays as the prior has it."""
         self._listen(level, offset, False)
         self._left.add(level)
 
@@ -291,11 +273,8 @@ class _Track:
             self._silent[side] = 0 if found or self._prior.peaks[level] > 0.5 else self._silent[side] + 1
 
     def soft_mask(self) -> SoftMask:
-        """What was kept, as a change of the prior where there is one: it has the target's full resolution, the slices have less.
-
-        Edited structures come back from the slices alone, exactly as they were painted there.
-        """
-        if self._sharp is None or self.edits:
+        """What was kept, as a change of the prior where there is one: it has the target's full resolution, the slices have less."""
+        if self._sharp is None:
             return self._stacked({**{level: self._prior[level] for level in self._left}, **self._kept})
         # Slices that were not reached lose what the prior has there.
         beyond = [level for level in np.flatnonzero(self._prior.peaks > _EMPTY).tolist() if level not in self._left]
@@ -313,7 +292,7 @@ class _Track:
         return cropped(np.stack([planes.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
 
 
-def _doubt(prior: Heat) -> np.ndarray:
+def _doubt(prior: SlicedProbability) -> np.ndarray:
     """The undecided area of every slice (N,), as a share of what is inside: 0 sure, 1 and more anything."""
     share = prior.values.astype(np.float32)
     out = np.zeros(len(prior.peaks))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..imaging.segmentation import Structure
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from .network import Evidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
-from .slices import BATCH, Heat, MatchedReference, MatchedSlices
+from .slices import BATCH, MatchedCase, MatchedReference, SlicedProbability
 
 STAGE = "localization"
 # A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
@@ -57,9 +57,9 @@ class _Said:
 
 def ask(
     vlm: SliceReader,
-    slices: MatchedSlices,
+    slices: MatchedCase,
     reference: MatchedReference,
-    heats: Mapping[Structure, Heat],
+    heats: Mapping[Structure, SlicedProbability],
     device: torch.device,
     progress: ProgressCallback,
     cancel: CancelToken,
@@ -121,11 +121,11 @@ class _Shown:
 
     def __init__(
         self,
-        slices: MatchedSlices,
+        slices: MatchedCase,
         reference: MatchedReference,
         level: int,
         structures: Sequence[Structure],
-        heats: Mapping[Structure, Heat],
+        heats: Mapping[Structure, SlicedProbability],
     ) -> None:
         self._slices, self._reference, self._level, self._structures, self._heats = slices, reference, level, structures, heats
         self._drawn = self.matched = torch.zeros(0, 4)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..device import autocast, keep_memory, release_memory
+from ..device import autocast
 from ..imaging.frame import canonical, normalized
 from ..imaging.labelmap import label_counts
 from ..imaging.names import same_structure
-from ..imaging.segmentation import Reference, Structure
+from ..imaging.segmentation import Structure
 from ..imaging.slicing import bring, slice_grid
-from ..matching.matcher import Match, Matcher
-from ..progress import CancelToken, ProgressCallback, part
-from ..refinement.refiner import Refiner
+from ..matching.matcher import Match
 from ..results import SoftMask
 from ..support.parallel import side_by_side
 from .sam2 import MemorySegmenter, SliceFeatures
@@ -116,7 +114,7 @@ def _areas(labels: np.ndarray) -> dict[int, np.ndarray]:
     return out
 
 
-class Heat:
+class SlicedProbability:
     """A structure's probability on the slices of a grid, kept only where it is: ``peaks`` and ``sums`` (N,) are those of each slice."""
 
     def __init__(self, mask: SoftMask | None, grid: sitk.Image) -> None:
@@ -139,10 +137,11 @@ class Heat:
         return plane
 
 
-class MatchedSlices:
-    """A target's slices with all references matched to them; made once a run and shared by the localizer and the propagator."""
+class MatchedCase:
+    """A target's slices with all references matched to them, which the vision-language model and SAM 2 both read."""
 
     def __init__(self, target: sitk.Image, matches: Sequence[Match], segmenter: MemorySegmenter, device: torch.device) -> None:
+        self.target = target
         frame = normalized(canonical(target))
         self.grid = slice_grid(frame, sitk.GetArrayViewFromImage(frame), segmenter.config.image_size)
         self.images = sitk.GetArrayFromImage(sitk.Resample(frame, self.grid, sitk.Transform(), sitk.sitkLinear, 0.0))
@@ -152,64 +151,12 @@ class MatchedSlices:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    @property
+    def matches(self) -> list[Match]:
+        """How each reference lies over the target."""
+        return [reference.match for reference in self.references]
+
     def read(self, reference: MatchedReference, levels: Sequence[int]) -> None:
         """Read slices of the target and of a reference that will be asked for; on a processor both at a time."""
         tasks = [partial(features.read, levels) for features in (self.features, reference.features)]
         side_by_side(tasks, when=self.features.device.type == "cpu")
-
-
-class Vision:
-    """Matches once a run, for whoever asks first; localizer and propagator hold the same one.
-
-    With a ``refiner`` carried structures are redrawn; without, they stay as matched.
-    """
-
-    def __init__(self, matcher: Matcher, segmenter: MemorySegmenter, device: torch.device, refiner: Refiner | None = None) -> None:
-        keep_memory()
-        self._matcher = matcher
-        self._refiner = refiner
-        self.segmenter = segmenter.to(device).eval()
-        self.device = device
-        self._for: tuple[Sequence[Reference], sitk.Image] | None = None
-        self._slices: MatchedSlices | None = None
-
-    def look(
-        self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken
-    ) -> MatchedSlices | None:
-        """The target's slices with every reference matched to them; None after a cancel."""
-        if self._slices is not None and self._for is not None and self._for[0] is references and self._for[1] is target:
-            return self._slices
-        self.forget()
-        if cancel.cancelled:
-            return None
-        matches = []
-        for number, reference in enumerate(references):
-            share = (number / len(references), (number + 1) / len(references))
-            match = self._matcher.match(reference, target, part(progress, *share), cancel)
-            if match is None:
-                return None
-            matches.append(match)
-        self._for, self._slices = (references, target), MatchedSlices(target, matches, self.segmenter, self.device)
-        return self._slices
-
-    def carry(
-        self, matches: Sequence[Match], target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken
-    ) -> Iterator[dict[Structure, SoftMask]]:
-        """One reference after the other, the structures' probabilities in the target; those that it lacks are left out.
-
-        Partly empty after a cancel.
-        """
-        if self._refiner is not None:
-            return self._refiner.refine(matches, target, structures, cancel)
-        frame = canonical(target)
-        return (match.carry(structures, frame) for match in matches)
-
-    @property
-    def matches(self) -> list[Match]:
-        """The matches of the run in progress; none before it has come that far."""
-        return [reference.match for reference in self._slices.references] if self._slices is not None else []
-
-    def forget(self) -> None:
-        """Let go of the last run's volumes and features."""
-        self._for, self._slices = None, None
-        release_memory()

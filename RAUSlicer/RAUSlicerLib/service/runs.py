@@ -81,7 +81,7 @@ class Runner:
         def work(pipeline: Pipeline, economy: int) -> Transfer:
             limits: dict[str, Any] = {"keep_mb": _keep_mb(), "progress": progress, "cancel": cancel}
             # It may have been given up where memory ran out.
-            if same and pipeline.warm is not None:
+            if same and pipeline.state is not None:
                 return pipeline.correct(correction, **limits)
             if "reference" not in message:
                 raise ProtocolError(
@@ -97,9 +97,9 @@ class Runner:
 
     def _keeping_others(self, message: Message, work: Work, progress: ProgressCallback, cancel: CancelToken) -> Transfer:
         """As ``_attempt``; where one structure of the warm pair is done anew, the others can still be corrected afterwards."""
-        before = self._loaded[1].warm if self._loaded is not None and self._same_case(message) else None
+        before = self._loaded[1].state if self._loaded is not None and self._same_case(message) else None
         transfer = self._attempt(message, work, progress, cancel)
-        after = self._loaded[1].warm if self._loaded is not None else None
+        after = self._loaded[1].state if self._loaded is not None else None
         if before is not None and after is not None and after is not before:
             redone = set(after.found)
             after.found.update({one: place for one, place in before.found.items() if one not in redone})
@@ -111,7 +111,7 @@ class Runner:
         return (
             loaded is not None
             and loaded[0] == _model(message)
-            and loaded[1].warm is not None
+            and loaded[1].state is not None
             and self._case == (message.get("case"), message.get("localizer", "vlm"))
         )
 
@@ -120,7 +120,7 @@ class Runner:
 
     def _kept(self) -> list[str]:
         """Names and segment ids of the structures of the run that is warm."""
-        warm = self._loaded[1].warm if self._loaded is not None else None
+        warm = self._loaded[1].state if self._loaded is not None else None
         found = warm.found if warm is not None else ()
         return sorted({name for structure in found for name in (structure.name, structure.id) if name})
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import cycle, islice, permutations
 from pathlib import Path
 from typing import NamedTuple
@@ -168,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = Pipeline(options.model)
     # Nothing may be taken back as "not found" here: its Dice is what is to be learned.
-    pipeline.calibration = Calibration(low=0.0, absent=-1.0)
+    pipeline.model = replace(pipeline.model, calibration=Calibration(low=0.0, absent=-1.0))
     rows = gather(pipeline, options.data, pairs(options.data, options.pairs, options.wrong, options.changed, options.seed))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.with_suffix(".rows.json").write_text(json.dumps(rows, indent=1))

@@ -5,17 +5,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.baselines.ants import AntsPropagator
-from RAUSlicerLib.baselines.elastix import ElastixPropagator
+from RAUSlicerLib.baselines.ants import AntsPeer
+from RAUSlicerLib.baselines.elastix import ElastixPeer
 from RAUSlicerLib.errors import ResourceError
 from RAUSlicerLib.evaluation.methods import check_methods
 from RAUSlicerLib.matching.registration import between_worlds, overlaid
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.results import Localization
 
 PEERS = [
-    pytest.param(ElastixPropagator, "itk", "itk-elastix", id="elastix"),
-    pytest.param(AntsPropagator, "ants", "antspyx", id="ants"),
+    pytest.param(ElastixPeer, "itk", "itk-elastix", id="elastix"),
+    pytest.param(AntsPeer, "ants", "antspyx", id="ants"),
 ]
 
 
@@ -44,9 +43,8 @@ def test_an_installed_peer_finds_organs_of_another_subject(
     # Stored in another order, elsewhere in the scanner: the peer must get and give back the right places.
     volume = sitk.DICOMOrient(target.volume, "PIR")
     expected = [sitk.DICOMOrient(target.segmentation.mask(structure), "PIR") for structure in target.segmentation.structures]
-    wanted = [Localization(structure, 1.0, None) for structure in reference.segmentation.structures]
 
-    masks = peer().segment([reference], volume, wanted, {}, ignore, CancelToken())
+    masks = peer().segment([reference], volume, reference.segmentation.structures, ignore, CancelToken())
 
     for structure, truth in zip(reference.segmentation.structures, expected, strict=True):
         mask = masks[structure]

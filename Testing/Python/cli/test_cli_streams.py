@@ -252,7 +252,7 @@ def test_what_an_unexpected_error_quotes_is_not_shown_unasked(monkeypatch: pytes
     monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", fail)
     assert main(["models", "list"]) == 1
     shown = capsys.readouterr().err
-    assert "KeyError in cli.py, line" in shown and "Doe" not in shown
+    assert "KeyError in app.py, line" in shown and "Doe" not in shown
     assert main(["models", "list", "--debug"]) == 1
     assert "Doe" in (shown := capsys.readouterr().err) and "\x1b" not in shown
 

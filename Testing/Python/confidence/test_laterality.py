@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from RAUSlicerLib.confidence import laterality
-from RAUSlicerLib.confidence.laterality import ASYMMETRIC, SUPPORT, UNSURE, Fit, Laterality, check_laterality, mirrored
+from RAUSlicerLib.confidence.laterality import ASYMMETRIC, SUPPORT, UNSURE, Fit, Laterality, compare_laterality, mirrored
 from RAUSlicerLib.confidence.laterality_by_labels import LEAST_MARGIN
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
@@ -53,7 +53,7 @@ def annotated(volume: sitk.Image) -> Reference:
 
 
 def check(matcher: Matcher, reference: sitk.Image, target: sitk.Image) -> Laterality:
-    return check_laterality(matcher, annotated(reference), target, CancelToken())
+    return compare_laterality(matcher, annotated(reference), target, CancelToken())
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR"])
@@ -78,7 +78,7 @@ def test_after_a_poor_match_nothing_is_fitted(matcher: Matcher, monkeypatch: pyt
     asked = []
     monkeypatch.setattr(laterality._Pair, "fit", lambda *given: pytest.fail("its fits would be poor too"))
     monkeypatch.setattr(laterality, "label_margins", lambda *given: asked.append(given))
-    said = check_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), support=SUPPORT - 0.01)
+    said = compare_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), support=SUPPORT - 0.01)
     assert said is Laterality.UNKNOWN and len(asked) == 1
 
 
@@ -154,7 +154,7 @@ def test_a_cancel_is_answered_before_the_next_fit(matcher: Matcher, monkeypatch:
         cancel.cancel()
     monkeypatch.setattr(laterality._Pair, "fit", fit)
     expected = Laterality.MIRRORED if number == 4 else Laterality.UNKNOWN
-    assert (check_laterality(matcher, annotated(head(0)), head(0), cancel), len(asked)) == (expected, number)
+    assert (compare_laterality(matcher, annotated(head(0)), head(0), cancel), len(asked)) == (expected, number)
 
 
 @pytest.mark.parametrize(

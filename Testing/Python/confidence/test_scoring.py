@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.confidence.scoring import said_by_labels
+from RAUSlicerLib.confidence.scoring import label_support
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.matching.label_posteriors import LabelEvidence
 
@@ -32,14 +32,14 @@ def column(values: list[int]) -> sitk.Image:
 
 def test_what_labels_say_is_averaged_where_a_structure_was_found() -> None:
     found = Segmentation(column([0, 0, 70_000, 70_000, 70_000, 0, 0, 0]), (LIVER, TUMOUR), (column([0] * 4 + [3] * 4),))
-    said = said_by_labels(EVIDENCE, grid(), found, {LIVER: 0, TUMOUR: 1})
+    said = label_support(EVIDENCE, grid(), found, {LIVER: 0, TUMOUR: 1})
     assert said == pytest.approx({LIVER: (1 + 1 + 0.6) / 3, TUMOUR: (0.4 + 0.4 + 1 + 1) / 4})
 
 
 def test_the_grids_may_differ_and_what_vanishes_on_the_working_grid_is_left_out() -> None:
     found = Segmentation(column([70_000] * 4 + [0] * 28), (LIVER, TUMOUR), (column([0] * 15 + [3] + [0] * 16),))
-    assert said_by_labels(EVIDENCE, grid(), found, {LIVER: 0, TUMOUR: 1}) == {LIVER: 1.0}
+    assert label_support(EVIDENCE, grid(), found, {LIVER: 0, TUMOUR: 1}) == {LIVER: 1.0}
 
 
 def test_without_labels_of_training_nothing_is_said() -> None:
-    assert said_by_labels(None, grid(), Segmentation(column([70_000] * 8), (LIVER,)), {LIVER: 0}) == {}
+    assert label_support(None, grid(), Segmentation(column([70_000] * 8), (LIVER,)), {LIVER: 0}) == {}

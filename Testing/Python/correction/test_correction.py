@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.correction.edits import Correction, Painted, check_correction, painted
-from RAUSlicerLib.correction.interpolation import Reach, carry_on, reach_of
+from RAUSlicerLib.correction.interpolation import EditExtent, edit_extent, propagate_edits
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.frame import canonical, opened_together, stored_like
 from RAUSlicerLib.imaging.grids import same_grid
@@ -32,12 +32,11 @@ def warm(tiny_pipeline: Pipeline, kept: dict):
     def run(reference: Reference, target: sitk.Image, key: str = "plain") -> Pipeline:
         if key not in kept:
             transfer = tiny_pipeline.transfer(reference, target, keep_mb=500)
-            assert tiny_pipeline.warm is not None
-            kept[key] = (tiny_pipeline.warm, dict(vars(tiny_pipeline.vision)), transfer)
-        state, vision, _ = kept[key]
+            assert tiny_pipeline.state is not None
+            kept[key] = (tiny_pipeline.state, transfer)
+        state, _ = kept[key]
         # Tests change what was found.
-        tiny_pipeline.warm = replace(state, found=dict(state.found), masks=dict(state.masks))
-        vars(tiny_pipeline.vision).update(vision)
+        tiny_pipeline.state = replace(state, found=dict(state.found), masks=dict(state.masks))
         return tiny_pipeline
 
     yield run
@@ -120,7 +119,7 @@ def test_a_change_goes_on_to_the_neighbours_and_fades(warm, kept: dict, case: Re
     level = 10
 
     pipeline = warm(case, case.volume)
-    first = kept["plain"][2].segmentation
+    first = kept["plain"][1].segmentation
     before = first.array(next(structure for structure in first.structures if structure.name == left.name))
     result = pipeline.correct(Correction("left organ", image_of(painting, case.volume), ((2, level),)))
 
@@ -166,8 +165,8 @@ def test_a_small_island_that_the_user_has_painted_is_no_speck(warm, case: Refere
 def test_a_structure_that_was_not_found_is_painted_into_being(warm, case: Reference, monkeypatch) -> None:
     pipeline = warm(case, case.volume)
     left = case.segmentation.structures[1]
-    pipeline.warm.found[left] = replace(pipeline.warm.found[left], presence=0.0, box_mm=None, prior=None, prompts={})
-    del pipeline.warm.masks[left]
+    pipeline.state.found[left] = replace(pipeline.state.found[left], presence=0.0, box_mm=None, prior=None, prompts={})
+    del pipeline.state.masks[left]
     painting = case.segmentation.array(left)
 
     result = pipeline.correct(Correction("left organ", image_of(painting, case.volume), ((2, 8), (2, 11))))
@@ -183,7 +182,7 @@ def test_a_moved_box_takes_the_structure_along(warm, kept: dict, case: Reference
     first = kept["plain"][-1]
     low, high = first.results[1].localization.box_mm
     # Where the body competes for the voxels, the structure must win by being more likely: it is moved out of the body's reach here.
-    del pipeline.warm.masks[case.segmentation.structures[0]]
+    del pipeline.state.masks[case.segmentation.structures[0]]
     step = 2 * 2.4
     moved = tuple(tuple(value + (step if axis == 1 else 0.0) for axis, value in enumerate(corner)) for corner in (low, high))
 
@@ -197,7 +196,7 @@ def test_a_moved_box_takes_the_structure_along(warm, kept: dict, case: Reference
 def test_a_smaller_box_cuts(warm, case: Reference) -> None:
     pipeline = warm(case, case.volume)
     left = case.segmentation.structures[1]
-    (x0, y0, z0), (x1, y1, z1) = pipeline.warm.found[left].box_mm
+    (x0, y0, z0), (x1, y1, z1) = pipeline.state.found[left].box_mm
     middle = (z0 + z1) / 2
 
     result = pipeline.correct(Correction("left organ", box_mm=((x0, y0, z0), (x1, y1, middle))))
@@ -210,10 +209,10 @@ def test_a_smaller_box_cuts(warm, case: Reference) -> None:
 def test_a_box_brings_back_a_structure_that_was_not_found(warm, case: Reference) -> None:
     pipeline = warm(case, case.volume)
     left = case.segmentation.structures[1]
-    box = pipeline.warm.found[left].box_mm
-    pipeline.warm.found[left] = replace(pipeline.warm.found[left], presence=0.0, box_mm=None, prior=None, prompts={})
-    del pipeline.warm.masks[left]
-    pipeline.warm.masks.clear()
+    box = pipeline.state.found[left].box_mm
+    pipeline.state.found[left] = replace(pipeline.state.found[left], presence=0.0, box_mm=None, prior=None, prompts={})
+    del pipeline.state.masks[left]
+    pipeline.state.masks.clear()
 
     result = pipeline.correct(Correction("left organ", box_mm=box))
 
@@ -231,21 +230,22 @@ def test_without_a_kept_run_it_matches_again(tiny_pipeline: Pipeline, case: Refe
 
     np.testing.assert_array_equal(result.segmentation.array(result.segmentation.structures[0])[9], painting[9])
     assert "first pass" in result.timings
-    assert tiny_pipeline.warm is None and tiny_pipeline.vision.matches == []
+    assert tiny_pipeline.state is None
 
 
 def test_a_run_that_takes_too_much_memory_is_not_kept(tiny_pipeline: Pipeline, case: Reference) -> None:
     tiny_pipeline.transfer(case, case.volume, keep_mb=0.01)
-    assert tiny_pipeline.warm is None and tiny_pipeline.vision.matches == []
+    assert tiny_pipeline.state is None
 
 
 def test_a_structure_that_was_judged_lost_claims_no_voxels_from_its_neighbours(
     tiny_pipeline: Pipeline, case: Reference, monkeypatch
 ) -> None:
-    monkeypatch.setattr(tiny_pipeline, "calibration", replace(tiny_pipeline.calibration, absent=1.1))
+    surer = replace(tiny_pipeline.model.calibration, absent=1.1)
+    monkeypatch.setattr(tiny_pipeline, "model", replace(tiny_pipeline.model, calibration=surer))
     transfer = tiny_pipeline.transfer(case, case.volume, keep_mb=500)
     assert set(transfer.statuses.values()) == {Status.NOT_FOUND}
-    assert tiny_pipeline.warm.masks == {} and len(tiny_pipeline.warm.found) == 3
+    assert tiny_pipeline.state.masks == {} and len(tiny_pipeline.state.found) == 3
     tiny_pipeline.forget()
 
 
@@ -254,13 +254,13 @@ def test_a_cancelled_correction_changes_nothing(warm, case: Reference) -> None:
     cancel = CancelToken()
     cancel.cancel()
     painting = scribbled(case.volume.GetSize()[::-1])
-    masks = dict(pipeline.warm.masks)
+    masks = dict(pipeline.state.masks)
 
     result = pipeline.correct(Correction("left organ", image_of(painting, case.volume), ((2, 9),)), cancel=cancel)
 
     assert result.cancelled and result.results == ()
     assert same_grid(result.segmentation.labelmap, case.volume)
-    assert all(pipeline.warm.masks[structure] is mask for structure, mask in masks.items())
+    assert all(pipeline.state.masks[structure] is mask for structure, mask in masks.items())
 
 
 def test_painting_raises_the_confidence_and_the_evidence_is_shown(warm, case: Reference) -> None:
@@ -338,7 +338,7 @@ def test_several_planes_are_all_met() -> None:
     mask = SoftMask(before.astype(np.float32), (0, 0, 0), grid)
     planes = ((0, 17), (0, 20), (0, 24))
 
-    after = carry_on(mask, Painted(truth, planes), grid, Reach(10.0, 8.0)).spread(grid) > 0.5
+    after = propagate_edits(mask, Painted(truth, planes), grid, EditExtent(10.0, 8.0)).spread(grid) > 0.5
 
     for axis, index in planes:
         assert dice(np.take(after, index, axis), np.take(truth, index, axis)) > 0.95
@@ -349,8 +349,8 @@ def test_a_change_reaches_as_far_as_the_outlines_were_moved() -> None:
     grid = sitk.Image(40, 40, 40, sitk.sitkUInt8)
     mask = SoftMask(ball(40, 11).astype(np.float32), (0, 0, 0), grid)
 
-    unmoved, little, much = (reach_of(mask, Painted(ball(40, 11, shift), ((0, 20),)), grid).decay for shift in (0, 1, 6))
-    from_nothing = reach_of(SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid), Painted(ball(40, 11), ((0, 20),)), grid).decay
+    unmoved, little, much = (edit_extent(mask, Painted(ball(40, 11, shift), ((0, 20),)), grid).decay for shift in (0, 1, 6))
+    from_nothing = edit_extent(SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid), Painted(ball(40, 11), ((0, 20),)), grid).decay
 
     assert unmoved == little < much <= from_nothing
     # One slice that was a little wrong says next to nothing of the second one beside it.
@@ -365,7 +365,9 @@ def test_one_slice_that_was_wrong_by_little_says_nothing_of_slices_further_on() 
     before[20] = ball(40, 12.6)[20]
     mask, edits = SoftMask(before.astype(np.float32), (0, 0, 0), grid), Painted(truth, ((0, 20),))
 
-    after, far = (carry_on(mask, edits, grid, reach).spread(grid) > 0.5 for reach in (reach_of(mask, edits, grid), Reach(10.0, 6.0)))
+    after, far = (
+        propagate_edits(mask, edits, grid, reach).spread(grid) > 0.5 for reach in (edit_extent(mask, edits, grid), EditExtent(10.0, 6.0))
+    )
 
     np.testing.assert_array_equal(after[:18], truth[:18])
     np.testing.assert_array_equal(after[23:], truth[23:])
@@ -377,7 +379,7 @@ def test_a_region_that_lay_far_off_follows_one_painted_slice() -> None:
     before, truth = ball(40, 11, -3), ball(40, 11, 3)
     mask, edits = SoftMask(before.astype(np.float32), (0, 0, 0), grid), Painted(truth, ((0, 20),))
 
-    after = carry_on(mask, edits, grid, reach_of(mask, edits, grid)).spread(grid) > 0.5
+    after = propagate_edits(mask, edits, grid, edit_extent(mask, edits, grid)).spread(grid) > 0.5
 
     painting_alone = before.copy()
     painting_alone[20] = truth[20]
@@ -388,7 +390,7 @@ def test_a_large_structure_is_worked_on_in_coarser_steps_with_the_same_outcome(m
     grid = sitk.Image(60, 60, 60, sitk.sitkUInt8)
     before, truth = ball(60, 18), ball(60, 18, 5)
     mask, edits = SoftMask(before.astype(np.float32), (0, 0, 0), grid), Painted(truth, ((1, 30), (2, 25)))
-    fine = carry_on(mask, edits, grid, Reach(12.0, 8.0)).spread(grid) > 0.5
+    fine = propagate_edits(mask, edits, grid, EditExtent(12.0, 8.0)).spread(grid) > 0.5
     monkeypatch.setattr("RAUSlicerLib.correction.interpolation._MOST_VOXELS", 20_000)
-    coarse = carry_on(mask, edits, grid, Reach(12.0, 8.0)).spread(grid) > 0.5
+    coarse = propagate_edits(mask, edits, grid, EditExtent(12.0, 8.0)).spread(grid) > 0.5
     assert dice(coarse, fine) > 0.95

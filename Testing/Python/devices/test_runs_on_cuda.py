@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.confidence.laterality import Laterality, check_laterality
+from RAUSlicerLib.confidence.laterality import Laterality, compare_laterality
 from RAUSlicerLib.confidence.laterality_by_labels import label_margins
 from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import canonical, normalized
@@ -149,7 +149,7 @@ def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline:
 
 
 def test_sides_are_judged_on_it(cuda_for_all: Any, pipeline: Pipeline, case: Reference) -> None:
-    assert check_laterality(pipeline.matcher, case, case.volume, CancelToken()) in Laterality
+    assert compare_laterality(pipeline.matcher, case, case.volume, CancelToken()) in Laterality
     frames = [normalized(canonical(case.volume))] * 2
     margins = label_margins(pipeline.matcher, case, frames, CancelToken())
     assert margins is not None and margins[0] == pytest.approx(margins[1])

@@ -9,27 +9,26 @@ import torch
 
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.inputs import Inputs
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.rau import queries
-from RAUSlicerLib.rau.localizer import VlmLocalizer, _jointly
+from RAUSlicerLib.rau.localizer import _jointly
 from RAUSlicerLib.rau.queries import Asked, levels_to_ask
+from RAUSlicerLib.rau.slices import MatchedCase
 from RAUSlicerLib.results import Localization, SoftMask
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.fixture
-def localizer(tiny_pipeline: Pipeline):
-    yield VlmLocalizer(tiny_pipeline.model.vlm, tiny_pipeline.vision)
-    tiny_pipeline.vision.forget()
+def localizer(tiny_pipeline: Pipeline) -> Pipeline:
+    return tiny_pipeline
 
 
-def locate(
-    localizer: VlmLocalizer, references: list[Reference], target: sitk.Image, structures=None, cancel=None
-) -> dict[str, Localization]:
+def locate(localizer: Pipeline, references: list[Reference], target: sitk.Image, structures=None, cancel=None) -> dict[str, Localization]:
     wanted = structures or references[0].segmentation.structures
-    found = localizer.locate(references, target, wanted, ignore, cancel or CancelToken())
+    found = localizer.locate(Inputs(tuple(references), target, ()), wanted, cancel=cancel)
     return {localization.structure.name: localization for localization in found}
 
 
@@ -40,7 +39,7 @@ def true_box(image: sitk.Image, mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "ASL"])
-def test_boxes_lie_around_the_structures_in_patient_space(localizer: VlmLocalizer, case: Reference, code: str) -> None:
+def test_boxes_lie_around_the_structures_in_patient_space(localizer: Pipeline, case: Reference, code: str) -> None:
     found = locate(localizer, [case], sitk.DICOMOrient(case.volume, code))
     for structure in case.segmentation.structures:
         box = found[structure.name].box_mm
@@ -48,7 +47,7 @@ def test_boxes_lie_around_the_structures_in_patient_space(localizer: VlmLocalize
         np.testing.assert_allclose(box, true_box(case.volume, case.segmentation.array(structure)), atol=5.0, err_msg=structure.name)
 
 
-def test_slice_boxes_are_in_slices_and_pixels_of_the_canonical_frame(localizer: VlmLocalizer, case: Reference) -> None:
+def test_slice_boxes_are_in_slices_and_pixels_of_the_canonical_frame(localizer: Pipeline, case: Reference) -> None:
     left = case.segmentation.structures[1]
     found = locate(localizer, [case], sitk.DICOMOrient(case.volume, "RAI"))["left organ"]
     truth = case.segmentation.array(left)
@@ -59,7 +58,7 @@ def test_slice_boxes_are_in_slices_and_pixels_of_the_canonical_frame(localizer: 
     np.testing.assert_allclose(found.slice_boxes[middle], expected, atol=1.5)
 
 
-def test_the_prior_is_the_matched_structure(localizer: VlmLocalizer, case: Reference) -> None:
+def test_the_prior_is_the_matched_structure(localizer: Pipeline, case: Reference) -> None:
     for name, localization in locate(localizer, [case], case.volume).items():
         truth = case.segmentation.array(localization.structure)
         assert localization.prior is not None
@@ -67,7 +66,7 @@ def test_the_prior_is_the_matched_structure(localizer: VlmLocalizer, case: Refer
         assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85, name
 
 
-def test_every_prompt_has_a_box_in_the_slice_and_a_query(localizer: VlmLocalizer, case: Reference) -> None:
+def test_every_prompt_has_a_box_in_the_slice_and_a_query(localizer: Pipeline, case: Reference) -> None:
     for localization in locate(localizer, [case], case.volume).values():
         assert localization.prompts
         for prompt in localization.prompts.values():
@@ -76,7 +75,7 @@ def test_every_prompt_has_a_box_in_the_slice_and_a_query(localizer: VlmLocalizer
             assert prompt.query.shape == (32,) and prompt.query.dtype == np.float32
 
 
-def test_presence_and_prior_do_not_depend_on_the_order_of_asking(localizer: VlmLocalizer, case: Reference) -> None:
+def test_presence_and_prior_do_not_depend_on_the_order_of_asking(localizer: Pipeline, case: Reference) -> None:
     forth = locate(localizer, [case], case.volume)
     back = locate(localizer, [case], case.volume, case.segmentation.structures[::-1])
     assert list(back) == list(forth)[::-1]
@@ -85,7 +84,7 @@ def test_presence_and_prior_do_not_depend_on_the_order_of_asking(localizer: VlmL
         np.testing.assert_allclose(back[name].box_mm, localization.box_mm, atol=0.05)
 
 
-def test_a_reference_that_lacks_a_structure_does_not_speak_against_it(localizer: VlmLocalizer, case: Reference) -> None:
+def test_a_reference_that_lacks_a_structure_does_not_speak_against_it(localizer: Pipeline, case: Reference) -> None:
     body, _, right = case.segmentation.structures
     lacking = Reference(case.volume, Segmentation(case.segmentation.labelmap, (body, right)))
     alone, both = locate(localizer, [case], case.volume), locate(localizer, [case, lacking], case.volume)
@@ -93,7 +92,7 @@ def test_a_reference_that_lacks_a_structure_does_not_speak_against_it(localizer:
     np.testing.assert_allclose(both["left organ"].box_mm, alone["left organ"].box_mm, atol=0.05)
 
 
-def test_what_the_language_model_denies_has_no_box(localizer: VlmLocalizer, case: Reference, tiny_pipeline: Pipeline) -> None:
+def test_what_the_language_model_denies_has_no_box(localizer: Pipeline, case: Reference, tiny_pipeline: Pipeline) -> None:
     bias = tiny_pipeline.model.vlm.presence_head[-1].bias
     before = bias.detach().clone()
     with torch.no_grad():
@@ -106,13 +105,13 @@ def test_what_the_language_model_denies_has_no_box(localizer: VlmLocalizer, case
     assert all(localization.box_mm is None and localization.presence < 0.01 for localization in found.values())
 
 
-def test_a_cancel_leaves_everything_out(localizer: VlmLocalizer, case: Reference) -> None:
+def test_a_cancel_leaves_everything_out(localizer: Pipeline, case: Reference) -> None:
     cancel = CancelToken()
     cancel.cancel()
     assert locate(localizer, [case], case.volume, cancel=cancel) == {}
 
 
-def test_a_structure_that_left_the_field_of_view_is_left_out_of_the_boxes(localizer: VlmLocalizer, case: Reference) -> None:
+def test_a_structure_that_left_the_field_of_view_is_left_out_of_the_boxes(localizer: Pipeline, case: Reference) -> None:
     # Nothing of the reference is drawn anywhere near: a name without a voxel.
     empty = replace(case.segmentation.structures[2], label=9, name="ghost")
     haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, empty)))
@@ -151,12 +150,12 @@ def test_close_slices_are_asked_about_every_other_time_unless_a_structure_would_
 
 @pytest.mark.parametrize("close", [0.0, 1000.0])
 def test_boxes_of_slices_that_are_not_asked_about_follow_the_structure(
-    localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch, close: float
+    localizer: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch, close: float
 ) -> None:
     monkeypatch.setattr(queries, "_CLOSE", close)
     asked = []
-    read = localizer._vlm.read
-    monkeypatch.setattr(localizer._vlm, "read", lambda pair: (asked.append(pair.pictures.level), read(pair))[1])
+    read = localizer.model.vlm.read
+    monkeypatch.setattr(localizer.model.vlm, "read", lambda pair: (asked.append(pair.pictures.level), read(pair))[1])
     found = locate(localizer, [case], case.volume)
     assert len(set(np.diff(asked))) == 1 and asked[1] - asked[0] == (2 if close else 1)
     for structure in case.segmentation.structures:
@@ -167,10 +166,11 @@ def test_boxes_of_slices_that_are_not_asked_about_follow_the_structure(
         assert levels == list(range(levels[0], levels[-1] + 1))
 
 
-def test_only_slices_that_are_asked_about_are_read(localizer: VlmLocalizer, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, encode = [], localizer._vision.segmenter.encode
-    monkeypatch.setattr(localizer._vision.segmenter, "encode", lambda images: (read.append(len(images)), encode(images))[1])
+def test_only_slices_that_are_asked_about_are_read(localizer: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, encode = [], localizer.propagator.segmenter.encode
+    monkeypatch.setattr(localizer.propagator.segmenter, "encode", lambda images: (read.append(len(images)), encode(images))[1])
     references = [case]
     locate(localizer, references, case.volume, case.segmentation.structures[1:2])
-    slices = localizer._vision.look(references, case.volume, ignore, CancelToken())
-    assert slices is not None and 0 < sum(read) < 2 * len(slices)
+    matches = localizer.matcher.match_all(references, case.volume, ignore, CancelToken())
+    slices = len(MatchedCase(case.volume, matches, localizer.propagator.segmenter, localizer.device))
+    assert 0 < sum(read) < 2 * slices

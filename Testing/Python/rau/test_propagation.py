@@ -9,22 +9,21 @@ from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.rau.propagation import Sam2Propagator
-from RAUSlicerLib.rau.slices import MatchedSlices, Vision
+from RAUSlicerLib.rau.slices import MatchedCase
 from RAUSlicerLib.results import Localization, SlicePrompt, SoftMask
 
 
 class Run:
-    """References and target that were looked at once."""
+    """References that were matched to a target once."""
 
-    def __init__(self, vision: Vision, references: tuple[Reference, ...]) -> None:
-        self.vision, self.references, self.target = vision, references, references[0].volume
-        slices = vision.look(references, self.target, ignore, CancelToken())
-        assert slices is not None
-        self.slices: MatchedSlices = slices
+    def __init__(self, pipeline: Pipeline, references: tuple[Reference, ...]) -> None:
+        self.segmenter, self._device, target = pipeline.propagator.segmenter, pipeline.device, references[0].volume
+        matches = pipeline.matcher.match_all(references, target, ignore, CancelToken())
+        self.slices = MatchedCase(target, matches, self.segmenter, self._device)
 
-    def segment(self, localizations, edits=None, cancel=None, progress=ignore, **options) -> dict[Structure, SoftMask]:
-        propagator = Sam2Propagator(self.vision, **options)
-        return propagator.segment(self.references, self.target, localizations, edits or {}, progress, cancel or CancelToken())
+    def segment(self, localizations, cancel=None, progress=ignore, **options) -> dict[Structure, SoftMask]:
+        propagator = Sam2Propagator(self.segmenter, self._device, **options)
+        return propagator.segment(self.slices, localizations, progress, cancel or CancelToken())
 
     def localized(self, structure: Structure, levels: slice, value: float = 0.9) -> Localization:
         values = np.full((levels.stop - levels.start, 20, 16), value, np.float32)
@@ -34,8 +33,7 @@ class Run:
 @pytest.fixture
 def run(tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
-    yield Run(tiny_pipeline.vision, (case,))
-    tiny_pipeline.vision.forget()
+    return Run(tiny_pipeline, (case,))
 
 
 def whole(mask: SoftMask) -> np.ndarray:
@@ -64,40 +62,19 @@ def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Re
 def test_sam2_is_asked_where_the_prior_is_undecided(run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("RAUSlicerLib.rau.propagation._DOUBT", 0.2)
     asked = []
-    decode = run.vision.segmenter.decode
+    decode = run.segmenter.decode
 
     def watch(attended, *rest):
         asked.append(len(attended))
         return decode(attended, *rest)
 
-    monkeypatch.setattr(run.vision.segmenter, "decode", watch)
+    monkeypatch.setattr(run.segmenter, "decode", watch)
     values = np.full((7, 20, 16), 0.95, np.float32)
     values[4:] = 0.6
     left = Localization(case.segmentation.structures[1], 0.9, None, prior=SoftMask(values, (5, 22, 24), run.slices.grid))
     mask = whole(run.segment([left])[left.structure])
     assert asked == [1, 1, 1]
     np.testing.assert_allclose(mask[5:9], whole(left.prior)[5:9], atol=2e-3)
-
-
-def test_edited_slices_come_back_as_painted(run: Run, case: Reference) -> None:
-    left = run.localized(case.segmentation.structures[1], slice(3, 7))
-    painted = {5: np.zeros((64, 64), bool), 13: np.zeros((64, 64), bool)}
-    painted[5][2:9, 50:60] = True
-    painted[13][30:33, 30:34] = True
-
-    # The second one lies far behind the end of the structure.
-    mask = whole(run.segment([left], {left.structure: painted})[left.structure])
-
-    for level, edit in painted.items():
-        np.testing.assert_array_equal(mask[level] > 0.5, edit)
-
-
-def test_a_structure_without_prior_is_painted_too(run: Run, case: Reference) -> None:
-    absent = Localization(case.segmentation.structures[1], 0.1, None)
-    edit = np.zeros((64, 64), bool)
-    edit[10:20, 10:20] = True
-    mask = run.segment([absent], {absent.structure: {8: edit}})[absent.structure]
-    np.testing.assert_array_equal(whole(mask)[8] > 0.5, edit)
 
 
 def test_a_structure_ends_where_nothing_is_left_of_it(run: Run, case: Reference) -> None:
@@ -138,13 +115,12 @@ def test_references_with_and_without_the_structure_on_a_slice_go_together(
     monkeypatch.setattr("RAUSlicerLib.imaging.frame.WORKING_EXTENT", 36)
     body, left, right = case.segmentation.structures
     lacking = Reference(case.volume, Segmentation(case.segmentation.labelmap == 1, (body,)))
-    run = Run(tiny_pipeline.vision, (case, lacking))
+    run = Run(tiny_pipeline, (case, lacking))
     located = [run.localized(structure, slice(5, 12)) for structure in (body, left, right)]
     together = run.segment(located)
     alone = run.segment(located[1:2])
     np.testing.assert_allclose(whole(together[left]), whole(alone[left]), atol=2e-3)
     assert not run.slices.references[1].masks(left).any() and run.slices.references[0].masks(left).any()
-    tiny_pipeline.vision.forget()
 
 
 def test_an_empty_list_is_an_empty_answer(run: Run) -> None:

@@ -1,5 +1,6 @@
 """The mask refiner: what it sees of a structure, that untrained it changes nothing, and that every voxel comes back to its place."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from RAUSlicerLib.imaging.frame import canonical
-from RAUSlicerLib.imaging.segmentation import Reference, Segmentation
+from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.matching.label_posteriors import LabelHead
 from RAUSlicerLib.matching.matcher import Match, Matcher
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.refinement.network import RefinerConfig, RefinerNet, doubled, likeness
-from RAUSlicerLib.refinement.refiner import Cells, Refiner, Witness, inner, overlay, surroundings
+from RAUSlicerLib.refinement.refiner import Cells, ReferenceVote, Refiner, inner, overlay, reference_votes, surroundings
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
@@ -255,13 +256,19 @@ def test_surroundings_are_larger_and_within_the_volume() -> None:
     assert inner(box, (z, y, x)) == (slice(10, 50), slice(0, 20), slice(30 - x.start, 33 - x.start))
 
 
+def refined(refiner: Refiner, matches: list[Match], target: sitk.Image, structures: Sequence[Structure], cancel: CancelToken) -> Iterator:
+    """The structures' probabilities by one reference after the other, as the pipeline has them."""
+    votes = reference_votes(matches, cancel)
+    return (refiner.refine(overlay(match, target, votes), structures, cancel) for match in matches)
+
+
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PSL"])
 def test_every_structure_lies_where_it_does_in_a_reoriented_copy(matcher: Matcher, case: Reference, refiner: Refiner, code: str) -> None:
     target = sitk.DICOMOrient(case.volume, code)
     match = matcher.match(case, target, ignore, CancelToken())
     assert match is not None
     frame = canonical(target)
-    masks = next(refiner.refine([match], target, case.segmentation.structures, CancelToken()))
+    masks = next(refined(refiner, [match], target, case.segmentation.structures, CancelToken()))
     for structure, mask in masks.items():
         truth = sitk.GetArrayFromImage(canonical(case.segmentation.labelmap)) == structure.label
         found = mask.spread(frame) > 0.5
@@ -272,8 +279,8 @@ def test_what_becomes_of_a_structure_does_not_depend_on_what_else_is_asked(match
     left = case.segmentation.structures[1]
     for each in (refiner._net.first, refiner._net.second):
         torch.nn.init.normal_(each.change.weight)
-    alone = next(refiner.refine([match], case.volume, [left], CancelToken()))[left]
-    among = next(refiner.refine([match], case.volume, case.segmentation.structures[::-1], CancelToken()))[left]
+    alone = next(refined(refiner, [match], case.volume, [left], CancelToken()))[left]
+    among = next(refined(refiner, [match], case.volume, case.segmentation.structures[::-1], CancelToken()))[left]
     assert alone.start == among.start
     np.testing.assert_array_equal(alone.values, among.values)
 
@@ -282,7 +289,7 @@ def test_structures_are_found_by_name_and_missing_ones_left_out(match: Match, ca
     body, left, _ = case.segmentation.structures
     fewer = replace(match, reference=Reference(case.volume, Segmentation(case.segmentation.labelmap, (body,))))
     asked = [replace(body, label=9, id="other"), left]
-    assert list(next(refiner.refine([fewer], case.volume, asked, CancelToken()))) == asked[:1]
+    assert list(next(refined(refiner, [fewer], case.volume, asked, CancelToken()))) == asked[:1]
 
 
 def test_attention_and_labels_of_training_are_heard_of_all_references(match: Match, case: Reference) -> None:
@@ -294,9 +301,9 @@ def test_attention_and_labels_of_training_are_heard_of_all_references(match: Mat
     head = LabelHead(tuple(100 * weights for weights in match.head.weights), match.head.biases)
     match = replace(match, head=head)
     other = replace(match, reference=Reference(case.volume, replace(case.segmentation, labelmap=moved)))
-    witnesses = [Witness(one, one.attend(one.reference.segmentation.structures)) for one in (match, other)]
+    votes = [ReferenceVote(one, one.attend(one.reference.segmentation.structures)) for one in (match, other)]
     mine, theirs = overlay(match, case.volume), overlay(other, case.volume)
-    together = overlay(match, case.volume, witnesses)
+    together = overlay(match, case.volume, votes)
     left = case.segmentation.structures[1]
     window = tuple(slice(0, size) for size in mine.warped.shape)
     own, given, both = (over.planes(left, window) for over in (mine, theirs, together))
@@ -309,8 +316,8 @@ def test_attention_and_labels_of_training_are_heard_of_all_references(match: Mat
 def test_a_reference_that_lacks_a_structure_says_nothing_of_it(match: Match, case: Reference, refiner: Refiner) -> None:
     body, left, right = case.segmentation.structures
     lacking = replace(match, reference=Reference(case.volume, replace(case.segmentation, structures=(body, right))))
-    alone = next(refiner.refine([match], case.volume, [left], CancelToken()))[left]
-    first, second = refiner.refine([match, lacking], case.volume, [left], CancelToken())
+    alone = next(refined(refiner, [match], case.volume, [left], CancelToken()))[left]
+    first, second = refined(refiner, [match, lacking], case.volume, [left], CancelToken())
     assert second == {} and first[left].start == alone.start
     np.testing.assert_allclose(first[left].values, alone.values, atol=1e-6)
 
@@ -318,7 +325,7 @@ def test_a_reference_that_lacks_a_structure_says_nothing_of_it(match: Match, cas
 def test_after_a_cancel_the_rest_is_empty(match: Match, case: Reference, refiner: Refiner) -> None:
     cancel = CancelToken()
     cancel.cancel()
-    masks = next(refiner.refine([match], case.volume, case.segmentation.structures, cancel))
+    masks = next(refined(refiner, [match], case.volume, case.segmentation.structures, cancel))
     assert [mask.values.max() for mask in masks.values()] == [0, 0, 0]
 
 
@@ -334,7 +341,7 @@ def test_after_a_cancel_no_reference_is_heard_any_more(
         return attend(self, *asked, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Match, "attend", stopped)
-    first, second = refiner.refine([match, replace(match)], case.volume, case.segmentation.structures, cancel)
+    first, second = refined(refiner, [match, replace(match)], case.volume, case.segmentation.structures, cancel)
     assert len(heard) == 1
     for masks in (first, second):
         assert [mask.values.max() for mask in masks.values()] == [0, 0, 0]

@@ -33,7 +33,7 @@ class OutOfMemoryError(RuntimeError):
     """As torch calls a GPU's."""
 
 
-class Warm:
+class RunState:
     """A run that is kept: what the worker asks of it."""
 
     def __init__(self, reference, target, structures):
@@ -48,18 +48,18 @@ class Pipeline:
     def __init__(self, model, device):
         self._model = model
         self.device = types.SimpleNamespace(type="cuda" if model == "small gpu" and device == "auto" else "cpu")
-        self.warm = None
+        self.state = None
 
     def forget(self):
-        self.warm = None
+        self.state = None
 
     def correct(self, correction, reference=None, target=None, *, keep_mb, economy=0, progress, cancel, localizer="vlm"):
         """The mask as it was sent, as the structure; the first pass only where it is needed."""
         timings = {"correction": 0.1}
         if reference is not None:
-            self.warm = Warm(reference, target, [correction.structure])
+            self.state = RunState(reference, target, [correction.structure])
             timings["first pass"] = 1.0
-        reference = self.warm.reference
+        reference = self.state.reference
         structure = reference.segmentation.select([correction.structure])[0]
         labels = sitk.Cast(correction.mask * structure.label, sitk.sitkUInt8)
         result = StructureResult(structure, Status.FOUND, 0.5, 1.0, 1.0, Localization(structure, 0.9, correction.box_mm))
@@ -119,7 +119,7 @@ class Pipeline:
         elif model == "bug":
             raise ZeroDivisionError("division by zero in the volume of " + " ".join(("Jane", "Doe")))
         if keep_mb > 0:
-            self.warm = Warm(reference, target, structures)
+            self.state = RunState(reference, target, structures)
         segmentation = dataclasses.replace(reference.segmentation, structures=reference.segmentation.select(structures))
         if model == "nothing":
             segmentation = segmentation.map_layers(layer * 0 for layer in segmentation.layers)

@@ -1,9 +1,14 @@
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import numpy as np
 import SimpleITK as sitk
 
+from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.matching.registration_localizer import RegistrationLocalizer
+from RAUSlicerLib.matching.registration import register
 from RAUSlicerLib.progress import CancelToken, ignore
+from RAUSlicerLib.rau.registration_localizer import RegistrationLocalizer
 from RAUSlicerLib.results import Localization
 
 
@@ -15,9 +20,22 @@ def true_box(case: Reference, name: str) -> np.ndarray:
     return np.array([points.min(axis=0) - half, points.max(axis=0) + half])
 
 
-def locate(reference: Reference, target: sitk.Image, **options) -> dict[str, Localization]:
-    localizer = RegistrationLocalizer(deformable=False, **options)
-    found = localizer.locate([reference], target, reference.segmentation.structures, ignore, CancelToken())
+@dataclass
+class Placed:
+    """A target with a reference laid over it, as far as this localizer looks at it."""
+
+    target: sitk.Image
+    matches: list[SimpleNamespace]
+
+
+def located(reference: Reference, target: sitk.Image, cancel: CancelToken) -> list[Localization]:
+    transform = register(canonical(target), reference.volume, deformable=False, progress=ignore, cancel=CancelToken())
+    case = Placed(target, [SimpleNamespace(reference=reference, transform=transform)])
+    return RegistrationLocalizer().locate(case, reference.segmentation.structures, [], {}, ignore, cancel)
+
+
+def locate(reference: Reference, target: sitk.Image) -> dict[str, Localization]:
+    found = located(reference, target, CancelToken())
     return {localization.structure.name: localization for localization in found}
 
 
@@ -58,4 +76,4 @@ def test_a_cancelled_search_returns_nothing(make_ellipsoids) -> None:
     reference = make_ellipsoids()
     cancel = CancelToken()
     cancel.cancel()
-    assert RegistrationLocalizer().locate([reference], reference.volume, reference.segmentation.structures, ignore, cancel) == []
+    assert located(reference, reference.volume, cancel) == []

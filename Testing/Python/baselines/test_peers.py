@@ -4,26 +4,21 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.baselines.affine import AffinePropagator
-from RAUSlicerLib.baselines.copy import CopyPropagator
-from RAUSlicerLib.baselines.demons import DemonsPropagator
+from RAUSlicerLib.baselines.affine import AffinePeer
+from RAUSlicerLib.baselines.copy import CopyPeer
+from RAUSlicerLib.baselines.demons import DemonsPeer
 from RAUSlicerLib.imaging.segmentation import Reference, Structure
 from RAUSlicerLib.matching.warping import inside, merge, warp_mask, warp_structures
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.protocols import SoftMask
-from RAUSlicerLib.results import Localization
+from RAUSlicerLib.results import SoftMask
 
 
-def localized(structures) -> list[Localization]:
-    return [Localization(structure, 1.0, None) for structure in structures]
-
-
-@pytest.mark.parametrize("propagator", [CopyPropagator(), AffinePropagator(), DemonsPropagator()], ids=lambda p: p.name)
-def test_each_peer_segments_another_subject(make_ellipsoids, propagator) -> None:
+@pytest.mark.parametrize("peer", [CopyPeer(), AffinePeer(), DemonsPeer()], ids=lambda p: p.name)
+def test_each_peer_segments_another_subject(make_ellipsoids, peer) -> None:
     reference, target = make_ellipsoids(), make_ellipsoids(scale=(1.1, 1.0, 1.0), shift=(4.0, -4.0, 0.0), seed=1)
     structures = reference.segmentation.structures
 
-    masks = propagator.segment([reference], target.volume, localized(structures), {}, ignore, CancelToken())
+    masks = peer.segment([reference], target.volume, structures, ignore, CancelToken())
 
     assert list(masks) == list(structures)
     for structure, mask in masks.items():
@@ -53,7 +48,7 @@ def test_a_structure_outside_of_the_target_comes_out_empty(make_ellipsoids) -> N
 def test_references_vote_and_a_structure_that_one_lacks_comes_from_the_other(make_ellipsoids) -> None:
     whole = make_ellipsoids()
     lacking = Reference(whole.volume, replace(whole.segmentation, structures=whole.segmentation.structures[:2]))
-    masks = CopyPropagator().segment([lacking, whole], whole.volume, localized(whole.segmentation.structures), {}, ignore, CancelToken())
+    masks = CopyPeer().segment([lacking, whole], whole.volume, whole.segmentation.structures, ignore, CancelToken())
     assert [structure.name for structure in masks] == ["body", "left organ", "right organ"]
 
 
@@ -72,11 +67,11 @@ def test_structures_not_reached_before_a_cancel_are_left_out(make_ellipsoids) ->
         if event.structure is not None:
             cancel.cancel()
 
-    masks = CopyPropagator().segment([reference], reference.volume, localized(reference.segmentation.structures), {}, after_first, cancel)
+    masks = CopyPeer().segment([reference], reference.volume, reference.segmentation.structures, after_first, cancel)
     assert [structure.name for structure in masks] == ["body"]
 
 
 def test_a_structure_the_reference_lacks_is_left_out(make_ellipsoids) -> None:
     reference = make_ellipsoids()
     stranger = Structure(9, "spleen")
-    assert CopyPropagator().segment([reference], reference.volume, localized([stranger]), {}, ignore, CancelToken()) == {}
+    assert CopyPeer().segment([reference], reference.volume, [stranger], ignore, CancelToken()) == {}

@@ -1,8 +1,8 @@
-"""The localizer without a network: boxes and presence from the reference's masks, carried over by registration."""
+"""The localizer without a language model: boxes and presence from the references' masks, warped to the target."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,11 +10,10 @@ import SimpleITK as sitk
 from ..imaging.frame import canonical, normalized
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
+from ..matching.warping import inside, merge, warp_structures
 from ..progress import CancelToken, ProgressCallback, part
-from ..protocols import SoftMask
-from ..results import Localization
-from .registration import register
-from .warping import inside, merge, warp_structures
+from ..results import Localization, SoftMask
+from .slices import MatchedCase
 
 # A structure whose carried-over voxels are fewer than half sure has left the field of view.
 _SURE = 0.5
@@ -23,7 +22,7 @@ _NEIGHBOURHOOD = 4
 
 
 class RegistrationLocalizer:
-    """Registers every reference to the target and looks where its structures land.
+    """Looks where the references' structures land.
 
     A structure's presence is the share of its mass that lands inside of the target's field of view, lowered where reference and target
     look different around it. It orders structures by trust; it is not a calibrated probability.
@@ -31,41 +30,25 @@ class RegistrationLocalizer:
 
     name = "registration"
 
-    def __init__(self, *, deformable: bool = True, spacing_mm: float | None = None) -> None:
-        self._deformable = deformable
-        self._spacing_mm = spacing_mm
-
     def locate(
         self,
-        references: Sequence[Reference],
-        target: sitk.Image,
+        case: MatchedCase,
         structures: Sequence[Structure],
+        refined: Sequence[Mapping[Structure, SoftMask]],
+        priors: Mapping[Structure, SoftMask],
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> list[Localization]:
-        """See ``protocols.Localizer``. Several references vote, each with the weight of its own presence.
-
-        Raises:
-            InputError: a volume has too few slices, or a reference can't be laid over the target at all.
-        """
-        frame = canonical(target)
+        """See ``protocols.Localizer``. Several references vote, each with the weight of its own presence."""
+        frame = canonical(case.target)
         votes: dict[Structure, list[tuple[SoftMask, float]]] = {}
-        for number, reference in enumerate(references):
-            start, end = number / len(references), (number + 1) / len(references)
-            middle = start + 0.9 * (end - start)
-            transform = register(
-                frame,
-                reference.volume,
-                deformable=self._deformable,
-                progress=part(progress, start, middle),
-                cancel=cancel,
-                spacing_mm=self._spacing_mm,
-            )
+        for number, match in enumerate(case.matches):
+            share = part(progress, number / len(case.matches), (number + 1) / len(case.matches))
+            for structure, vote in self._votes(match.reference, structures, match.transform, frame, share, cancel).items():
+                votes.setdefault(structure, []).append(vote)
             if cancel.cancelled:
                 return []
-            for structure, vote in self._votes(reference, structures, transform, frame, part(progress, middle, end), cancel).items():
-                votes.setdefault(structure, []).append(vote)
-        return [_localization(structure, votes[structure]) for structure in structures if structure in votes]
+        return [_localization(structure, votes[structure], priors.get(structure)) for structure in structures if structure in votes]
 
     @staticmethod
     def _votes(
@@ -115,19 +98,19 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
 
 
-def _localization(structure: Structure, votes: Sequence[tuple[SoftMask, float]]) -> Localization:
+def _localization(structure: Structure, votes: Sequence[tuple[SoftMask, float]], prior: SoftMask | None) -> Localization:
     presence = float(np.mean([presence for _, presence in votes]))
     mask = merge([mask for mask, _ in votes], [presence + 1e-3 for _, presence in votes])
     sure = mask.values >= _SURE
     if not sure.any():
-        return Localization(structure, min(presence, 0.5), None)
+        return Localization(structure, min(presence, 0.5), None, prior=prior)
     slice_boxes = {}
     for number in np.flatnonzero(sure.any(axis=(1, 2))):
         rows, columns = np.flatnonzero(sure[number].any(axis=1)), np.flatnonzero(sure[number].any(axis=0))
         top, left = mask.start[1] + int(rows[0]), mask.start[2] + int(columns[0])
         bottom, right = mask.start[1] + int(rows[-1]) + 1, mask.start[2] + int(columns[-1]) + 1
         slice_boxes[mask.start[0] + int(number)] = (float(left), float(top), float(right), float(bottom))
-    return Localization(structure, presence, _world_box(sure, mask), slice_boxes, prior=mask)
+    return Localization(structure, presence, _world_box(sure, mask), slice_boxes, prior=prior)
 
 
 def _world_box(sure: np.ndarray, mask: SoftMask) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
