@@ -81,17 +81,18 @@ def main() -> None:
     size = SIZES[options.size]
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         os.environ["RAUSLICER_MODELS"] = str(Path(scratch) / "models")
+        from RAUSlicerLib.full_size import adding
         from RAUSlicerLib.full_size.composing import compose
         from RAUSlicerLib.full_size.sam2_checkpoints import SIZES as SAM2
         from RAUSlicerLib.models import store
         from RAUSlicerLib.pipeline import Pipeline
         from RAUSlicerLib.rau.sam2 import build_sam2
 
-        store.add(make_backbone(Path(scratch) / "backbone", size))
+        adding.add(make_backbone(Path(scratch) / "backbone", size))
         if size["sam2"]:
             torch.manual_seed(1)
             torch.save({"model": build_sam2(SAM2[size["sam2"]]).state_dict()}, Path(scratch) / "sam2.pt")
-            store.add(Path(scratch) / "sam2.pt", "eyes")
+            adding.add(Path(scratch) / "sam2.pt", "eyes")
         compose("measured", "backbone", "eyes" if size["sam2"] else store.EMBEDDED, picture=size["picture"])
         reference, target = made_up(options.side, options.structures)
         start = time.perf_counter()

@@ -280,9 +280,9 @@ def made_large_model(kind: str) -> Iterator[str]:
     """The name of a tiny model of random weights, of which the language model computes in float32."""
     from unittest import mock
 
-    from RAUSlicerLib.full_size import composing, sam2_checkpoints
-    from RAUSlicerLib.loading import PRECISION_VARIABLE
+    from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
     from RAUSlicerLib.models import store
+    from RAUSlicerLib.models.opening import PRECISION_VARIABLE
     from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
     from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
@@ -296,10 +296,10 @@ def made_large_model(kind: str) -> Iterator[str]:
         stack.enter_context(mock.patch.dict(os.environ, changed))
         for module in (composing, sam2_checkpoints):
             stack.enter_context(mock.patch.object(module, "SIZES", sizes))
-        store.add(make_tiny_backbone(home / kind, kind))
+        adding.add(make_tiny_backbone(home / kind, kind))
         torch.manual_seed(1)
         torch.save({"model": build_sam2(sizes["sam2.1-hiera-tiny"]).state_dict()}, home / "sam2.pt")
-        store.add(home / "sam2.pt", "sam2.1")
+        adding.add(home / "sam2.pt", "sam2.1")
         composing.compose("tiny", kind, "sam2.1", picture=128, regions=2)
         yield "tiny"
 

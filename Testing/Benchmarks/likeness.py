@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from RAUSlicerLib.evaluation.variants import NATURAL, change
+from RAUSlicerLib.imaging.variants import NATURAL, change
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.training.calibration import annotated

@@ -55,7 +55,8 @@ def test_one_reference_of_the_same_part_is_enough(wary: Pipeline, case: Referenc
         return replace(found, likeness=next(given))
 
     monkeypatch.setattr(wary.matcher, "match", matched)
-    monkeypatch.setattr(wary, "calibration", replace(wary.calibration, foreign=0.5))
+    calibration = replace(wary.model.calibration, foreign=0.5)
+    monkeypatch.setattr(wary, "model", replace(wary.model, calibration=calibration))
     monkeypatch.setattr("RAUSlicerLib.confidence.assessment.compare_laterality", lambda *given, **named: None)
     result = wary.transfer([case, case], case.volume)
     assert OTHER_PART_WARNING not in result.warnings and set(result.statuses.values()) == {Status.FOUND}

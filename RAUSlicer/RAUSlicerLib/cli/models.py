@@ -9,8 +9,9 @@ from rich import box
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from ..errors import ModelError
+from ..full_size.adding import add
 from ..models.manifest import read_manifest
-from ..models.store import ModelFolder, add, list_models, list_unfinished, remove, resolve, user_folder
+from ..models.store import ModelFolder, list_models, list_unfinished, remove, resolve, user_folder
 from ..support.printing import Table, progress_console, say, show
 from ..support.scratch import remove_abandoned
 
@@ -114,7 +115,7 @@ def _verify(models: list[ModelFolder]) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from ..device import choose_device
-    from ..loading import plan_model
+    from ..full_size.opening import plan_model
 
     for sentence in plan_model(options.name, choose_device(options.device), options.precision):
         say(sentence)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ..imaging.variants import NATURAL
 from .methods import COPY, DEMONS, MEMORY, OURS
 from .metrics import rank_correlation
 from .records import Run, StructureScore
-from .variants import NATURAL
 
 # Dice that a domain must reach, and what is aimed for.
 MUST_REACH = {"brain_t1": (0.80, 0.88), "abdomen_ct": (0.45, 0.70), "heart_mr": (0.65, 0.85)}

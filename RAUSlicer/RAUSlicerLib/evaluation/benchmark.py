@@ -13,6 +13,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from .. import __version__
+from ..imaging.variants import NATURAL
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from ..support.outputs import write_json
 from ..support.scratch import ScratchFolder
@@ -21,7 +22,6 @@ from .pairs import REFERENCES_A_TARGET, SEED, Trial, choose_trials
 from .processes import Cancelled, Processes
 from .records import Run, RunLog, key_of
 from .scoring import Truth, prepare
-from .variants import NATURAL
 from .worker import LABELMAP
 
 SCORES = "scores.json"

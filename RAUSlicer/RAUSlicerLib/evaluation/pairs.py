@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..imaging.variants import NATURAL, VARIANTS
 from ..support import strict_json
-from .variants import NATURAL, VARIANTS
 
 SEED = 2
 REFERENCES_A_TARGET = 3

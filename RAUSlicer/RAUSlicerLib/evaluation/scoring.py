@@ -11,11 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..confidence.calibration import overlap
+from ..imaging.variants import NATURAL, change
 from .boxes import box_iou_mm, mask_box
 from .metrics import score
 from .pairs import SEED, Trial, scored_labels
 from .records import StructureScore
-from .variants import NATURAL, change
 
 # Smaller annotations are mostly errors at the edge of the field of view.
 FEWEST_VOXELS = 50

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from ..imaging.variants import NATURAL, WITHOUT
 from ..results import Status
 from ..support.outputs import write_text
 from .bars import confidence_against_dice
@@ -14,7 +15,6 @@ from .benchmark import Plan
 from .methods import OURS
 from .pairs import Case, Trial, choose_trials, wrong_part_trials
 from .records import Run, StructureScore
-from .variants import NATURAL, WITHOUT
 
 # Taken out of the target for want of a case that lacks it: the structure that operations take out most often.
 _REMOVED = "gallbladder"

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, OutputError
-from ..loading import base_tensors, load_part
 from ..models.checkpoint import load_config, save_checkpoint
 from ..models.manifest import read_manifest
+from ..models.opening import load_part
 from ..models.store import EMBEDDED, ModelFolder, check_name, resolve, user_folder
 from ..rau.network import RauVlm
 from ..rau.sam2 import MemorySegmenter
 from ..support.scratch import ScratchFolder
 from .backbones import PART, fingerprint, open_backbone
 from .imports import SAM2_BASE
+from .opening import base_tensors
 from .plan import Placement
 from .sam2_checkpoints import SIZES
 from .slice_reader import FullSizeConfig, FullSizeVlm, Lora

@@ -20,8 +20,9 @@ from ..models.folders import staging_folder, user_folder
 
 # Weights, configuration, tokenizer and card: what can run code is never fetched.
 from ..models.manifest import ALLOWED_SUFFIXES
-from ..models.store import ModelFolder, add, check_name
+from ..models.store import ModelFolder, check_name
 from ..support.shortage import no_room
+from .adding import add
 
 _PART = ".part"
 _BLOCK = 2**20

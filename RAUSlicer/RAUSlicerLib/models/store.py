@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, ModelError, OutputError
-from ..full_size.imports import WhatItIs, bring_in, space_needed, what_is
 from ..support.resources import resource_path
-from ..support.scratch import ScratchFolder
-from .folders import FOLDER_VARIABLE, STAGING, user_folder
+from .folders import STAGING, user_folder
 from .manifest import Manifest, is_checkpoint, state, verify_checkpoint
 
 EMBEDDED = "embedded"
@@ -137,50 +135,6 @@ def model_folders(name: str) -> list[Path]:
     return [*folders, chosen] if len(chosen.parts) > 1 and chosen.is_dir() else folders
 
 
-def add(source: Path, name: str | None = None) -> ModelFolder:
-    """Bring a model into the user's folder, whole or not at all, verified or with checksums made on the way.
-
-    Args:
-        source: A model folder; a Hugging Face folder of an image-text-to-text model; or a SAM2.1 checkpoint, a file or a folder.
-        name: What it is called; without, as its folder or file.
-
-    Raises:
-        InputError: the name is no plain file name.
-        ModelError: the source is damaged, of no known kind, holds pickles that are not SAM2.1, or the name is taken.
-        OutputError: the user's folder can't be written or has too little space.
-    """
-    if not source.exists():
-        raise ModelError(
-            f"The model folder {str(source)!r} does not exist.", "Nothing can be added from it.", "Give the path of a model folder."
-        )
-    kind = what_is(source)
-    name = check_name(name or (source.resolve().name if source.is_dir() else source.stem))
-    if kind is WhatItIs.MODEL:
-        ModelFolder(name, source).verify()
-    home = user_folder()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        _check_space(home, space_needed(source, home))
-        with ScratchFolder(home, ".adding-") as scratch:
-            made = scratch / name
-            if kind is WhatItIs.MODEL:
-                # Whatever is no checkpoint, and so has no checksums, stays behind.
-                for part in ModelFolder(name, source).parts:
-                    shutil.copytree(source / part, made / part)
-                ModelFolder(name, made).verify()
-            else:
-                bring_in(source, made, kind)
-            # Somebody else may have taken the name in the meantime.
-            os.rename(made, home / check_name(name))
-    except OSError as error:
-        raise OutputError(
-            f"The model can't be copied to {str(home / name)!r}.",
-            f"The system says: {error.strerror or error}.",
-            f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
-        ) from error
-    return ModelFolder(name, home / name)
-
-
 def check_name(name: str) -> str:
     """The name, if a new model can have it.
 
@@ -201,16 +155,6 @@ def check_name(name: str) -> str:
             f"Remove it first with `rauslicer models remove {name}`, or choose another name with --name.",
         )
     return name
-
-
-def _check_space(home: Path, needed: int) -> None:
-    free = shutil.disk_usage(home).free
-    if needed > free:
-        raise OutputError(
-            f"There is too little space in {str(home)!r}.",
-            f"The model takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
-            f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
-        )
 
 
 def remove(name: str) -> ModelFolder | Unfinished:

@@ -23,9 +23,9 @@ from scipy.stats import spearmanr
 
 from ..anatomy.terms import lateralized
 from ..confidence.calibration import Calibration, Evidence, overlap
-from ..evaluation import variants
-from ..evaluation.variants import NATURAL, WITHOUT
+from ..imaging import variants
 from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..imaging.variants import NATURAL, WITHOUT
 from ..pipeline import Pipeline
 from ..support import strict_json
 from .cases import subject_of

@@ -15,9 +15,9 @@ from ..device import choose_device
 from ..errors import ModelError
 from ..full_size.composing import TRAINED, save_model, save_small_model
 from ..full_size.slice_reader import FullSizeVlm, add_adapter
-from ..loading import Opening, load_part
 from ..models.checkpoint import load_config
 from ..models.manifest import replace_folder
+from ..models.opening import Opening, load_part
 from ..models.store import ModelFolder, resolve
 from ..rau.network import RauVlm, StructureHeads
 from ..rau.sam2 import MemorySegmenter

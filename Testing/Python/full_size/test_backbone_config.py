@@ -13,9 +13,9 @@ import torch
 from transformers import modeling_utils
 
 from RAUSlicerLib.errors import ModelError
+from RAUSlicerLib.full_size import adding
 from RAUSlicerLib.full_size.backbones import describe, open_backbone
 from RAUSlicerLib.full_size.plan import Placement
-from RAUSlicerLib.models import store
 
 KERNEL = "kernels-community/flash-attn2"
 HERE = Placement(torch.device("cpu"), "fp32", 0, "")
@@ -114,7 +114,7 @@ def test_a_configuration_that_names_code_is_refused(folder: Path, asked: list[st
         open_backbone(folder, HERE)
     assert raised.value.explanation and raised.value.solution
     with pytest.raises(ModelError):
-        store.add(folder, "hostile")
+        adding.add(folder, "hostile")
     assert not list(home.glob("*")) and asked == []
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from RAUSlicerLib import loading as rau
 from RAUSlicerLib.errors import ModelError, OutputError
+from RAUSlicerLib.full_size import adding
+from RAUSlicerLib.full_size.backbone import TOKENS
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.full_size.slice_reader import Lora
 from RAUSlicerLib.imaging.grids import same_grid
@@ -30,7 +31,7 @@ def small_matching(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     """In the embedded model's place stands a tiny one, which matches a volume to itself."""
     real = store.resolve
     embedded = store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr(rau, "resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
+    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_only_heads_and_tokens_are_saved(installed: Path) -> None:
 
 
 def test_the_embedded_sam2_may_be_combined_with_a_large_backbone(installed: Path, tiny_model: Path, small_matching: None) -> None:
-    store.add(tiny_model)
+    adding.add(tiny_model)
     folder = compose("mine", "qwen2_5_vl", "tiny", picture=PICTURE)
     # What comes of somebody's SAM2 stays under its licence.
     assert {part: manifest.licence for part, manifest in folder.verify().items()} == {"vlm": "unknown", "sam2": "none"}
@@ -125,7 +126,7 @@ def test_a_backbone_of_another_revision_is_refused(
     tensors = load_file(other / "model.safetensors")
     tensors[next(iter(tensors))] += 1
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    store.add(other, "qwen2_5_vl")
+    adding.add(other, "qwen2_5_vl")
     with pytest.raises(ModelError, match="another revision"):
         load_model("mine")
 
@@ -144,7 +145,7 @@ def test_a_backbone_without_image_support_is_refused(home: Path, tmp_path: Path)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     Qwen3ForCausalLM(Qwen3Config(**size, intermediate_size=16, vocab_size=32)).save_pretrained(tmp_path / "text")
     with pytest.raises(ModelError, match="no image support"):
-        store.add(tmp_path / "text")
+        adding.add(tmp_path / "text")
     assert list(home.iterdir()) == []
 
 
@@ -154,7 +155,7 @@ def test_a_backbone_that_needs_code_of_its_own_is_refused(home: Path, backbones:
     (other / "config.json").write_text(json.dumps(config | {"model_type": "novel", "auto_map": {"AutoConfig": "code.Config"}}))
     (other / "code.py").write_text("raise SystemExit('code was run')")
     with pytest.raises(ModelError, match="'novel'"):
-        store.add(other)
+        adding.add(other)
     assert list(home.iterdir()) == []
 
 
@@ -163,7 +164,7 @@ def test_truncated_weights_of_a_backbone_are_refused(home: Path, backbones: dict
     whole = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="truncated"):
-        store.add(other)
+        adding.add(other)
     assert list(home.iterdir()) == []
 
 
@@ -173,7 +174,7 @@ def test_missing_tensors_of_a_backbone_are_noticed(home: Path, backbones: dict[s
     lost = next(key for key in tensors if "q_proj" in key)
     del tensors[lost]
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    store.add(other)
+    adding.add(other)
     with pytest.raises(ModelError, match="q_proj"):
         compose("mine", "other")
     assert not (home / "mine").exists()
@@ -184,7 +185,7 @@ def test_missing_tokens_are_refused(installed: Path, small_matching: None) -> No
     broken(folder, tokens=["<|rau_loc|>"])
     with pytest.raises(ModelError, match="special tokens"):
         load_model("mine")
-    broken(folder, tokens=json.loads(json.dumps(list(rau.TOKENS))))
+    broken(folder, tokens=json.loads(json.dumps(list(TOKENS))))
     tensors = load_file(folder / "model.safetensors")
     del tensors["special"]
     save_file(tensors, folder / "model.safetensors")
@@ -206,7 +207,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OutputError, match="too little space"):
-        store.add(backbones["qwen3_vl"])
+        adding.add(backbones["qwen3_vl"])
     assert list(home.iterdir()) == []
 
 
@@ -216,7 +217,7 @@ def test_large_files_are_linked_and_not_read_twice(home: Path, backbones: dict[s
 
     monkeypatch.setattr(imports, "LARGE", 1000)
     monkeypatch.setattr(manifest, "LARGE", 1000)
-    model = store.add(backbones["qwen3_vl"])
+    model = adding.add(backbones["qwen3_vl"])
     weights = model.part("backbone") / "model.safetensors"
     assert weights.stat().st_ino == (backbones["qwen3_vl"] / "model.safetensors").stat().st_ino
     assert model.state == "sound"
@@ -235,5 +236,5 @@ def test_large_files_are_linked_and_not_read_twice(home: Path, backbones: dict[s
 def test_the_card_tells_the_licence(home: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
     other = shutil.copytree(backbones["qwen3_vl"], tmp_path / "other")
     (other / "README.md").write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n# Card\n")
-    assert store.add(other).verify()["backbone"].licence == "qwen-research"
-    assert store.add(backbones["qwen3_vl"]).verify()["backbone"].licence == "unknown"
+    assert adding.add(other).verify()["backbone"].licence == "qwen-research"
+    assert adding.add(backbones["qwen3_vl"]).verify()["backbone"].licence == "unknown"

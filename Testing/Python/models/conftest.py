@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
 from RAUSlicerLib.models import store
 from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
@@ -49,6 +49,6 @@ def sizes(monkeypatch: pytest.MonkeyPatch, tiny_sam2: Sam2Config) -> None:
 def installed(home: Path, sizes: None, backbones: dict[str, Path], sam2_file: Path) -> Iterator[Path]:
     """The user's folder with both backbones and the SAM2."""
     for folder in backbones.values():
-        store.add(folder)
-    store.add(sam2_file, "sam2.1")
+        adding.add(folder)
+    adding.add(sam2_file, "sam2.1")
     yield home

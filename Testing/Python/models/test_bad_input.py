@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from RAUSlicerLib import loading as rau
 from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError, ResourceError
 from RAUSlicerLib.full_size import plan
 from RAUSlicerLib.full_size.composing import compose
+from RAUSlicerLib.loading import load_model
 from RAUSlicerLib.models import checkpoint, store
 from RAUSlicerLib.models.manifest import write_manifest
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
@@ -24,7 +24,7 @@ from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 def _tiny_is_embedded(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     real = store.resolve
     embedded = store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr(rau, "resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
+    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
 
 
 def models(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -108,7 +108,7 @@ def test_a_tokenizer_with_other_tokens_than_the_model_was_trained_with_is_refuse
     manifest = json.loads((folder / "checksums.json").read_text())
     write_manifest(folder, name=manifest["name"], kind=manifest["kind"], licence=manifest["licence"])
     with pytest.raises(ModelError, match="another one than this model was trained on"):
-        rau.load_model("mine")
+        load_model("mine")
 
 
 def test_heads_that_were_cut_short_are_noticed_before_they_are_read(installed: Path, capsys) -> None:
@@ -116,7 +116,7 @@ def test_heads_that_were_cut_short_are_noticed_before_they_are_read(installed: P
     path = installed / "mine" / "vlm" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"model\.safetensors"):
-        rau.load_model("mine")
+        load_model("mine")
     code, shown = models(capsys, "verify", "mine")
     assert code == ModelError.exit_code and "model.safetensors" in shown
 
@@ -143,8 +143,8 @@ def test_a_disk_that_fills_up_while_a_model_is_made_leaves_nothing(installed: Pa
 def test_too_little_memory_is_said_before_anything_is_loaded(installed: Path, monkeypatch, capsys) -> None:
     compose("mine", "qwen3_vl", "sam2.1")
     monkeypatch.setitem(plan.place.__kwdefaults__, "free", lambda _device: 10**6)
-    monkeypatch.setattr(rau, "open_backbone", lambda *_given: pytest.fail("it was loaded"))
+    monkeypatch.setattr("RAUSlicerLib.full_size.opening.open_backbone", lambda *_given: pytest.fail("it was loaded"))
     code, shown = models(capsys, "plan", "mine", "--device", "cpu")
     assert code == ResourceError.exit_code and "does not fit this machine" in shown and "--model embedded" in shown
     with pytest.raises(ResourceError):
-        rau.load_model("mine")
+        load_model("mine")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from RAUSlicerLib import loading as rau
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
@@ -24,7 +23,7 @@ def test_a_transfer_runs_on_it(
     cuda: Any, kind: str, tiny_model: Path, make_ellipsoids: Callable[..., Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, embedded = store.resolve, store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr(rau, "resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
+    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
     compose("mine", kind, "sam2.1", picture=128, regions=2)
     pipeline = Pipeline("mine", "cuda")
     backbone = pipeline.model.vlm.backbone

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from RAUSlicerLib.errors import InputError, ModelError
+from RAUSlicerLib.full_size import adding
 from RAUSlicerLib.models import store
 from RAUSlicerLib.models.checkpoint import load_config, save_checkpoint
 
@@ -17,7 +18,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_an_added_model_is_found_by_name(home: Path, source: Path) -> None:
-    store.add(source)
+    adding.add(source)
     model = store.resolve("mine")
     assert model.path == home / "mine" and not model.embedded
     assert model.parts == ("sam2", "vlm")
@@ -30,7 +31,7 @@ def test_a_model_folder_is_found_by_path(home: Path, source: Path) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(home: Path, source: Path) -> None:
-    store.add(source)
+    adding.add(source)
     with pytest.raises(ModelError, match="'absent'") as raised:
         store.resolve("absent")
     assert "mine" in raised.value.explanation
@@ -44,25 +45,25 @@ def test_an_unknown_part_is_refused(source: Path) -> None:
 def test_a_damaged_model_is_not_added(home: Path, source: Path) -> None:
     (source / "sam2" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="checksum"):
-        store.add(source)
+        adding.add(source)
     assert not home.exists() or list(home.iterdir()) == []
 
 
 def test_an_existing_name_is_not_overwritten(home: Path, source: Path) -> None:
-    store.add(source)
+    adding.add(source)
     with pytest.raises(ModelError, match="'mine'"):
-        store.add(source)
-    assert store.add(source, "other").path == home / "other"
+        adding.add(source)
+    assert adding.add(source, "other").path == home / "other"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "with space"])
 def test_a_name_that_is_no_plain_folder_name_is_refused(home: Path, source: Path, name: str) -> None:
     with pytest.raises(InputError):
-        store.add(source, name)
+        adding.add(source, name)
 
 
 def test_a_removed_model_is_gone(home: Path, source: Path) -> None:
-    store.add(source)
+    adding.add(source)
     store.remove("mine")
     assert list(home.iterdir()) == []
     with pytest.raises(ModelError, match="'mine'"):
@@ -79,4 +80,4 @@ def test_an_embedded_model_is_never_removed(home: Path, source: Path, monkeypatc
 def test_an_empty_folder_is_no_model(home: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="'empty'"):
-        store.add(tmp_path / "empty")
+        adding.add(tmp_path / "empty")

@@ -14,6 +14,7 @@ import torch
 
 from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError
+from RAUSlicerLib.full_size import adding
 from RAUSlicerLib.models import checkpoint, store
 from RAUSlicerLib.models.checkpoint import load_tensors, save_checkpoint
 from RAUSlicerLib.models.folders import known_checksum, remember_checksum
@@ -59,7 +60,7 @@ def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk: Any, tmp_path: P
     monkeypatch.setattr(store, "_check_space", lambda *_arguments: None)
     disk.fill(50_000)
     with pytest.raises(OutputError, match="can't be copied"):
-        store.add(tmp_path / "source")
+        adding.add(tmp_path / "source")
     assert names(disk.path) == ["filler"]
 
 
@@ -75,7 +76,7 @@ def test_a_folder_of_the_user_that_is_no_model_is_never_replaced(tmp_path: Path,
     (home / "photos").mkdir(parents=True)
     (home / "photos" / "one.jpg").write_text("precious")
     with pytest.raises(ModelError, match="there already"):
-        store.add(tmp_path / "source", "photos")
+        adding.add(tmp_path / "source", "photos")
     assert names(home) == ["photos"] and (home / "photos" / "one.jpg").read_text() == "precious"
 
 
@@ -92,7 +93,7 @@ def test_a_name_that_is_taken_while_a_model_is_copied_stays_with_who_took_it(
 
     monkeypatch.setattr(store.shutil, "copytree", copy)
     with pytest.raises(ModelError, match="there already"):
-        store.add(tmp_path / "source", "mine")
+        adding.add(tmp_path / "source", "mine")
     assert names(home) == ["mine"] and names(home / "mine") == ["theirs"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
 from RAUSlicerLib.models import store
@@ -95,9 +95,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam
         patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
         patch.setattr(sam2_checkpoints, "SIZES", sizes)
         patch.setattr(composing, "SIZES", sizes)
-        store.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
+        adding.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
         torch.save({"model": build_sam2(tiny_sam2).state_dict()}, root / "sam2.pt")
-        store.add(root / "sam2.pt", "eyes")
+        adding.add(root / "sam2.pt", "eyes")
         compose("start", "backbone", "eyes", picture=112)
         large = RecipeConfig("start", hearts, root / "work", {"heart_mr": 1.0}, device="cuda", precision="bf16", threads=1)
         yield {"large": large, "embedded": replace(large, model=str(tiny_model))}

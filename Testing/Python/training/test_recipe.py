@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from RAUSlicerLib.errors import InputError, ModelError
-from RAUSlicerLib.full_size import composing, sam2_checkpoints
+from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
 from RAUSlicerLib.full_size.answers_text import NamedBox
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.full_size.prompts import boxes_answer
 from RAUSlicerLib.full_size.slice_reader import Lora
-from RAUSlicerLib.loading import load_part
 from RAUSlicerLib.models import store
+from RAUSlicerLib.models.opening import load_part
 from RAUSlicerLib.rau.network import RauVlm
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
@@ -39,10 +39,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam
         patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
         patch.setattr(sam2_checkpoints, "SIZES", sizes)
         patch.setattr(composing, "SIZES", sizes)
-        store.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
+        adding.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))
         torch.manual_seed(1)
         torch.save({"model": build_sam2(tiny_sam2).state_dict()}, root / "sam2.pt")
-        store.add(root / "sam2.pt", "eyes")
+        adding.add(root / "sam2.pt", "eyes")
         compose("start", "backbone", "eyes", picture=112)
         splits = json.loads((hearts / "splits.json").read_text())
         data = root / "data"
@@ -237,7 +237,7 @@ def test_the_whole_recipe_resumes_logs_judges_and_leaves_a_model(trained: tuple[
 
 def test_the_trained_model_opens_and_carries_what_was_learned(trained: tuple[RecipeConfig, list[str]]) -> None:
     world, _ = trained
-    model = store.add(world.output / "model", "finished")
+    model = adding.add(world.output / "model", "finished")
     vlm = load_part(model, "vlm", torch.nn.Module)
     state = torch.load(world.output / "grpo" / "state.pt", weights_only=True)["ema"]
     for name, value in vlm.adapter().items():
@@ -287,7 +287,7 @@ def test_the_embedded_kind_goes_through_all_stages(small: RecipeConfig, trained_
 
 
 def test_what_the_embedded_kind_learned_is_merged_into_its_weights(small: RecipeConfig, trained_small: list[str]) -> None:
-    model = store.add(small.output / "model", "small-trained")
+    model = adding.add(small.output / "model", "small-trained")
     assert set(store.resolve(small.model).parts) == set(model.parts)
     vlm = load_part(model, "vlm", RauVlm)
     assert not any("lora" in name for name, _ in vlm.named_parameters())

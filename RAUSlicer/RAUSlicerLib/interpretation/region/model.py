@@ -78,9 +78,8 @@ class RegionModel:
         Raises:
             ModelError: there is none, or it is damaged.
         """
-        # Here, since it brings all other networks with it.
-        from ...loading import load_part
         from ...models.checkpoint import load_config
+        from ...models.opening import load_part
         from ...models.store import resolve
 
         folder = resolve(name)

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..imaging.frame import canonical, foreground_box, from_array, normalized
+from .frame import canonical, foreground_box, from_array, normalized
 
 NATURAL = "natural"
 WITHOUT = "without "

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.evaluation.variants import change, halved, mirrored, rotated, scaled, without
 from RAUSlicerLib.imaging.segmentation import Reference
+from RAUSlicerLib.imaging.variants import change, halved, mirrored, rotated, scaled, without
 
 
 def centre(labels: sitk.Image, label: int) -> np.ndarray:
