@@ -281,7 +281,7 @@ def made_large_model(kind: str) -> Iterator[str]:
     from unittest import mock
 
     from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
-    from RAUSlicerLib.models import store
+    from RAUSlicerLib.models.folders import FOLDER_VARIABLE
     from RAUSlicerLib.models.opening import PRECISION_VARIABLE
     from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
     from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
@@ -292,7 +292,7 @@ def made_large_model(kind: str) -> Iterator[str]:
     sizes = {"sam2.1-hiera-tiny": Sam2Config(**shape)}
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         home = Path(scratch)
-        changed = {store.FOLDER_VARIABLE: str(home / "models"), PRECISION_VARIABLE: "fp32"}
+        changed = {FOLDER_VARIABLE: str(home / "models"), PRECISION_VARIABLE: "fp32"}
         stack.enter_context(mock.patch.dict(os.environ, changed))
         for module in (composing, sam2_checkpoints):
             stack.enter_context(mock.patch.object(module, "SIZES", sizes))

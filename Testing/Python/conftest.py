@@ -158,8 +158,8 @@ def hub_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(hub_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A hub on this machine with the repository Qwen/tiny: see models/hub_server.py."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "models"))
+    """A hub on this machine with the repository Qwen/tiny: see hub_server.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     from hub_server import Hub
 
     server = Hub(hub_files)
@@ -271,3 +271,13 @@ def cuda_for_all() -> Iterator[Any]:
     """The same for all tests of a module, which then have to leave it alone."""
     with pretended_device() as device:
         yield device
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder of models, empty."""
+    from RAUSlicerLib.models.folders import FOLDER_VARIABLE
+
+    folder = tmp_path / "models"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder

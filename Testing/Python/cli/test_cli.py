@@ -11,7 +11,7 @@ from RAUSlicerLib import __version__
 from RAUSlicerLib.cli import app as cli
 from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.models.checkpoint import save_checkpoint
-from RAUSlicerLib.models.store import FOLDER_VARIABLE
+from RAUSlicerLib.models.folders import FOLDER_VARIABLE
 
 
 def exit_code(arguments: list[str]) -> int:

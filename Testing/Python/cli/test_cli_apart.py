@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.cli.app import main
-from RAUSlicerLib.models.store import FOLDER_VARIABLE
+from RAUSlicerLib.models.folders import FOLDER_VARIABLE
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links need other rights there")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import torch
 from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError
 from RAUSlicerLib.full_size import adding
-from RAUSlicerLib.models import checkpoint, store
+from RAUSlicerLib.models import checkpoint
 from RAUSlicerLib.models.checkpoint import load_tensors, save_checkpoint
-from RAUSlicerLib.models.folders import known_checksum, remember_checksum
+from RAUSlicerLib.models.folders import FOLDER_VARIABLE, known_checksum, remember_checksum
 from RAUSlicerLib.models.manifest import replace_folder
 from RAUSlicerLib.support.scratch import ScratchFolder
 
@@ -56,8 +57,8 @@ def test_tensors_that_fell_short_without_a_word_are_noticed(tmp_path: Path, monk
 
 def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "source" / "sam2", size=100_000)
-    monkeypatch.setenv(store.FOLDER_VARIABLE, str(disk.path))
-    monkeypatch.setattr(store, "_check_space", lambda *_arguments: None)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(disk.path))
+    monkeypatch.setattr(adding, "_check_space", lambda *_arguments: None)
     disk.fill(50_000)
     with pytest.raises(OutputError, match="can't be copied"):
         adding.add(tmp_path / "source")
@@ -65,7 +66,7 @@ def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk: Any, tmp_path: P
 
 
 def test_what_is_known_of_large_files_is_dropped_on_a_full_disk_without_a_trace(disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(store.FOLDER_VARIABLE, str(disk.path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(disk.path))
     disk.fill()
     remember_checksum(disk.path / "filler", "0" * 64)
     assert names(disk.path) == ["filler"] and known_checksum(disk.path / "filler") is None
@@ -84,14 +85,14 @@ def test_a_name_that_is_taken_while_a_model_is_copied_stays_with_who_took_it(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "source" / "sam2")
-    whole = store.shutil.copytree
+    whole = shutil.copytree
 
     def copy(source: Path, destination: Path) -> None:
         whole(source, destination)
         (home / "mine").mkdir(exist_ok=True)
         (home / "mine" / "theirs").write_text("precious")
 
-    monkeypatch.setattr(store.shutil, "copytree", copy)
+    monkeypatch.setattr(shutil, "copytree", copy)
     with pytest.raises(ModelError, match="there already"):
         adding.add(tmp_path / "source", "mine")
     assert names(home) == ["mine"] and names(home / "mine") == ["theirs"]

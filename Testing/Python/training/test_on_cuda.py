@@ -12,7 +12,7 @@ import torch
 from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
-from RAUSlicerLib.models import store
+from RAUSlicerLib.models.folders import FOLDER_VARIABLE
 from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.refinement.network import RefinerConfig
 from RAUSlicerLib.training import joint, matching, recipe, refining, regions
@@ -92,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam
     root = tmp_path_factory.mktemp("recipe")
     sizes = {"sam2.1-hiera-tiny": tiny_sam2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
+        patch.setenv(FOLDER_VARIABLE, str(root / "models"))
         patch.setattr(sam2_checkpoints, "SIZES", sizes)
         patch.setattr(composing, "SIZES", sizes)
         adding.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))

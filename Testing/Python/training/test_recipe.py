@@ -16,6 +16,7 @@ from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.full_size.prompts import boxes_answer
 from RAUSlicerLib.full_size.slice_reader import Lora
 from RAUSlicerLib.models import store
+from RAUSlicerLib.models.folders import FOLDER_VARIABLE
 from RAUSlicerLib.models.opening import load_part
 from RAUSlicerLib.rau.network import RauVlm
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config, build_sam2
@@ -36,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam
     root = tmp_path_factory.mktemp("recipe")
     sizes = {"sam2.1-hiera-tiny": tiny_sam2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(store.FOLDER_VARIABLE, str(root / "models"))
+        patch.setenv(FOLDER_VARIABLE, str(root / "models"))
         patch.setattr(sam2_checkpoints, "SIZES", sizes)
         patch.setattr(composing, "SIZES", sizes)
         adding.add(make_tiny_backbone(root / "backbone", "qwen2_5_vl"))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
-from RAUSlicerLib.models import store
 from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
 
@@ -28,13 +27,6 @@ def sam2_file(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Sam2Config) -
     path = tmp_path_factory.mktemp("sam2") / "sam2.1_hiera_tiny.pt"
     torch.save({"model": build_sam2(tiny_sam2).state_dict()}, path)
     return path
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "models"
-    monkeypatch.setenv(store.FOLDER_VARIABLE, str(folder))
-    return folder
 
 
 @pytest.fixture
