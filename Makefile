@@ -35,10 +35,11 @@ test-highdicom: $(VENV)/.installed-test ## Test DICOM output with the older high
 gpu-check: $(VENV)/.installed-test ## Run everything on this machine's GPU and on the CPU, and compare
 	$(BIN)/python Testing/Benchmarks/gpu_check.py
 
-lint: $(VENV)/.installed-test ## Check style, formatting and types
+lint: $(VENV)/.installed-test ## Check style, formatting, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-test ## Format the code
 	$(BIN)/ruff check --fix .

@@ -12,8 +12,8 @@ from .errors import InputError
 from .imaging.checks import align_segmentation, check_names, check_volume, modality_mismatch, same_volume
 from .imaging.files import read_segmentation, read_volume
 from .imaging.frame import opened_together
-from .imaging.notices import noticed
 from .imaging.segmentation import Reference, Segmentation
+from .support.notices import noticed
 from .support.text import name_key
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..support.notices import hushed, silent
 from .dicom_pixels import broken_pixels, read_planes
 from .dicom_planes import Plane, is_dicom, look_into, text
 from .dicom_series import find_series, look_through
 from .dicom_stack import Stack, stack
 from .image_file import unreadable
-from .notices import hushed, silent
 from .radiograph import as_gray_volume
 
 __all__ = ["MODALITY_KEY", "is_dicom", "read_dicom_file", "read_dicom_folder", "source_planes"]

@@ -18,6 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from .. import __version__
 from ..errors import InputError, OutputError
+from ..support.notices import hushed
 from ..support.outputs import put_dicom
 from ..support.text import plain_text
 from .dicom_planes import Plane
@@ -26,7 +27,6 @@ from .dicom_source import SourceSeries, VolumeSource, authorship, stand_in
 from .grids import resample_labels
 from .label_values import numbered
 from .labelmap import smallest_type
-from .notices import hushed
 from .palette import shown_color
 from .segmentation import Segmentation, Structure
 from .terminology import UNCLASSIFIED, Terminology, parse_terminology

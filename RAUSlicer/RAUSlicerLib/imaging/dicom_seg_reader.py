@@ -18,11 +18,11 @@ from pydicom.pixels import iter_pixels
 from pydicom.sr.coding import Code
 
 from ..errors import InputError
+from ..support.notices import hushed
 from .dicom_planes import Plane, functional_group, planes_of, read_dataset, text
 from .dicom_stack import on_slices
 from .image_file import unreadable
 from .labelmap import smallest_type
-from .notices import hushed
 from .palette import label_color
 from .segmentation import Segmentation, Structure
 from .terminology import TISSUE, UNCLASSIFIED, Terminology, serialize_terminology

@@ -19,10 +19,10 @@ from pydicom.valuerep import DA, TM, PersonName, format_number_as_ds
 
 from .. import __version__
 from ..errors import OutputError
+from ..support.notices import hushed
 from .dicom import is_dicom, source_planes
 from .dicom_planes import Plane, read_dataset, text
 from .dicom_stack import on_slices
-from .notices import hushed
 
 UTF8 = "ISO_IR 192"
 

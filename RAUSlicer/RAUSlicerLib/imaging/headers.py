@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from .header_fields import ONE_FILE, Header, Unsound, is_finite, metaimage_header, nrrd_header
+from ..support.header_fields import ONE_FILE, Header, Unsound, is_finite, metaimage_header, nrrd_header
 
 # Deflate makes at most 1032 bytes of one.
 _DEFLATE = 1032

@@ -8,8 +8,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..support.header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
 from ..support.text import is_text
-from .header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
 from .headers import check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
 from .places import forget_places, keep_places

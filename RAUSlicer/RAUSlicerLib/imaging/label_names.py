@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..support import strict_json
+from ..support.companions import DATASET_FILE, names_documents, names_tables
+from ..support.header_fields import Unsound
 from ..support.text import name_key
-from .companions import DATASET_FILE, names_documents, names_tables
-from .header_fields import Unsound
 from .nifti import extensions_of
 
 _log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..support.header_fields import Unsound
 from .grids import apart, index_to_world, nearest_geometry, placed
-from .header_fields import Unsound
 from .headers import require_packed, require_room
 from .places import TwoPlaces, set_two_places
 

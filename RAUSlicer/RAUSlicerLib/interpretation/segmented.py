@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..imaging.checks import align_segmentation, check_names, check_volume
 from ..imaging.files import read_segmentation, read_volume
 from ..imaging.labelmap import label_counts
-from ..imaging.notices import noticed
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Localization, Status, StructureResult
 from ..support import strict_json
+from ..support.notices import noticed
 from ..support.text import name_key
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OutputError, RAUSlicerError
-from ..imaging.companions import companions, names_files
 from . import strict_json
+from .companions import companions, names_files
 from .scratch import ScratchFolder
 from .text import is_text
 

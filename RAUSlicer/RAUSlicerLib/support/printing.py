@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..imaging.notices import is_collected
+from .notices import is_collected
 from .text import printable
 
 # Figures that are cut off are no use, and a log has no width of its own.

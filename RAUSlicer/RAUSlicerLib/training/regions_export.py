@@ -52,7 +52,7 @@ No image or label of these sets is in this folder. The weights are shared under 
 {scores}
 
 Intervals are of draws of the people. All figures, baselines and ablations: `Testing/Benchmarks/regions`, made by
-`python -m RAUSlicerLib.evaluation.regions`.
+`python -m RAUSlicerLib.training.region_evaluation`.
 
 ## Limits
 Few people, one kind of illness, a small picture: lines, tubes, nodules and small effusions are not seen. Where a finding's interval reaches

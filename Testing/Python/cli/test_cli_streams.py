@@ -279,7 +279,7 @@ def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(
 def test_a_warning_that_a_run_collects_and_tells_is_not_printed_twice(capsys: pytest.CaptureFixture[str]) -> None:
     import logging
 
-    from RAUSlicerLib.imaging.notices import noticed
+    from RAUSlicerLib.support.notices import noticed
     from RAUSlicerLib.support.printing import safe_streams
 
     log = logging.getLogger("RAUSlicerLib.imaging.dicom")

@@ -15,8 +15,8 @@ from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import prove_output, read_segmentation, read_volume, write_segmentation
-from RAUSlicerLib.imaging.notices import noticed
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
+from RAUSlicerLib.support.notices import noticed
 
 ORDERS = {"ascending": [0, 1, 2, 3, 4, 5, 6], "reversed": [6, 5, 4, 3, 2, 1, 0], "scrambled": [3, 0, 6, 1, 5, 2, 4]}
 

@@ -21,10 +21,10 @@ from ...imaging.dicom_planes import read_dataset
 from ...imaging.dicom_seg import dicom_code, dicom_text
 from ...imaging.dicom_seg_reader import is_dicom_seg
 from ...imaging.dicom_source import Source, SourceSeries, VolumeSource, authorship, stand_in
-from ...imaging.notices import hushed
 from ...imaging.segmentation import Structure
 from ...imaging.terminology import UNCLASSIFIED, parse_terminology
 from ...results import Status
+from ...support.notices import hushed
 from ...support.outputs import put_dicom
 from ..evidence import Measurement, Quantity, Report, StructureFindings
 

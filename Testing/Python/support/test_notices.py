@@ -9,7 +9,7 @@ import warnings
 import pytest
 from pydicom.misc import warn_and_log
 
-from RAUSlicerLib.imaging.notices import hushed, noticed, silent
+from RAUSlicerLib.support.notices import hushed, noticed, silent
 
 _log = logging.getLogger("RAUSlicerLib.imaging.somewhere")
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# Every module of this room logs below it.
-_ROOM = logging.getLogger(__package__)
+# Every module of the room that reads files logs below it.
+_ROOM = logging.getLogger("RAUSlicerLib.imaging")
 _DICOM_LIBRARIES = ("pydicom", "highdicom")
 _PLACES = rf"({'|'.join((*_DICOM_LIBRARIES, __name__.partition('.')[0]))})(\.|$)"
 
-_log = logging.getLogger(__name__)
+_log = _ROOM.getChild("notices")
 _hushing = threading.RLock()
 _depth = 0
 # The thread of which this room's own modules say nothing either.

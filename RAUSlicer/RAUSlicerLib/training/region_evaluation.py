@@ -1,7 +1,7 @@
 """Judges the region model on held-out people: boxes, phrases on regions, grounding; beside what one would use without a model.
 
-    python -m RAUSlicerLib.evaluation.regions --data ../shared/data --output OUT
-    python -m RAUSlicerLib.evaluation.regions --output OUT --model "with=work/regions/b_region/state.pt" --model without=...
+    python -m RAUSlicerLib.training.region_evaluation --data ../shared/data --output OUT
+    python -m RAUSlicerLib.training.region_evaluation --output OUT --model "with=work/regions/b_region/state.pt" --model without=...
 
 Models are folders or training states. Writes ``regions.md`` and ``regions.json``.
 """
@@ -23,12 +23,12 @@ from ..interpretation.region.model import REGION_MODEL, RegionModel
 from ..interpretation.region.network import RegionConfig, RegionNet, Regions, Seen
 from ..interpretation.region.text import encode, negation
 from ..support.outputs import make_folder, write_json, write_text
-from ..training.export import take
-from ..training.regions import load_all, make_vocabulary
-from ..training.regions_batches import FALSE, TRUE, Batch, Vocabulary, assemble
-from ..training.regions_cases import ABDOMEN, CHEST, RegionCase, model_nodes
-from .regions_metrics import Figure, area, box_iou, figure, mean, overlap, points_at
-from .regions_report import write_tables
+from .export import take
+from .region_metrics import Figure, area, box_iou, figure, mean, overlap, points_at
+from .region_report import write_tables
+from .regions import load_all, make_vocabulary
+from .regions_batches import FALSE, TRUE, Batch, Vocabulary, assemble
+from .regions_cases import ABDOMEN, CHEST, RegionCase, model_nodes
 
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 # Draws of each projection with a part cut off, for the finding that says so.

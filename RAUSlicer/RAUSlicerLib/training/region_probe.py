@@ -1,6 +1,6 @@
 """Asks what consistency learning is worth to zero-shot grounding: frozen encoders under the same linear map to phrases.
 
-    python -m RAUSlicerLib.evaluation.regions_probe --state consistency=work/regions/consistency/state.pt --output OUT
+    python -m RAUSlicerLib.training.region_probe --state consistency=work/regions/consistency/state.pt --output OUT
 
 The map from patches to the text encoder's space is solved in closed form (ridge regression) from the *boxes* of the train cases' regions:
 nothing else differs between encoders, no step size and no seed, and no mask is used. Beside each state stand encoders of random weights.
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.text import encode
-from ..training.regions import make_vocabulary
-from ..training.regions_batches import TRUE, Vocabulary
-from ..training.regions_cases import ABDOMEN, CHEST, RegionCase, model_nodes
-from ..training.regions_losses import coverage
-from .regions import Looked, full_map, look_at, open_net, options, read_cases, write
-from .regions_metrics import figure, mean, overlap, points_at
+from .region_evaluation import Looked, full_map, look_at, open_net, options, read_cases, write
+from .region_metrics import figure, mean, overlap, points_at
+from .regions import make_vocabulary
+from .regions_batches import TRUE, Vocabulary
+from .regions_cases import ABDOMEN, CHEST, RegionCase, model_nodes
+from .regions_losses import coverage
 
 # Share of the features' mean square that is added to it: one for all encoders, not tuned.
 _RIDGE = 0.1

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .regions_metrics import DRAWS
+from .region_metrics import DRAWS
 
 _GRAPHS = {"chest_xray": "radiographs", "abdomen": "projections"}
 
 
 def write_tables(document: Mapping[str, Any]) -> str:
-    """Markdown of what `RAUSlicerLib.evaluation.regions` has found out; brackets hold 95 % intervals over people."""
+    """Markdown of what `RAUSlicerLib.training.region_evaluation` has found out; brackets hold 95 % intervals over people."""
     people, models = document["people"], document["models"]
     lines = ["# Region model on held-out people", ""]
     for split, counts in people.items():

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..support.text import is_text
+from .text import is_text
 
 ONE_FILE = "Load the image in 3D Slicer and save it as one file, .nrrd or .nii.gz."
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.evaluation import regions, regions_metrics
 from RAUSlicerLib.interpretation.region.model import RegionModel
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
+from RAUSlicerLib.training import region_evaluation
+from RAUSlicerLib.training import region_metrics
 from RAUSlicerLib.training import regions_export
 from RAUSlicerLib.training.regions_cases import RegionCase
 
@@ -23,35 +24,35 @@ NODES = (
 
 
 def test_the_area_under_the_curve() -> None:
-    assert regions_metrics.auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == pytest.approx(0.75)
-    assert regions_metrics.auc([0.5, 0.5], [False, True]) == pytest.approx(0.5)
-    assert np.isnan(regions_metrics.auc([0.1, 0.2], [True, True]))
+    assert region_metrics.auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == pytest.approx(0.75)
+    assert region_metrics.auc([0.5, 0.5], [False, True]) == pytest.approx(0.5)
+    assert np.isnan(region_metrics.auc([0.1, 0.2], [True, True]))
 
 
 def test_an_interval_is_over_people_not_pictures() -> None:
     # Two people with a hundred pictures each: as uncertain as two values.
     patients, values = ["a"] * 100 + ["b"] * 100, np.repeat([0.0, 1.0], 100)
-    made = regions_metrics.figure(patients, values, regions_metrics.mean)
+    made = region_metrics.figure(patients, values, region_metrics.mean)
     assert (made.value, made.low, made.high, made.n, made.patients) == (0.5, 0.0, 1.0, 200, 2)
-    assert regions_metrics.figure([], np.zeros(0), regions_metrics.mean).n == 0
+    assert region_metrics.figure([], np.zeros(0), region_metrics.mean).n == 0
 
 
 def test_pointing_and_overlap() -> None:
     mask = np.zeros((8, 8), bool)
     mask[2:4, 2:6] = True
     heat = np.where(mask, 3.0, -1.0)
-    assert regions_metrics.points_at(heat, mask) and not regions_metrics.points_at(-heat, mask)
-    assert regions_metrics.overlap(heat, mask, 0.5) == 1.0
-    assert regions_metrics.overlap(-heat, mask, 0.5) == 0.0
+    assert region_metrics.points_at(heat, mask) and not region_metrics.points_at(-heat, mask)
+    assert region_metrics.overlap(heat, mask, 0.5) == 1.0
+    assert region_metrics.overlap(-heat, mask, 0.5) == 0.0
     half = heat.copy()
     half[2] = -1
-    assert regions_metrics.overlap(half, mask, 0.5) == pytest.approx(0.5)
+    assert region_metrics.overlap(half, mask, 0.5) == pytest.approx(0.5)
 
 
 def test_box_overlap() -> None:
     a, b = torch.tensor([0.5, 0.5, 0.4, 0.4]), torch.tensor([0.7, 0.5, 0.4, 0.4])
-    assert regions_metrics.box_iou(a, a) == pytest.approx(1.0)
-    assert regions_metrics.box_iou(a, b) == pytest.approx(1 / 3, abs=1e-5)
+    assert region_metrics.box_iou(a, a) == pytest.approx(1.0)
+    assert region_metrics.box_iou(a, b) == pytest.approx(1 / 3, abs=1e-5)
 
 
 def _cases(count: int, first: int) -> list[RegionCase]:
@@ -75,19 +76,19 @@ def _cases(count: int, first: int) -> list[RegionCase]:
 @pytest.fixture
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two untrained networks, one of them twice, judged on made-up cases."""
-    monkeypatch.setattr(regions, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
-    monkeypatch.setattr(regions, "model_nodes", lambda: NODES)
+    monkeypatch.setattr(region_evaluation, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
+    monkeypatch.setattr(region_evaluation, "model_nodes", lambda: NODES)
     monkeypatch.setattr(regions_export, "model_nodes", lambda: NODES)
     small = lambda nodes, **more: RegionConfig(nodes=nodes, image_size=32, dim=16, heads=2, layers=1, embedding=12, **more)  # noqa: E731
-    monkeypatch.setattr(regions, "RegionConfig", small)
+    monkeypatch.setattr(region_evaluation, "RegionConfig", small)
     monkeypatch.setattr(regions_export, "RegionConfig", small)
-    monkeypatch.setattr(regions_metrics, "DRAWS", 40)
+    monkeypatch.setattr(region_metrics, "DRAWS", 40)
     for seed in (0, 1):
         torch.manual_seed(seed)
         state = {f"net.{key}": value for key, value in RegionNet(small(NODES)).state_dict().items()}
         torch.save({"ema": state}, tmp_path / f"{seed}.pt")
     asked = [f"a={tmp_path / '0.pt'}", f"b={tmp_path / '1.pt'}", f"again={tmp_path / '0.pt'}"]
-    regions.run(Namespace(data="", cache="", output=str(tmp_path / "out"), model=asked, compare=["a,b", "a,again"], threads=1))
+    region_evaluation.run(Namespace(data="", cache="", output=str(tmp_path / "out"), model=asked, compare=["a,b", "a,again"], threads=1))
     return tmp_path
 
 
@@ -124,18 +125,18 @@ def test_an_export_carries_trust_card_and_licence(evaluated: Path) -> None:
 
 
 def test_the_probe_solves_where_named_regions_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from RAUSlicerLib.evaluation import regions_probe
+    from RAUSlicerLib.training import region_probe
 
     small = lambda nodes: RegionConfig(nodes=nodes, image_size=32, dim=16, heads=2, layers=1, embedding=12)  # noqa: E731
-    monkeypatch.setattr(regions, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
-    monkeypatch.setattr(regions_probe, "model_nodes", lambda: NODES)
-    monkeypatch.setattr(regions_probe, "RegionConfig", small)
-    monkeypatch.setattr(regions, "model_nodes", lambda: NODES)
-    monkeypatch.setattr(regions, "RegionConfig", small)
+    monkeypatch.setattr(region_evaluation, "load_all", lambda data, split, cache: _cases(4, 0) if split == "train" else _cases(3, 10))
+    monkeypatch.setattr(region_probe, "model_nodes", lambda: NODES)
+    monkeypatch.setattr(region_probe, "RegionConfig", small)
+    monkeypatch.setattr(region_evaluation, "model_nodes", lambda: NODES)
+    monkeypatch.setattr(region_evaluation, "RegionConfig", small)
     torch.manual_seed(0)
     state = {f"net.{key}": value for key, value in RegionNet(small(NODES)).state_dict().items()}
     torch.save({"ema": state}, tmp_path / "0.pt")
-    regions_probe.run(Namespace(data="", cache="", output=str(tmp_path), state=[f"same={tmp_path / '0.pt'}"], seeds=1, threads=1))
+    region_probe.run(Namespace(data="", cache="", output=str(tmp_path), state=[f"same={tmp_path / '0.pt'}"], seeds=1, threads=1))
     figures = json.loads((tmp_path / "probe.json").read_text())
     # Regions that always lie at the same place are found by any encoder that says where a patch is; they fill a sixth of the picture.
     assert figures["chest_xray/iou"]["random weights"]["value"] > 0.25
