@@ -10,9 +10,7 @@ import torch
 
 from RAUSlicerLib.interpretation.region.model import RegionModel
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
-from RAUSlicerLib.training import region_evaluation
-from RAUSlicerLib.training import region_metrics
-from RAUSlicerLib.training import regions_export
+from RAUSlicerLib.training import region_evaluation, region_metrics, regions_export
 from RAUSlicerLib.training.regions_cases import RegionCase
 
 NODES = (
