@@ -141,7 +141,7 @@ class Pipeline:
         for match in matches:
             if self.refiner is None:
                 with steps("prior"):
-                    refined.append(match.carry(structures, canonical(target)))
+                    refined.append(match.prior(structures, canonical(target)))
                 continue
             if cancel.cancelled:
                 break

@@ -31,7 +31,7 @@ from RAUSlicerLib.confidence.calibration import Calibration
 from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
-from RAUSlicerLib.matching.correspondence import likeness
+from RAUSlicerLib.matching.correspondence import similarity
 from RAUSlicerLib.matching.matcher import Match
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
@@ -42,7 +42,7 @@ LEAST_DICE, LEAST_MEAN, SMALLEST = 0.95, 0.98, 200
 # Most that a confidence may differ. Where it lies so near to a limit that rounding decides, a structure may be found on one device alone.
 MOST_CONFIDENCE = 0.05
 ABSENT = Calibration().absent
-# Least mean cosine of both devices' embeddings of a voxel, and most that likeness and losses may differ, as a share.
+# Least mean cosine of both devices' embeddings of a voxel, and most that similarity and losses may differ, as a share.
 LEAST_COSINE, MOST_SHARE = 0.995, 0.05
 NO_GPU = 3
 # Without a choice so many structures, evenly spread, are corrected and carried from several references.
@@ -123,9 +123,9 @@ def matches_differ(one: Match, other: Match) -> tuple[list[str], str]:
         cosines.append(float((first * second).sum(0).mean()))
         if cosines[-1] < LEAST_COSINE:
             wrong.append(f"{name}: mean cosine {cosines[-1]:.4f}")
-    alike = [likeness(match.target_view.embedded, match.reference_view.embedded) for match in (one, other)]
+    alike = [similarity(match.target_view.embedded, match.reference_view.embedded) for match in (one, other)]
     if abs(alike[0] - alike[1]) > MOST_SHARE * max(alike):
-        wrong.append(f"likeness {alike[0]:.3f} and {alike[1]:.3f}")
+        wrong.append(f"similarity {alike[0]:.3f} and {alike[1]:.3f}")
     return wrong, f"mean cosine {min(cosines):.4f}"
 
 

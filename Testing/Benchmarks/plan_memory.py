@@ -53,7 +53,7 @@ def ask(folder: Path, precision: str, options: argparse.Namespace) -> tuple[int,
     from RAUSlicerLib.full_size.backbones import open_backbone
     from RAUSlicerLib.full_size.plan import Placement
     from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm
-    from RAUSlicerLib.rau.network import Evidence, Pictures, SlicePair
+    from RAUSlicerLib.rau.network import MatchEvidence, Pictures, SlicePair
 
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -65,7 +65,7 @@ def ask(folder: Path, precision: str, options: argparse.Namespace) -> tuple[int,
     vlm = FullSizeVlm(config, backbone).eval()
     slices, count = np.random.default_rng(0).random((3, 192, 192), np.float32), options.structures
     box = torch.tensor([[0.1, 0.2, 0.3, 0.5]]).repeat(count, 1)
-    evidence = Evidence(torch.rand(count, 8, 8), torch.rand(count, 8, 8), box, box)
+    evidence = MatchEvidence(torch.rand(count, 8, 8), torch.rand(count, 8, 8), box, box)
     mask = np.zeros((192, 192), bool)
     mask[50:90, 60:120] = True
     names = tuple(f"structure {number}" for number in range(count))

@@ -25,7 +25,7 @@ def plain(tiny_pipeline: Pipeline, case: Reference) -> Transfer:
 @pytest.fixture
 def wary(tiny_pipeline: Pipeline, plain: Transfer, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """A pipeline to which a volume is not even alike itself. No side is compared in it."""
-    calibration = replace(tiny_pipeline.model.calibration, foreign=1.1)
+    calibration = replace(tiny_pipeline.model.calibration, other_body_part=1.1)
     monkeypatch.setattr(tiny_pipeline, "model", replace(tiny_pipeline.model, calibration=calibration))
     monkeypatch.setattr(
         "RAUSlicerLib.confidence.assessment.compare_laterality", lambda *given, **named: pytest.fail("sides say nothing here")
@@ -52,10 +52,10 @@ def test_one_reference_of_the_same_part_is_enough(wary: Pipeline, case: Referenc
     def matched(*arguments: object) -> Match:
         found = match(*arguments)  # type: ignore[arg-type]
         assert found is not None
-        return replace(found, likeness=next(given))
+        return replace(found, similarity=next(given))
 
     monkeypatch.setattr(wary.matcher, "match", matched)
-    calibration = replace(wary.model.calibration, foreign=0.5)
+    calibration = replace(wary.model.calibration, other_body_part=0.5)
     monkeypatch.setattr(wary, "model", replace(wary.model, calibration=calibration))
     monkeypatch.setattr("RAUSlicerLib.confidence.assessment.compare_laterality", lambda *given, **named: None)
     result = wary.transfer([case, case], case.volume)
@@ -71,7 +71,7 @@ def test_a_correction_does_not_make_it_the_right_part(wary: Pipeline, case: Refe
     assert corrected.status is Status.LOW_CONFIDENCE
 
 
-@pytest.mark.parametrize(("likeness", "foreign"), [(0.5, False), (0.499, True)])
-def test_the_least_likeness_is_part_of_the_calibration(tiny_pipeline: Pipeline, likeness: float, foreign: bool) -> None:
-    assert replace(tiny_pipeline.model.calibration, foreign=0.5).is_foreign(likeness) is foreign
-    assert not tiny_pipeline.model.calibration.is_foreign(likeness)
+@pytest.mark.parametrize(("similarity", "other_part"), [(0.5, False), (0.499, True)])
+def test_the_least_similarity_is_part_of_the_calibration(tiny_pipeline: Pipeline, similarity: float, other_part: bool) -> None:
+    assert replace(tiny_pipeline.model.calibration, other_body_part=0.5).is_other_body_part(similarity) is other_part
+    assert not tiny_pipeline.model.calibration.is_other_body_part(similarity)

@@ -77,11 +77,11 @@ def assess(
         there = (match, field, segmentation, inputs.target)
         back = unless_cancelled(lambda: round_trip_dice(*there), cancel)
     progress(ProgressEvent(STAGE, 0.5))
-    support = {} if stopped else _label_support(match, segmentation)
+    labels = {} if stopped else _label_support(match, segmentation)
     if back is None:
-        return Assessment(scorer.score(segmentation, masks, found, {}, support, stopped=True), field=field)
+        return Assessment(scorer.score(segmentation, masks, found, {}, labels, stopped=True), field=field)
     doubted, warnings = _doubts(matcher, calibration, inputs, segmentation.structures, matches, cancel)
-    results = scorer.doubting(doubted).score(segmentation, masks, found, back, support, stopped=False)
+    results = scorer.doubting(doubted).score(segmentation, masks, found, back, labels, stopped=False)
     return Assessment(results, tuple(doubted), warnings, field, match.labels)
 
 
@@ -98,14 +98,14 @@ def _doubts(
     All of them, if the target looks like another part of the body than every reference. Those that have a side, if it looks like its
     mirror image.
     """
-    if calibration.is_foreign(max(match.likeness for match in matches)):
+    if calibration.is_other_body_part(max(match.similarity for match in matches)):
         # Left and right of what has nothing in common say nothing.
         return structures, (OTHER_PART_WARNING,)
     # Only they can be on the wrong side; without them the comparison would be time lost.
     sided = lateralized(structures)
     if not sided or cancel.cancelled:
         return (), ()
-    verdict = compare_laterality(matcher, inputs.references[0], inputs.target, cancel, support=matches[0].support)
+    verdict = compare_laterality(matcher, inputs.references[0], inputs.target, cancel, inlier_ratio=matches[0].inlier_ratio)
     return (sided, (MIRRORED_WARNING,)) if verdict is Laterality.MIRRORED else ((), ())
 
 

@@ -13,30 +13,30 @@ from ..results import SoftMask, Status
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StructureEvidence:
     """What speaks for a structure, each 0 to 1.
 
-    ``back``: Dice of the result carried back onto the reference with the reference's annotation. ``presence``: the localizer's answer.
-    ``sharpness``: how decided its probabilities are. ``support``: share of coarse matches that agree between the volumes. ``likeness``:
-    how alike both volumes look, of whatever part of the body they are. ``size``: how near its volume is to the reference's. ``labels``: how
-    far the labels of training speak for it where it was found, 0.5 where they say nothing.
+    ``round_trip_dice``: of the result carried back onto the reference, with the reference's annotation. ``presence``: the localizer's
+    answer. ``sharpness``: how decided its probabilities are. ``inlier_ratio``: share of coarse matches that agree between the volumes.
+    ``similarity``: of both volumes, of whatever part of the body they are. ``volume_ratio``: how near its volume is to the reference's.
+    ``label_support``: how far the training labels speak for it where it was found, 0.5 where they say nothing.
     """
 
-    back: float
+    round_trip_dice: float
     presence: float
     sharpness: float
-    support: float
-    likeness: float
-    size: float
-    labels: float = UNKNOWN
+    inlier_ratio: float
+    similarity: float
+    volume_ratio: float
+    label_support: float = UNKNOWN
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Turns evidence into an expected Dice by a logistic model; part of a model's configuration, fitted on training pairs.
 
-    ``alike`` are the likenesses of volumes that have nothing, and as much as two people's can, in common: between them it counts. Below
-    ``foreign`` the target shows another part of the body than the reference.
+    ``similar`` are the similarities of volumes that have nothing, and as much as two people's can, in common: between them it counts. Below
+    ``other_body_part`` the target shows another part of the body than the reference.
 
     What is less likely than ``absent`` is taken back. Of 776 structures of training pairs the 149 below the default had no voxel right;
     with 0.05 one of 167 had a Dice of .35, and on a halved heart a ventricle of .43 was lost.
@@ -44,26 +44,26 @@ class Calibration:
 
     intercept: float = -3.2
     weights: Mapping[str, float] = field(
-        default_factory=lambda: {"back": 3.0, "presence": 1.2, "sharpness": 1.0, "support": 0.8, "size": 0.6}
+        default_factory=lambda: {"round_trip_dice": 3.0, "presence": 1.2, "sharpness": 1.0, "inlier_ratio": 0.8, "volume_ratio": 0.6}
     )
     low: float = 0.5
     absent: float = 0.03
-    alike: tuple[float, float] = (0.0, 1.0)
-    foreign: float = 0.0
+    similar: tuple[float, float] = (0.0, 1.0)
+    other_body_part: float = 0.0
 
-    def confidence(self, evidence: Evidence) -> float:
+    def confidence(self, evidence: StructureEvidence) -> float:
         """Expected Dice, 0 to 1."""
-        values = asdict(evidence) | {"likeness": self.in_common(evidence.likeness)}
+        values = asdict(evidence) | {"similarity": self.in_common(evidence.similarity)}
         return 1 / (1 + math.exp(-(self.intercept + sum(weight * values[key] for key, weight in self.weights.items()))))
 
-    def in_common(self, likeness: float) -> float:
-        """What a likeness counts as evidence, 0 to 1."""
-        least, most = self.alike
-        return min(max((likeness - least) / (most - least), 0.0), 1.0)
+    def in_common(self, similarity: float) -> float:
+        """What a similarity counts as evidence, 0 to 1."""
+        least, most = self.similar
+        return min(max((similarity - least) / (most - least), 0.0), 1.0)
 
-    def is_foreign(self, likeness: float) -> bool:
+    def is_other_body_part(self, similarity: float) -> bool:
         """Whether a target that looks so alike shows another part of the body than the reference."""
-        return likeness < self.foreign
+        return similarity < self.other_body_part
 
     def doubted(self, confidence: float) -> float:
         """A confidence that is not to be called found: at most halfway between what is called absent and what is called found."""

@@ -2,7 +2,7 @@
 
 Headers may be wrong, and a body that is nearly symmetric is matched to its mirror image without a trace. The reference is aligned as it is
 and mirrored; the one that shows the target's asymmetries resembles it a little more. Only bodies whose mirror image fits nearly as well are
-judged so: elsewhere both fits are poor in their own ways, and the difference says nothing of sides. There the labels of training tell.
+judged so: elsewhere both fits are poor in their own ways, and the difference says nothing of sides. There the training labels tell.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .laterality_by_labels import LEAST_MARGIN, label_margins, mirrored
 _COARSER = 2.0
 # Least share of coarse matches that agree, in every fit. Of training pairs, no hearts and no abdomens had it in all four fits; brains
 # that had less showed margins of either sign. In the match itself five brains had .76 and more, five abdomens and four hearts .49 and less.
-SUPPORT = 0.6
-# Differences in correlation. On training brains with that support the smallest mean of both margins that was right was 0.003, the largest
+INLIER_RATIO = 0.6
+# Differences in correlation. On training brains with that ratio the smallest mean of both margins that was right was 0.003, the largest
 # margin 0.050, and two that were right differed by 0.052 at most; where fits went wrong it was 0.067 and 0.125.
 UNSURE, ASYMMETRIC = 0.002, 0.06
 # As for `refine`. What was measured above rests on these.
@@ -52,25 +52,25 @@ class Fit:
     """How well one volume lies on another: correlation of intensities, and the share of coarse matches that agree."""
 
     correlation: float
-    support: float
+    inlier_ratio: float
 
 
 def compare_laterality(
-    matcher: Matcher, reference: Reference, target: sitk.Image, cancel: CancelToken, *, support: float = 1.0
+    matcher: Matcher, reference: Reference, target: sitk.Image, cancel: CancelToken, *, inlier_ratio: float = 1.0
 ) -> Laterality:
     """Compare an annotated volume with another of the same part of the body; unknown wherever that can't be told, and after a cancel.
 
-    ``support`` is that of their match, if there is one: where it is poor, so are the fits.
+    ``inlier_ratio`` is that of their match, if there is one: where it is poor, so are the fits.
     """
     pair = _Pair(matcher, reference.volume, target)
     if pair.thin:
         return Laterality.UNKNOWN
-    verdict = _by_fits(pair, cancel) if support >= SUPPORT else Laterality.UNKNOWN
+    verdict = _by_fits(pair, cancel) if inlier_ratio >= INLIER_RATIO else Laterality.UNKNOWN
     return verdict if verdict is not Laterality.UNKNOWN else _by_labels(pair, reference, cancel)
 
 
 def _by_labels(pair: _Pair, reference: Reference, cancel: CancelToken) -> Laterality:
-    """What the labels of training say where no fit does."""
+    """What the training labels say where no fit does."""
     margins = label_margins(pair.matcher, reference, pair.frames, cancel)
     if margins is None or min(map(abs, margins)) <= LEAST_MARGIN:
         return Laterality.UNKNOWN
@@ -103,7 +103,7 @@ def _margin(pair: _Pair, mirror: bool, cancel: CancelToken) -> float | None:
         if cancel.cancelled:
             return None
         fits.append(pair.fit(mirror_reference, mirror))
-        if fits[-1].support < SUPPORT:
+        if fits[-1].inlier_ratio < INLIER_RATIO:
             return None
     margin = fits[0].correlation - fits[1].correlation
     return margin if abs(margin) <= ASYMMETRIC else None
@@ -132,7 +132,7 @@ class _Pair:
         body = torch.stack([moving, reference.embedded.inside.float()])
         moved, inside = sample(body, field, reference.embedded.spacing)
         both = target.embedded.inside & (inside > 0.5)
-        return Fit(_correlation(fixed[both], moved[both]), affine.support)
+        return Fit(_correlation(fixed[both], moved[both]), affine.inlier_ratio)
 
     def _view(self, number: int, mirror: bool) -> tuple[View, torch.Tensor]:
         """A volume's view and its intensities (D, H, W) on that grid."""

@@ -1,7 +1,7 @@
 """Whether a body is one of those that the network was trained on, or the mirror image of one.
 
 Where organs are not symmetric, as in the abdomen, a mirrored target fits the reference hardly worse than it would as it is. But no patch of
-training was ever mirrored, and in a mirrored body the labels of training are less sure: what lies where the spleen should be looks like a
+training was ever mirrored, and in a mirrored body the training labels are less sure: what lies where the spleen should be looks like a
 liver.
 """
 
@@ -25,7 +25,7 @@ LEAST_MARGIN = 0.012
 
 
 def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.Image], cancel: CancelToken) -> tuple[float, float] | None:
-    """By how much the labels of training are surer of the reference, and of the target, than of their mirror images.
+    """By how much the training labels are surer of the reference, and of the target, than of their mirror images.
 
     None where the network knows no labels, or after a cancel.
 

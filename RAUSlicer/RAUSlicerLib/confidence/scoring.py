@@ -21,7 +21,7 @@ from ..matching.matcher import Match, carry_labels
 from ..matching.transforms import field_transform
 from ..progress import CancelToken
 from ..results import Localization, SoftMask, Status, StructureResult
-from .calibration import Calibration, Evidence, overlap, sharpness
+from .calibration import Calibration, StructureEvidence, overlap, sharpness
 
 Answer = TypeVar("Answer")
 
@@ -43,14 +43,14 @@ class ConfidenceScorer:
     calibration: Calibration
     reference: Reference
     target: sitk.Image
-    support: float = 0.0
-    likeness: float = 0.0
+    inlier_ratio: float = 0.0
+    similarity: float = 0.0
     kept: Collection[Structure] = ()
     doubted: Collection[Structure] = ()
 
     def of(self, match: Match) -> ConfidenceScorer:
         """The same with what a match says of the whole volume."""
-        return replace(self, support=match.support, likeness=match.likeness)
+        return replace(self, inlier_ratio=match.inlier_ratio, similarity=match.similarity)
 
     def doubting(self, structures: Collection[Structure]) -> ConfidenceScorer:
         """The same with doubts about structures."""
@@ -79,12 +79,12 @@ class ConfidenceScorer:
             drawn = annotated[structure.layer].get(structure.label, 0)
             known = drawn * float(np.prod(self.reference.volume.GetSpacing())) / 1000
             localization = by_structure[structure]
-            evidence = Evidence(
+            evidence = StructureEvidence(
                 back.get(structure, 0.0),
                 localization.presence,
                 sharpness(masks[structure]) if structure in masks else 0.0,
-                self.support,
-                self.likeness,
+                self.inlier_ratio,
+                self.similarity,
                 min(volume, known) / max(volume, known, 1e-9),
                 labels.get(structure, UNKNOWN),
             )
@@ -102,7 +102,7 @@ class ConfidenceScorer:
 def label_support(
     evidence: LabelEvidence | None, grid: sitk.Image, segmentation: Segmentation, places: Mapping[Structure, int]
 ) -> dict[Structure, float]:
-    """How far the labels of training speak for each structure where it was found, 0 to 1; none where there are no such labels.
+    """How far the training labels speak for each structure where it was found, 0 to 1; none where there are no such labels.
 
     Args:
         evidence: What they say of a match's target.

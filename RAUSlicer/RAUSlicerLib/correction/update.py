@@ -169,7 +169,7 @@ class StructureUpdate:
         back = {} if state.back is None else {alone: round_trip_dice_of(match, state.back, inside, structure, frame)}
         doubted = {alone} if structure in state.doubted else ()
         scorer = ConfidenceScorer(
-            self._calibration, state.inputs.references[0], state.inputs.target, match.support, match.likeness, {alone}, doubted
+            self._calibration, state.inputs.references[0], state.inputs.target, match.inlier_ratio, match.similarity, {alone}, doubted
         )
         # The reference keeps the structure in its own layer.
         known = replace(localization, structure=alone)

@@ -20,7 +20,7 @@ from ..support.scratch import ScratchFolder
 from .methods import METHODS, check_methods, default_methods, fingerprint
 from .pairs import REFERENCES_A_TARGET, SEED, Trial, choose_trials
 from .processes import Cancelled, Processes
-from .records import Run, RunLog, key_of
+from .records import RecordedRuns, Run, key_of
 from .scoring import Truth, prepare
 from .worker import LABELMAP
 
@@ -108,7 +108,7 @@ def run_plan(
         OutputError: the output folder can't be created.
     """
     weights = {name: fingerprint(plan.model) if METHODS[name].weights else "" for _, names in plan.jobs for name in names}
-    log = RunLog(output)
+    log = RecordedRuns(output)
     if plan.redo:
         log.forget(plan.redo)
     total, number = sum(len(names) for _, names in plan.jobs), 0
@@ -134,7 +134,7 @@ def run_plan(
     return gathered(plan, log, weights)
 
 
-def gathered(plan: Plan, log: RunLog, weights: dict[str, str]) -> Results:
+def gathered(plan: Plan, log: RecordedRuns, weights: dict[str, str]) -> Results:
     """The runs of a plan that a log has, and those of optional peers that another environment has run on the same trials."""
     results = Results()
     for trial, names in plan.jobs:

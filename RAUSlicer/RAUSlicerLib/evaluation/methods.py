@@ -103,7 +103,7 @@ def fingerprint(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
+class MethodAnswer:
     """What a method says of a structure, whose voxels are in the label map. All but ``present`` are None where it says nothing of it."""
 
     present: bool
@@ -122,7 +122,7 @@ class Outcome:
     """
 
     labelmap: sitk.Image
-    answers: dict[int, Answer]
+    answers: dict[int, MethodAnswer]
     seconds: float
     load_seconds: float | None = None
     gives_boxes: bool = False
@@ -152,7 +152,7 @@ class Bench:
         seconds = time.perf_counter() - start
         found = set(np.unique(sitk.GetArrayViewFromImage(labelmap)).tolist())
         boxes = rescaled_boxes(references[0], target, structures) if name == COPY else {}
-        answers = {s.label: Answer(s.label in found, boxes.get(s)) for s in structures}
+        answers = {s.label: MethodAnswer(s.label in found, boxes.get(s)) for s in structures}
         return Outcome(labelmap, answers, seconds, load, name == COPY)
 
     def _run_pipeline(
@@ -169,7 +169,7 @@ class Bench:
         for one in result.results:
             where = one.localization
             box, presence = (where.box_mm, where.presence) if where is not None else (None, None)
-            answers[one.structure.label] = Answer(one.status is not Status.NOT_FOUND, box, presence, one.confidence, str(one.status))
+            answers[one.structure.label] = MethodAnswer(one.status is not Status.NOT_FOUND, box, presence, one.confidence, str(one.status))
         return Outcome(result.segmentation.labelmap, answers, seconds, load, True)
 
     def _new(self, method: Method) -> Peer:

@@ -16,7 +16,7 @@ from .boxes import box_iou, index_box
 
 
 @dataclass(frozen=True)
-class Score:
+class MaskScore:
     """Agreement of one structure in one target.
 
     ``dice`` and ``box_iou`` are 0 to 1. ``hd95_mm`` is the 95th percentile of the distances between the two surfaces, both ways; None where
@@ -28,7 +28,7 @@ class Score:
     box_iou: float
 
 
-def score(found: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, float]) -> Score:
+def score(found: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, float]) -> MaskScore:
     """Compare two masks of shape (z, y, x).
 
     Args:
@@ -37,14 +37,14 @@ def score(found: np.ndarray, expected: np.ndarray, spacing: tuple[float, float, 
         spacing: Voxel size in mm, in the order x, y, z of an image.
     """
     if not found.any():
-        return Score(0.0, None, 0.0)
+        return MaskScore(0.0, None, 0.0)
     box = index_box(found | expected)
     first, second = (torch.from_numpy(mask[box].astype(np.float32))[None, None] for mask in (found, expected))
     with warnings.catch_warnings():
         # MONAI warns of its own use of its own deprecated argument.
         warnings.simplefilter("ignore", FutureWarning)
         distance = compute_hausdorff_distance(first, second, include_background=True, percentile=95.0, spacing=list(spacing[::-1]))
-    return Score(float(compute_dice(first, second)), float(distance), box_iou(found, expected))
+    return MaskScore(float(compute_dice(first, second)), float(distance), box_iou(found, expected))
 
 
 def precision_and_recall(answers: Iterable[tuple[bool, bool]]) -> tuple[float, float]:

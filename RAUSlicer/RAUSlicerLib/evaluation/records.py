@@ -149,7 +149,7 @@ def require_own(folder: Path, log: str, patterns: Sequence[str]) -> None:
         )
 
 
-class RunLog:
+class RecordedRuns:
     """Runs in a file of one JSON object a line, written as they come."""
 
     def __init__(self, folder: Path) -> None:

@@ -33,7 +33,7 @@ Rectangle = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Question:
+class SliceQuestion:
     """On a slice of the target's canonical frame: what is this marked region called (``naming``), or is this structure there."""
 
     level: int
@@ -95,7 +95,7 @@ def answer(
     return out
 
 
-def choose_questions(masks: Mapping[Structure, np.ndarray], draw: random.Random) -> list[Question]:
+def choose_questions(masks: Mapping[Structure, np.ndarray], draw: random.Random) -> list[SliceQuestion]:
     """Names of all structures on slices spread evenly over those that show one; presence of each on as many slices with it as without.
 
     ``masks`` are booleans (z, y, x). Slices for presence are drawn at random from the whole target.
@@ -104,7 +104,7 @@ def choose_questions(masks: Mapping[Structure, np.ndarray], draw: random.Random)
     shown = np.flatnonzero(np.any([count >= FEWEST_PIXELS for count in counts.values()], axis=0)) if counts else np.zeros(0, int)
     chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(_SLICES, len(shown))).round().astype(int))] if len(shown) else shown
     out = [
-        Question(level, structure, True, True)
+        SliceQuestion(level, structure, True, True)
         for level in chosen.tolist()
         for structure, count in counts.items()
         if count[level] >= FEWEST_PIXELS
@@ -113,7 +113,7 @@ def choose_questions(masks: Mapping[Structure, np.ndarray], draw: random.Random)
         there, away = np.flatnonzero(count >= FEWEST_PIXELS).tolist(), np.flatnonzero(count == 0).tolist()
         number = min(len(there), len(away), _SLICES // 2)
         for present, levels in ((True, there), (False, away)):
-            out += [Question(level, structure, present, False) for level in sorted(draw.sample(levels, number))]
+            out += [SliceQuestion(level, structure, present, False) for level in sorted(draw.sample(levels, number))]
     return out
 
 

@@ -41,7 +41,7 @@ def forget_peak() -> None:
 
 
 def serve(model: str, device: str) -> None:
-    """Answer requests until the input ends; does not return."""
+    """MethodAnswer requests until the input ends; does not return."""
     # Libraries print to standard output; the answers go to a copy of it that they don't know.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
 
-from ..rau.network import TOKENS_PER_STRUCTURE, Answers, Evidence, Pictures, SlicePair, StructureHeads
+from ..rau.network import TOKENS_PER_STRUCTURE, Answers, MatchEvidence, Pictures, SlicePair, StructureHeads
 from .answers_text import MalformedAnswer, NamedBox, read_boxes, read_name, read_presence
 from .backbone import TOKENS, Backbone
 from .drawing import picture, with_regions
@@ -149,12 +149,12 @@ class FullSizeVlm(StructureHeads):
         step = self.config.key_step
         return min(pictures.level // step * step + step // 2, len(pictures.reference) - 1)
 
-    def rows(self, pair: SlicePair, group: Sequence[int]) -> tuple[Tensor, Evidence]:
+    def rows(self, pair: SlicePair, group: Sequence[int]) -> tuple[Tensor, MatchEvidence]:
         """The embeddings of a group's tokens (4 S, width), and its evidence, on this module's device."""
         index = torch.tensor(list(group), dtype=torch.long)
         device = self.special.device
         given = (pair.evidence.region, pair.evidence.heat, pair.evidence.region_box, pair.evidence.matched_box)
-        evidence = Evidence(*(value[index.to(value.device)].to(device).float() for value in given))
+        evidence = MatchEvidence(*(value[index.to(value.device)].to(device).float() for value in given))
         tokens = self.structure_tokens(pair.reference.to(device).float(), pair.target.to(device).float(), evidence)
         return tokens.flatten(0, 1), evidence
 

@@ -39,7 +39,7 @@ Said = tuple[tuple[Sentence, ...], bool]
 
 
 @dataclass(frozen=True)
-class Case:
+class AnsweringCase:
     """What questions are about: ``findings`` and ``results`` of the same structures in the same order, and their voxels."""
 
     findings: tuple[StructureFindings, ...]
@@ -63,7 +63,7 @@ class Case:
         return None if localization is None or math.isnan(localization.presence) else localization.presence
 
 
-def at_point(case: Case, point: Point) -> Said:
+def at_point(case: AnsweringCase, point: Point) -> Said:
     """What is at a point (LPS, mm)."""
     outside = places.distance_outside(case.segmentation.labelmap, point)
     if outside > 0:
@@ -77,7 +77,7 @@ def at_point(case: Case, point: Point) -> Said:
     return tuple(sentences), True
 
 
-def in_region(case: Case, region: np.ndarray) -> Said:
+def in_region(case: AnsweringCase, region: np.ndarray) -> Said:
     """What is in a marked region (z, y, x; booleans on the segmentation's grid)."""
     if not region.any():
         return (limit("I can't tell: the marked region is empty."),), False
@@ -98,7 +98,7 @@ def in_region(case: Case, region: np.ndarray) -> Said:
     return tuple(sentences), True
 
 
-def presence(case: Case, number: int) -> Said:
+def presence(case: AnsweringCase, number: int) -> Said:
     """Whether a structure is there."""
     found, word = case.findings[number], case.presence(number)
     said = () if word is None else (_presence_sentence(found, word),)
@@ -118,7 +118,7 @@ def presence(case: Case, number: int) -> Said:
     return (status(found, text), *said), False
 
 
-def doubts(case: Case) -> Said:
+def doubts(case: AnsweringCase) -> Said:
     """What has to be checked first: what was found with low confidence, the least sure first, and what was not found."""
     low = [found for found in case.findings if found.status is Status.LOW_CONFIDENCE]
     low.sort(key=lambda found: confidence_of((found,)) or 0.0)
@@ -140,7 +140,7 @@ def doubts(case: Case) -> Said:
     return (status(least, text),), True
 
 
-def place(case: Case, number: int) -> Said:
+def place(case: AnsweringCase, number: int) -> Said:
     """Where a structure is."""
     found = case.findings[number]
     if not case.is_there(number):
@@ -164,7 +164,7 @@ def place(case: Case, number: int) -> Said:
     return (here, *those(extent_sentence(found), position_sentence(found), status_sentence(found))), True
 
 
-def size(case: Case, number: int) -> Said:
+def size(case: AnsweringCase, number: int) -> Said:
     """How large a structure is."""
     found = case.findings[number]
     if not case.is_there(number):
@@ -194,7 +194,7 @@ def coordinates(point: Point) -> str:
     return ", ".join(f"{positive if value >= 0 else negative} {abs(value):.1f}" for positive, negative, value in letters) + " mm"
 
 
-def part_of(case: Case, number: int) -> str:
+def part_of(case: AnsweringCase, number: int) -> str:
     """What holds a structure by the anatomy graph, the nearest first; empty where it is attached to none."""
     found = case.findings[number]
     if found.graph is None or found.node is None:
@@ -209,7 +209,7 @@ def part_of(case: Case, number: int) -> str:
     return f"in {' of '.join(named)}" if named else ""
 
 
-def _here(case: Case, number: int, text: str, share: float | None = None) -> Sentence:
+def _here(case: AnsweringCase, number: int, text: str, share: float | None = None) -> Sentence:
     """A sentence on what holds a point, or a share of the marked region (0 to 1)."""
     within = part_of(case, number)
     found = case.findings[number]
@@ -219,7 +219,7 @@ def _here(case: Case, number: int, text: str, share: float | None = None) -> Sen
     return measured(text, (found,), (Measurement(Quantity.SHARE, 100 * share, "%", (found.name,)),))
 
 
-def _nearest(case: Case, point: Point, what: str = "it") -> tuple[Sentence, ...]:
+def _nearest(case: AnsweringCase, point: Point, what: str = "it") -> tuple[Sentence, ...]:
     near = places.nearest(case.segmentation, point)
     if near is None or near[0] not in case.index:
         return ()
@@ -235,7 +235,7 @@ def _presence_sentence(found: StructureFindings, word: float) -> Sentence:
     return Sentence(text, SentenceKind.SCORED, (found.name,), scores=(score,), confidence=confidence_of((found,)))
 
 
-def _sure(case: Case, number: int) -> str:
+def _sure(case: AnsweringCase, number: int) -> str:
     found = case.findings[number]
     if found.status is Status.LOW_CONFIDENCE:
         return f", whose outline is uncertain{_confidence(found)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from .answering import LARGE, SMALL, Case, Said, cut_list, limit, measured, status, those
+from .answering import LARGE, SMALL, AnsweringCase, Said, cut_list, limit, measured, status, those
 from .evidence import Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .wording import (
     amount,
@@ -24,7 +24,7 @@ from .wording import (
 _MOST = 8
 
 
-def of_one(case: Case, number: int) -> Said:
+def of_one(case: AnsweringCase, number: int) -> Said:
     """How a structure compares with the reference's and with a library's."""
     found = case.findings[number]
     if not case.is_there(number):
@@ -47,7 +47,7 @@ def of_one(case: Case, number: int) -> Said:
     return sentences, True
 
 
-def of_all(case: Case, numbers: Sequence[int], name: str = "") -> Said:
+def of_all(case: AnsweringCase, numbers: Sequence[int], name: str = "") -> Said:
     """How structures as a whole compare with the reference: what was found, and which volumes are far from the reference's."""
     ratios = {}
     for one in numbers:
@@ -81,7 +81,7 @@ def of_all(case: Case, numbers: Sequence[int], name: str = "") -> Said:
     return tuple(sentences), True
 
 
-def of_two(case: Case, one: int, other: int) -> Said:
+def of_two(case: AnsweringCase, one: int, other: int) -> Said:
     """How the volumes of two structures compare."""
     first, second = case.findings[one], case.findings[other]
     for found, there in ((first, case.is_there(one)), (second, case.is_there(other))):
@@ -104,7 +104,7 @@ def of_two(case: Case, one: int, other: int) -> Said:
     return (measured(text, (first, second), (volumes[0], volumes[1])), *those(status_sentence(first), status_sentence(second))), True
 
 
-def _pair_of(case: Case, number: int) -> tuple[Measurement, StructureFindings, StructureFindings] | None:
+def _pair_of(case: AnsweringCase, number: int) -> tuple[Measurement, StructureFindings, StructureFindings] | None:
     """The asymmetry that a structure has a part in, with the left and the right structure."""
     asymmetry = case.findings[number].measured(Quantity.ASYMMETRY)
     if asymmetry is None or len(asymmetry.structures) != 2:
@@ -119,5 +119,5 @@ def _is_compared(measurement: Measurement) -> bool:
     return measurement.quantity is Quantity.POSITION or compared.reference is not None or compared.n > 0
 
 
-def _volumes(case: Case, numbers: Iterable[int]) -> list[Measurement]:
+def _volumes(case: AnsweringCase, numbers: Iterable[int]) -> list[Measurement]:
     return [volume for one in numbers if (volume := case.findings[one].measured(Quantity.VOLUME)) is not None]

@@ -12,7 +12,7 @@ from ..anatomy.graph import AnatomyGraph
 from ..imaging.segmentation import Segmentation
 from ..results import StructureResult
 from . import answering, comparing
-from .answering import Case, Said
+from .answering import AnsweringCase, Said
 from .evidence import Answer, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .naming import Meant, Names, NotMeant
 from .places import Point, centre, check_point, union
@@ -60,7 +60,7 @@ def answer(
         from ..anatomy.terms import GRAPHS, load_graph
 
         graphs, load = graphs or GRAPHS, load or load_graph
-    case = Case(_with_volumes_of_the_run(findings, results), tuple(results), segmentation, load)
+    case = AnsweringCase(_with_volumes_of_the_run(findings, results), tuple(results), segmentation, load)
     if asked.kind is Kind.HERE:
         sentences, known = _here(case, asked.point or point, None if asked.point else region)
     elif asked.kind is Kind.UNSURE:
@@ -107,7 +107,7 @@ def _not_understood(findings: Sequence[StructureFindings]) -> tuple[Sentence, ..
     return (Sentence(text, SentenceKind.LIMIT),)
 
 
-def _here(case: Case, point: Point | None, region: np.ndarray | None) -> Said:
+def _here(case: AnsweringCase, point: Point | None, region: np.ndarray | None) -> Said:
     if region is not None:
         return answering.in_region(case, region)
     if point is not None:
@@ -119,7 +119,7 @@ def _here(case: Case, point: Point | None, region: np.ndarray | None) -> Said:
 class _Named:
     """Answers questions about structures by name."""
 
-    def __init__(self, case: Case, names: Names) -> None:
+    def __init__(self, case: AnsweringCase, names: Names) -> None:
         self._case, self._names = case, names
 
     def answer(self, asked: Question) -> Said:
@@ -231,7 +231,7 @@ def _without_side(name: str) -> str:
     return re.sub(r"\b(?:left|right)\b ?", "", name, flags=re.IGNORECASE).strip()
 
 
-def _names(case: Case, numbers: Sequence[int]) -> tuple[str, ...]:
+def _names(case: AnsweringCase, numbers: Sequence[int]) -> tuple[str, ...]:
     return tuple(case.findings[number].name for number in numbers)
 
 

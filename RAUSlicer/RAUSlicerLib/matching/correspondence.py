@@ -31,7 +31,7 @@ class Embedded:
 
     ``fine`` (C, D, H, W) and ``coarse`` (C', D/4, H/4, W/4) are unit embeddings, ``texture`` (6, D, H, W) describes local intensities,
     ``inside`` (D, H, W) is the foreground, ``spacing`` is (z, y, x) in mm. ``read`` (C'', D, H, W; any float type) is what the classifier
-    over the labels of training reads, None where there is none.
+    over the training labels reads, None where there is none.
     """
 
     fine: Tensor
@@ -52,7 +52,7 @@ class Embedded:
 
     @property
     def label_rows(self) -> Tensor:
-        """What the classifier over the labels of training reads, a voxel (D * H * W, C'')."""
+        """What the classifier over the training labels reads, a voxel (D * H * W, C'')."""
         assert self.read is not None
         return self.read.permute(1, 2, 3, 0).reshape(-1, len(self.read))
 
@@ -114,8 +114,8 @@ def self_similarity(image: Tensor, reach: int = 2) -> Tensor:
         # What lies behind a voxel is ahead of another.
         distance[2 * axis], distance[2 * axis + 1] = ahead, torch.roll(ahead, reach, axis)
     variance = distance.mean(0)
-    likeness = distance.div_(variance.clamp_(min=1e-3 * float(variance.mean()) + 1e-6).neg_()).exp_()
-    return likeness.sub_(likeness.mean(0))
+    similarity = distance.div_(variance.clamp_(min=1e-3 * float(variance.mean()) + 1e-6).neg_()).exp_()
+    return similarity.sub_(similarity.mean(0))
 
 
 def _mean_around(values: Tensor) -> Tensor:
@@ -132,14 +132,14 @@ def _mean_around(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Affine:
-    """Maps target positions to reference positions: ``x @ linear.T + shift``; ``support`` is the share of coarse matches that agree.
+    """Maps target positions to reference positions: ``x @ linear.T + shift``; ``inlier_ratio`` is the share of coarse matches that agree.
 
     It lies on the CPU, and maps positions on any device.
     """
 
     linear: Tensor
     shift: Tensor
-    support: float
+    inlier_ratio: float
 
     def __call__(self, positions: Tensor) -> Tensor:
         return positions @ self.linear.t().to(positions.device) + self.shift.to(positions.device)
@@ -175,9 +175,9 @@ def global_affine(target: Embedded, reference: Embedded, *, seed: int = 0) -> Af
     at, where = at.cpu(), where.cpu()
     if len(query) < 8 or len(keys) < 8:
         return Affine(torch.eye(3), where.mean(0) - at.mean(0) if len(at) and len(where) else torch.zeros(3), 0.0)
-    similarity = query @ keys.t()
-    best, to = (values.cpu() for values in similarity.max(1))
-    back = similarity.argmax(0).cpu()
+    cosine = query @ keys.t()
+    best, to = (values.cpu() for values in cosine.max(1))
+    back = cosine.argmax(0).cpu()
     # A match need not be exactly mutual: its way back may end in a neighbouring cell.
     cell = COARSE_STEP * float(np.mean(target.spacing))
     mutual = (at[back[to]] - at).norm(dim=1) < 2.1 * max(cell, COARSE_STEP * max(target.spacing) * 0.5)
@@ -207,7 +207,7 @@ def global_affine(target: Embedded, reference: Embedded, *, seed: int = 0) -> Af
     return Affine(a[0], b[0], float((error < tolerance).float().mean()) * float(mutual.float().mean()))
 
 
-def likeness(first: Embedded, second: Embedded) -> float:
+def similarity(first: Embedded, second: Embedded) -> float:
     """How alike two volumes look, 1 is the same, whatever lies where: mean cosine of one's coarse cells with the most alike of the other.
 
     Of both ways the larger counts: half a body is alike to the whole, which has more to show. 0 where either volume is air.
@@ -386,8 +386,8 @@ def fuse_labels(
         # Indexing with brackets takes four times as long.
         shown = keys.index_select(0, slots.index_select(0, at)).unflatten(0, (len(chunk), len(away)))
         label = known.index_select(0, at).view(len(chunk), len(away))
-        likeness = torch.bmm(shown, rows.index_select(0, chunk)[:, :, None])[:, :, 0]
-        weight = likeness.mul_(scale).add_(preference).exp_().mul_(label >= 0)
+        similarity = torch.bmm(shown, rows.index_select(0, chunk)[:, :, None])[:, :, 0]
+        weight = similarity.mul_(scale).add_(preference).exp_().mul_(label >= 0)
         total = torch.zeros(len(chunk), count, device=device).scatter_add_(1, label.clamp_(min=0), weight)
         total /= total.sum(1, keepdim=True).clamp_(min=1e-12)
         total[:, 0] = 0

@@ -19,7 +19,7 @@ _KEYS, _MOST_KEYS = 6000, 12_000
 _AT_ONCE = 128
 
 
-def recognize(
+def global_attention(
     target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, *, scale: float = 80.0, width: float = 0.2
 ) -> Tensor:
     """Label probabilities of the target's coarse cells.

@@ -1,7 +1,7 @@
-"""What the labels of training say of a target, whatever they are called: the reference shows which of them speak for a structure.
+"""What the training labels say of a target, whatever they are called: the reference shows which of them speak for a structure.
 
 An attention from voxel to voxel finds what looks like the reference's own kidney. Where that is unlike other kidneys, it finds nothing. A
-classifier over the labels of training has seen many kidneys; how its answers are spread in the reference, inside and outside of a
+classifier over the training labels has seen many kidneys; how its answers are spread in the reference, inside and outside of a
 structure, says what they are worth for it. No name is read, and structures that nobody trained on are described by several labels.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .correspondence import Embedded, at_once
 
-# What the labels of training say where they say nothing.
+# What the training labels say where they say nothing.
 UNKNOWN = 0.5
 # The most probable labels that are kept for a voxel; the rest of its probability speaks neither for nor against a structure.
 KEPT = 4
@@ -35,7 +35,7 @@ _DOUBT = 1e-5
 
 @dataclass(frozen=True)
 class LabelHead:
-    """A linear classifier over the labels of training: several sets of them, of which a voxel has one label each.
+    """A linear classifier over the training labels: several sets of them, of which a voxel has one label each.
 
     ``weights`` (L, C) and ``biases`` (L,) are those of each set.
     """
@@ -67,7 +67,7 @@ class LabelHead:
 
 @dataclass(frozen=True)
 class LabelEvidence:
-    """How far the labels of training speak for the structures of a reference in a target.
+    """How far the training labels speak for the structures of a reference in a target.
 
     ``index`` and ``share`` (K, D, H, W; uint8) are the most probable labels of the target's voxels and their probabilities, 255 is 1;
     ``ratio`` (S, L) says what a label is worth for each structure, 0 to 1, 0.5 is nothing. All of it lies on the CPU.
@@ -97,7 +97,7 @@ def _said(worth: Tensor, index: Tensor, share: Tensor) -> Tensor:
 def label_evidence(
     target: Embedded, reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead
 ) -> LabelEvidence:
-    """What the labels of training say of a target.
+    """What the training labels say of a target.
 
     Args:
         layers: Label maps (D', H', W') of the reference, numbered from 1 to their count, 0 is background; numbers go on from layer to layer

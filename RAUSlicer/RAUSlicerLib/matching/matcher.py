@@ -27,13 +27,13 @@ from .correspondence import (
     coarse_field,
     fuse_labels,
     global_affine,
-    likeness,
     positions,
     sample,
     self_similarity,
+    similarity,
 )
 from .demons import BACK_LEVELS, LEVELS, NEARER_LEVELS, refine
-from .global_attention import recognize
+from .global_attention import global_attention
 from .label_posteriors import LabelEvidence, LabelHead, label_evidence
 from .network import MatchingNet
 from .transforms import field_transform
@@ -79,9 +79,10 @@ class Match:
     """How a reference lies over a target.
 
     ``affine`` and ``transform`` map target points to reference points in the world (LPS, mm), the second one voxel by voxel; ``field``
-    (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``support`` is the share of coarse
-    matches that agree with the affine map, ``likeness`` how alike the volumes look (see `likeness`). ``head`` is what the network knows of
-    labels, where it does. Embeddings, field and head lie on the device that matches; what is told of structures comes to the CPU.
+    (D, H, W, 3) gives every voxel of the target's working grid its place in the reference's, in mm; ``inlier_ratio`` is the share of
+    coarse matches that agree with the affine map, ``similarity`` how alike the volumes look (see `similarity`). ``head`` is what the
+    network knows of labels, where it does. Embeddings, field and head lie on the device that matches; what is told of structures comes to
+    the CPU.
     """
 
     reference: Reference
@@ -90,11 +91,11 @@ class Match:
     affine: sitk.AffineTransform
     transform: sitk.Transform
     field: torch.Tensor
-    support: float
-    likeness: float
+    inlier_ratio: float
+    similarity: float
     head: LabelHead | None = None
 
-    def carry(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
+    def prior(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
         """The structures' probabilities on the target's canonical frame; structures that the reference lacks are left out.
 
         The mean of two ways: attention on the working grid knows what a voxel looks like, the warped masks have the full resolution.
@@ -107,7 +108,7 @@ class Match:
         """The structures' probabilities on the target's working grid, from attention around the matched places alone."""
         return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
 
-    def recognize(self, structures: Sequence[Structure]) -> dict[Structure, SoftMask]:
+    def attend_globally(self, structures: Sequence[Structure]) -> dict[Structure, SoftMask]:
         """The probabilities by looks alone of structures that the reference has, on coarse cells."""
         target, reference = self.target_view, self.reference_view
         cells = cell_grid(target.grid)
@@ -118,13 +119,13 @@ class Match:
             known = torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked]))
             known = known.to(self.field.device)
             with torch.no_grad():
-                shares = recognize(target.embedded, reference.embedded, self.field, known, len(asked) + 1).cpu().numpy()
+                shares = global_attention(target.embedded, reference.embedded, self.field, known, len(asked) + 1).cpu().numpy()
             out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
         return {structure: out[structure] for structure in structures}
 
     @cached_property
     def labels(self) -> LabelEvidence | None:
-        """What the labels of training say of the reference's structures, in their order; None where the network has none."""
+        """What the training labels say of the reference's structures, in their order; None where the network has none."""
         if self.head is None:
             return None
         structures = self.reference.segmentation.structures
@@ -199,7 +200,7 @@ class Matcher:
             return None
         reference_view, target_view, affine, field = first
         # The whole volumes: of another part of the body some piece may look alike.
-        alike = likeness(target_view.embedded, reference_view.embedded)
+        alike = similarity(target_view.embedded, reference_view.embedded)
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
         nearer = self._nearer(reference, frames, (reference_view, target_view), field) if self.refined else None
         if nearer is not None:
@@ -212,7 +213,7 @@ class Matcher:
             return None
         dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
-        return Match(reference, target_view, reference_view, world, dense, field, affine.support, alike, self.head)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.inlier_ratio, alike, self.head)
 
     def match_all(
         self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Status, StructureResult, Transfer
-from .slices import Oriented, Plane, visible
+from .slices import Oriented, PicturePlane, visible
 from .style import BACKGROUND, MUTED, TEXT, legend_height, new_figure, save, structure_color, write_legend, write_title
 
 LEGEND_ENTRIES = 20
@@ -87,7 +87,7 @@ def _low_confidence(results: Sequence[StructureResult]) -> frozenset[str]:
     return frozenset(result.structure.name for result in results if result.status is Status.LOW_CONFIDENCE)
 
 
-def _columns(side: Oriented) -> tuple[tuple[Plane, ...], ...]:
+def _columns(side: Oriented) -> tuple[tuple[PicturePlane, ...], ...]:
     """One large plane, the others stacked beside it."""
     first, *others = side.planes()
     return ((first,), tuple(others)) if others else ((first,),)
@@ -132,7 +132,7 @@ def _draw_side(
 def _draw_plane(
     axes: Axes,
     side: Oriented,
-    plane: Plane,
+    plane: PicturePlane,
     index: int,
     window: tuple[float, float],
     by_label: Mapping[tuple[int, int], Structure],
@@ -159,7 +159,7 @@ def _draw_plane(
     _write_letters(axes, plane)
 
 
-def _write_letters(axes: Axes, plane: Plane) -> None:
+def _write_letters(axes: Axes, plane: PicturePlane) -> None:
     near, far = 0.015, 0.985
     places = ((near, 0.5, "left", "center"), (far, 0.5, "right", "center"), (0.5, far, "center", "top"), (0.5, near, "center", "bottom"))
     for letter, (x, y, horizontal, vertical) in zip(plane.letters, places, strict=True):

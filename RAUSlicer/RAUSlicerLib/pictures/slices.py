@@ -13,7 +13,7 @@ from ..imaging.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
-class Plane:
+class PicturePlane:
     """One anatomical plane of an array (z, y, x) whose axes run to superior, posterior, left.
 
     ``axis`` is the array axis that the plane cuts. ``letters`` stand at the left, right, top and bottom edge of the picture.
@@ -26,9 +26,9 @@ class Plane:
     flip: bool
 
 
-AXIAL = Plane("Axial", 0, ("R", "L", "A", "P"), flip=False)
-CORONAL = Plane("Coronal", 1, ("R", "L", "S", "I"), flip=True)
-SAGITTAL = Plane("Sagittal", 2, ("A", "P", "S", "I"), flip=True)
+AXIAL = PicturePlane("Axial", 0, ("R", "L", "A", "P"), flip=False)
+CORONAL = PicturePlane("Coronal", 1, ("R", "L", "S", "I"), flip=True)
+SAGITTAL = PicturePlane("Sagittal", 2, ("A", "P", "S", "I"), flip=True)
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class Oriented:
             middle.append(int(np.searchsorted(np.cumsum(profile), profile.sum() / 2)))
         return middle[0], middle[1], middle[2]
 
-    def planes(self) -> tuple[Plane, ...]:
+    def planes(self) -> tuple[PicturePlane, ...]:
         """The planes in which the volume is more than a line: three of a volume, one of a radiograph."""
         flat = [axis for axis, size in enumerate(self.volume.shape) if size == 1]
         planes = tuple(plane for plane in (AXIAL, CORONAL, SAGITTAL) if all(axis == plane.axis for axis in flat))
         return planes or (AXIAL,)
 
-    def extent(self, plane: Plane) -> tuple[float, float]:
+    def extent(self, plane: PicturePlane) -> tuple[float, float]:
         """Width and height of a plane in mm."""
         sizes = [size * step for axis, (size, step) in enumerate(zip(self.volume.shape, self.spacing, strict=True)) if axis != plane.axis]
         return sizes[1], sizes[0]
 
-    def cut(self, array: np.ndarray, plane: Plane, index: int) -> np.ndarray:
+    def cut(self, array: np.ndarray, plane: PicturePlane, index: int) -> np.ndarray:
         """A slice of the volume or of a layer as it is to be drawn: first row on top."""
         image = np.take(array, index, axis=plane.axis)
         return image[::-1] if plane.flip else image

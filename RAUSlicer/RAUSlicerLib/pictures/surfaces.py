@@ -29,7 +29,7 @@ _MAX_VOXELS = 1_000_000
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """A viewpoint: the unit vectors of the picture's right, its up, and towards the viewer, in patient space (LPS)."""
 
     name: str
@@ -50,12 +50,12 @@ class Mesh:
     colors: np.ndarray
 
 
-def _looking_from(name: str, viewer: tuple[float, float, float], up: tuple[float, float, float] = (0, 0, 1)) -> View:
+def _looking_from(name: str, viewer: tuple[float, float, float], up: tuple[float, float, float] = (0, 0, 1)) -> CameraView:
     towards = np.asarray(viewer, float) / np.linalg.norm(viewer)
     right = np.cross(up, towards)
     right /= np.linalg.norm(right)
     upwards = np.cross(towards, right)
-    return View(name, _triple(right), _triple(upwards), _triple(towards))
+    return CameraView(name, _triple(right), _triple(upwards), _triple(towards))
 
 
 def _triple(vector: np.ndarray) -> tuple[float, float, float]:
@@ -173,7 +173,7 @@ def _common_scale(mesh: Mesh) -> tuple[float, float]:
     return float(scale), float(max(height for _, height in extents) / scale + _CAPTION_HEIGHT + 0.1)
 
 
-def _draw_view(axes: Axes, mesh: Mesh, view: View, scale: float, height: float) -> None:
+def _draw_view(axes: Axes, mesh: Mesh, view: CameraView, scale: float, height: float) -> None:
     front = mesh.normals @ view.viewer > -0.05
     points, normals, colors = mesh.points[front], mesh.normals[front], mesh.colors[front]
     depth = points.mean(axis=1) @ view.viewer
@@ -190,7 +190,7 @@ def _draw_view(axes: Axes, mesh: Mesh, view: View, scale: float, height: float) 
     axes.text(0.5, 0.02, view.name, color=MUTED, fontsize=9.5, ha="center", va="bottom", transform=axes.transAxes)
 
 
-def _shade(normals: np.ndarray, colors: np.ndarray, depth: np.ndarray, view: View) -> np.ndarray:
+def _shade(normals: np.ndarray, colors: np.ndarray, depth: np.ndarray, view: CameraView) -> np.ndarray:
     """Colours (F, 3) under a key light from the upper left, a weak fill from the right and a highlight; far faces are darker."""
     right, up, viewer = (np.asarray(axis) for axis in (view.right, view.up, view.viewer))
     key = -0.45 * right + 0.65 * up + 0.75 * viewer

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 TOKENS_PER_STRUCTURE = 4
-# Region: box and area. Evidence: box, area, mass, peak, ratio of areas, similarity of pooled features.
+# Region: box and area. MatchEvidence: box, area, mass, peak, ratio of areas, similarity of pooled features.
 REGION_NUMBERS, EVIDENCE_NUMBERS = 5, 9
 
 
@@ -58,7 +58,7 @@ class VlmConfig:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MatchEvidence:
     """What matching knows of the structures of one slice, S of them.
 
     ``region`` (S, h, w) is the reference's mask and ``heat`` (S, h, w) the matched probability on the vision tower's cells;
@@ -94,7 +94,7 @@ class SlicePair:
 
     reference: Tensor
     target: Tensor
-    evidence: Evidence
+    evidence: MatchEvidence
     names: tuple[str, ...]
     pictures: Pictures
 
@@ -136,7 +136,7 @@ class StructureHeads(nn.Module):
         nn.init.zeros_(offset.weight)
         nn.init.zeros_(offset.bias)
 
-    def structure_tokens(self, reference: Tensor, target: Tensor, evidence: Evidence) -> Tensor:
+    def structure_tokens(self, reference: Tensor, target: Tensor, evidence: MatchEvidence) -> Tensor:
         """Region, evidence, ``<Loc>`` and ``<Seg>`` of every structure (S, 4, width); features are (1, C, h, w)."""
         structures = len(evidence.region)
         region = _pool(reference, evidence.region)
@@ -153,7 +153,7 @@ class StructureHeads(nn.Module):
         special = self.special.expand(structures, -1, -1)
         return torch.cat([region_token[:, None], evidence_token[:, None], special], dim=1)
 
-    def answers(self, hidden: Tensor, evidence: Evidence) -> Answers:
+    def answers(self, hidden: Tensor, evidence: MatchEvidence) -> Answers:
         """What the hidden states of the structures' tokens (S, 4, width) say."""
         location, query = hidden[:, 2], hidden[:, 3]
         return Answers(self.presence_head(location)[:, 0], _offset(evidence.matched_box, self.box_head(location)), query)
@@ -193,7 +193,7 @@ class RauVlm(StructureHeads):
         pooled = F.adaptive_avg_pool2d(features, side)[0].flatten(1).t()
         return self.image(pooled) + self.place + self.which[which]
 
-    def forward(self, reference: Tensor, target: Tensor, evidence: Evidence) -> Answers:
+    def forward(self, reference: Tensor, target: Tensor, evidence: MatchEvidence) -> Answers:
         """Answers for one slice; ``reference`` and ``target`` are features (1, C, h, w) of the matched slices."""
         reference, target = reference.float(), target.float()
         structures = len(evidence.region)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..imaging.segmentation import Structure
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
-from .network import Evidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
+from .network import MatchEvidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
 from .slices import BATCH, MatchedCase, MatchedReference, SlicedProbability
 
 STAGE = "localization"
@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _SliceAnswer:
     """One slice's answer on a structure.
 
     ``presence`` is a logit, ``box`` and the ``matched`` one (4,) are shares of the image, ``query`` (hidden,) is the ``<Seg>`` state.
@@ -73,7 +73,7 @@ def ask(
     sought = [[structure for structure in heats if drawn[structure][level] or hot[structure][level]] for level in range(len(slices))]
     levels = levels_to_ask(sought, slices.grid.GetSpacing()[2])
     shown = [_Shown(slices, reference, level, here, heats) for level, here in enumerate(sought)]
-    said: dict[int, dict[Structure, _Said]] = {}
+    said: dict[int, dict[Structure, _SliceAnswer]] = {}
     for first in range(0, len(levels), BATCH):
         some = levels[first : first + BATCH]
         if not cancel.cancelled:
@@ -141,11 +141,11 @@ class _Shown:
         """Matched probabilities (S, H, W)."""
         return torch.from_numpy(np.stack([self._heats[structure][self._level] for structure in self._structures])).float()
 
-    def put_to(self, vlm: SliceReader, device: torch.device) -> dict[Structure, _Said]:
+    def put_to(self, vlm: SliceReader, device: torch.device) -> dict[Structure, _SliceAnswer]:
         """What the model answers."""
         reference, target = (features.take([self._level]).low for features in (self._reference.features, self._slices.features))
         cells = target.shape[-1]
-        evidence = Evidence(
+        evidence = MatchEvidence(
             F.adaptive_avg_pool2d(self._region().float(), cells).to(device),
             F.adaptive_avg_pool2d(self._heat(), cells).to(device),
             self._drawn.to(device),
@@ -161,4 +161,4 @@ class _Shown:
         with torch.inference_mode():
             answer = vlm.read(SlicePair(reference, target, evidence, names, pictures))
         given = (answer.presence.float().cpu(), answer.boxes.float().cpu(), self.matched, answer.queries.float().cpu())
-        return {structure: _Said(*values) for structure, *values in zip(self._structures, *given, strict=True)}
+        return {structure: _SliceAnswer(*values) for structure, *values in zip(self._structures, *given, strict=True)}

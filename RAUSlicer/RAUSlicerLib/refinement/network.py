@@ -29,7 +29,7 @@ class RefinerConfig:
     trust: float = 0.5
     """Share of the first pass in what the second one starts from; the rest is as carried."""
     heed: float = 0.0
-    """How far what the labels of training say moves what a pass starts from, as a factor of its logit."""
+    """How far what the training labels say moves what a pass starts from, as a factor of its logit."""
 
     @classmethod
     def from_dict(cls, values: dict) -> RefinerConfig:
@@ -45,7 +45,7 @@ class RefinerNet(nn.Module):
     """Two passes over one structure's surroundings: at half of the resolution, where it sees far, then at all of it.
 
     It never learns what a structure is called: reference, mask and image are all it sees, so that any structure can be refined. Untrained,
-    it returns the carried mask, or with ``heed`` its product with what the labels of training say.
+    it returns the carried mask, or with ``heed`` its product with what the training labels say.
 
     Source: own design; the residual output as in RAU's mask decoder, the paired input as in atlas-guided segmentation.
     """
@@ -61,16 +61,16 @@ class RefinerNet(nn.Module):
         self.first = Pass(self.config, trust=0.0)
         self.second = Pass(self.config, trust=self.config.trust)
 
-    def locate(self, planes: Tensor, recognized: Tensor) -> Tensor:
+    def locate(self, planes: Tensor, globally_attended: Tensor) -> Tensor:
         """First pass: logits (B, D/2, H/2, W/2) of the structure, sides rounded up.
 
         Args:
             planes: (B, 6, D, H, W), as above.
-            recognized: (B, D/2, H/2, W/2), the structure's probability by looks alone.
+            globally_attended: (B, D/2, H/2, W/2), the structure's probability by looks alone.
         """
         # The last of an odd number of slices counts twice: beside one of zeros, the only slice of a volume would be half there.
         odd = [side for extent in reversed(planes.shape[2:]) for side in (0, extent % 2)]
-        return self.first(torch.cat([F.avg_pool3d(F.pad(planes, odd, mode="replicate"), 2), recognized[:, None]], dim=1))
+        return self.first(torch.cat([F.avg_pool3d(F.pad(planes, odd, mode="replicate"), 2), globally_attended[:, None]], dim=1))
 
     def draw(self, planes: Tensor, located: Tensor) -> Tensor:
         """Second pass: logits (B, D, H, W) for planes (B, 6, D, H, W), given the first pass's probabilities (B, D, H, W) there."""
@@ -107,7 +107,7 @@ class Pass(nn.Module):
         known = x[:, RefinerNet.CHANNELS - 1]
         prior, says = (torch.logit(share.float().clamp(_SURE, 1 - _SURE)) for share in (carried, known))
         prior = prior + self._heed * says
-        x = torch.cat([x, likeness(x[:, 0], x[:, 1], x[:, 2])[:, None]], dim=1)
+        x = torch.cat([x, local_similarity(x[:, 0], x[:, 1], x[:, 2])[:, None]], dim=1)
         x = fast_layout(padded_to(x - 0.3, 2 ** len(self.encoder), -0.3, least=_LEAST))
         y = self.stem(x)
         skips = []
@@ -127,7 +127,7 @@ def doubled(values: Tensor, size: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def likeness(target: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+def local_similarity(target: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """How far each voxel's intensity speaks for the structure, 0 to 1, by what the reference has inside and outside of it.
 
     Args:

@@ -38,7 +38,7 @@ _FAR, _NEAR = (0.25, 8, 20), (0.15, 6, 12)
 _SMALLEST = 24
 # Where the first pass gives a structure this probability the second one looks.
 _LOCATED = 0.3
-# What the labels of training say decides where to look from this worth of a label on, where it has this share of a voxel (of 255). Every
+# What the training labels say decides where to look from this worth of a label on, where it has this share of a voxel (of 255). Every
 # second voxel along each axis will do.
 _WORTH, _SHARE, _THINNED = 0.8, 128, 2
 # Structures with more voxels in and around them are drawn one after the other: side by side they took 0.8 GB more on an abdomen.
@@ -101,7 +101,7 @@ class ReferenceVote:
 
 @dataclass(frozen=True)
 class PlacedPosteriors:
-    """What the labels of training say of structures by what they are worth in one reference.
+    """What the training labels say of structures by what they are worth in one reference.
 
     ``places`` are the structures' numbers in ``labels``, whose voxels lie on a finer grid as ``working`` says.
     """
@@ -122,9 +122,9 @@ class Overlay:
 
     ``segmentation`` is the reference's. ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1. ``attended`` holds the
     probabilities of each structure of the reference and where in the grid they are. ``warped`` is the number of each voxel's structure,
-    counted from 1 in the order of ``attended``, 0 for none. ``recognized`` holds each structure's probabilities by global attention, on
-    ``cells``, and the first cell's index. ``labels`` are the label posteriors, on ``working``, in the order of ``attended`` from 0 on; None
-    where nothing is known. ``others`` are those by other references.
+    counted from 1 in the order of ``attended``, 0 for none. ``globally_attended`` holds each structure's probabilities by global
+    attention, on ``cells``, and the first cell's index. ``labels`` are the label posteriors, on ``working``, in the order of ``attended``
+    from 0 on; None where nothing is known. ``others`` are those by other references.
     """
 
     segmentation: Segmentation
@@ -133,14 +133,14 @@ class Overlay:
     reference: np.ndarray
     attended: Mapping[Structure, tuple[np.ndarray, Window]]
     warped: np.ndarray
-    recognized: Mapping[Structure, tuple[np.ndarray, Corner]]
+    globally_attended: Mapping[Structure, tuple[np.ndarray, Corner]]
     cells: Cells
     labels: LabelEvidence | None
     working: Cells
     others: Sequence[PlacedPosteriors] = ()
 
     def box(self, structure: Structure) -> list[Window]:
-        """Where the structure was carried to, in one way or the other, and where the labels of training see it."""
+        """Where the structure was carried to, in one way or the other, and where the training labels see it."""
         number = self.numbers[structure]
         windows = [self.attended[structure][1], self._warped_boxes[number - 1]]
         if self.labels is not None:
@@ -171,7 +171,7 @@ class Overlay:
         """The structure's probability by looks alone, at half of a window's resolution."""
         axes = [torch.arange(side.start + 0.5, side.stop, 2) for side in window]
         where = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        values, start = self.recognized[structure]
+        values, start = self.globally_attended[structure]
         return self.cells.at(torch.from_numpy(values), start, where).numpy()
 
     @cached_property
@@ -268,7 +268,7 @@ def reference_votes(matches: Sequence[Match], cancel: CancelToken) -> list[Refer
 def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = ()) -> Overlay:
     """Lay a matched reference over a target with all its structures: what becomes of one must not depend on which others are asked for.
 
-    With several references ``votes`` are all of them, this one too: attention and the labels of training are heard of each.
+    With several references ``votes`` are all of them, this one too: attention and the training labels are heard of each.
     """
     frame, other = normalized(canonical(target)), normalized(canonical(match.reference.volume))
     segmentation = match.reference.segmentation
@@ -288,9 +288,9 @@ def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = (
         return sitk.GetArrayFromImage(moved), _numbered(layers, structures)
 
     # The longest first; the last one is the shortest.
-    tasks: list[Callable[[], Any]] = [attend, lambda: match.labels, lambda: match.recognize(structures), warp]
+    tasks: list[Callable[[], Any]] = [attend, lambda: match.labels, lambda: match.attend_globally(structures), warp]
     attended, labels, looks, (moved, warped) = side_by_side(tasks, when=math.prod(match.target_view.grid.GetSize()) <= _SMALL)
-    recognized = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
+    globally_attended = {structure: (mask.values, mask.start) for structure, mask in looks.items()}
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     others = _others(votes, match, structures, grid)
     return Overlay(
@@ -300,7 +300,7 @@ def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = (
         moved,
         attended,
         warped,
-        recognized,
+        globally_attended,
         cells,
         labels,
         working,
@@ -319,7 +319,7 @@ def _mean(votes: Sequence[ReferenceVote], structure: Structure, grid: sitk.Image
 
 
 def _others(votes: Sequence[ReferenceVote], match: Match, structures: Sequence[Structure], grid: sitk.Image) -> list[PlacedPosteriors]:
-    """What the labels of training say of structures by other references than that of a match."""
+    """What the training labels say of structures by other references than that of a match."""
     said = []
     for vote in votes:
         labels = None if vote.match is match else vote.match.labels

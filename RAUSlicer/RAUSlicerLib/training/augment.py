@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cases import IGNORE, MIRRORED, Case
+from .cases import IGNORE, MIRRORED, TrainingCase
 
 
 @dataclass
@@ -57,13 +57,13 @@ def random_affine(rng: np.random.Generator, degrees: tuple[float, float, float] 
     return turn @ np.diag(np.exp(rng.uniform(-scale, scale) + rng.uniform(-0.06, 0.06, 3)))
 
 
-def patch_transform(case: Case, size: tuple[int, int, int], centre: np.ndarray, affine: np.ndarray, working: float) -> np.ndarray:
+def patch_transform(case: TrainingCase, size: tuple[int, int, int], centre: np.ndarray, affine: np.ndarray, working: float) -> np.ndarray:
     """The (3, 4) map from patch voxels of ``working`` mm to source voxels that puts ``centre`` (source voxels) in the patch's middle."""
     linear = np.diag(1 / np.array(case.spacing)) @ affine * working
     return np.concatenate([linear, (centre - linear @ ((np.array(size) - 1) / 2))[:, None]], axis=1)
 
 
-def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray, shift: Tensor | None = None) -> Patch:
+def cut(case: TrainingCase, size: tuple[int, int, int], to_source: np.ndarray, shift: Tensor | None = None) -> Patch:
     """Sample a patch of ``size`` (z, y, x), bent by ``shift`` (z, y, x, 3) in patch voxels."""
     reach = 0.0 if shift is None else float(shift.abs().max())
     window, offset = _window(case, size, to_source, reach)
@@ -84,7 +84,9 @@ def cut(case: Case, size: tuple[int, int, int], to_source: np.ndarray, shift: Te
     return Patch(image, labels, to_source, case.domain, shift, case.unmarked)
 
 
-def _window(case: Case, size: tuple[int, int, int], to_source: np.ndarray, reach: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+def _window(
+    case: TrainingCase, size: tuple[int, int, int], to_source: np.ndarray, reach: float
+) -> tuple[tuple[slice, slice, slice], np.ndarray]:
     """The part of a case that a patch can see, at least two voxels along each axis, and where it starts: converting all of it is slow."""
     ends = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)]) * (np.array(size) - 1 + 2 * reach) - reach
     corners = ends @ to_source[:, :3].T + to_source[:, 3]

@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from ..anatomy.terms import lateralized
-from ..confidence.calibration import Calibration, Evidence, overlap
+from ..confidence.calibration import Calibration, StructureEvidence, overlap
 from ..imaging import variants
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..imaging.variants import NATURAL, WITHOUT
@@ -36,11 +36,11 @@ _HIGHEST = {"brain_t1": 99}
 _OVERCLAIMED = 2.0
 # Organs that operations take out.
 _OPERATED, _REMOVED = "operated", frozenset({"gallbladder", "spleen", "left kidney", "right kidney"})
-_EVIDENCE = ("back", "presence", "sharpness", "support", "likeness", "size", "labels")
+_EVIDENCE = ("round_trip_dice", "presence", "sharpness", "inlier_ratio", "similarity", "volume_ratio", "label_support")
 # Likenesses by the seventh weights: of train volumes of different parts of the body .82 to .90, at most .87 where one was a brain; of the
 # same part .94 to .97, of hearts .91 to .95; with half of the field missing, another modality or contrast .89 and more. Of 46 pairs with
 # hearts that were not trained on one had .87.
-_ALIKE, _FOREIGN = (0.84, 0.94), 0.86
+_SIMILAR, _FOREIGN = (0.84, 0.94), 0.86
 
 
 def annotated(data: Path, domain: str, case: str) -> Reference:
@@ -108,7 +108,7 @@ def changed_target(pair: Pair, target: Reference) -> Reference:
 
 
 def gather(pipeline: Pipeline, data: Path, chosen: Iterable[Pair]) -> list[dict]:
-    """Evidence and true Dice of every structure of every pair; it is zero for what was found and is not there."""
+    """StructureEvidence and true Dice of every structure of every pair; it is zero for what was found and is not there."""
     rows = []
     for pair in chosen:
         source = annotated(data, pair.source, pair.reference)
@@ -131,8 +131,8 @@ def gather(pipeline: Pipeline, data: Path, chosen: Iterable[Pair]) -> list[dict]
 
 def fit(rows: list[dict]) -> dict:
     """The calibration: intercept and weights of least squared error, non-negative since evidence never speaks against a structure."""
-    in_common = Calibration(alike=_ALIKE).in_common
-    evidence = np.array([[in_common(row[name]) if name == "likeness" else row[name] for name in _EVIDENCE] for row in rows])
+    in_common = Calibration(similar=_SIMILAR).in_common
+    evidence = np.array([[in_common(row[name]) if name == "similarity" else row[name] for name in _EVIDENCE] for row in rows])
     truth = np.array([row["dice"] for row in rows])
 
     def loss(parameters: np.ndarray) -> float:
@@ -142,7 +142,7 @@ def fit(rows: list[dict]) -> dict:
 
     best = minimize(loss, np.r_[-3.0, np.ones(len(_EVIDENCE))], bounds=[(-12, 2)] + [(0, 10)] * len(_EVIDENCE), method="L-BFGS-B")
     weights = {name: round(float(weight), 4) for name, weight in zip(_EVIDENCE, best.x[1:], strict=True)}
-    return {"intercept": round(float(best.x[0]), 4), "weights": weights, "alike": list(_ALIKE), "foreign": _FOREIGN}
+    return {"intercept": round(float(best.x[0]), 4), "weights": weights, "similar": list(_SIMILAR), "other_body_part": _FOREIGN}
 
 
 def held_out(rows: list[dict]) -> np.ndarray:
@@ -152,7 +152,7 @@ def held_out(rows: list[dict]) -> np.ndarray:
         calibration = Calibration(**fit([row for row in rows if tuple(row["pair"]) != pair]))
         for number, row in enumerate(rows):
             if tuple(row["pair"]) == pair:
-                said[number] = calibration.confidence(Evidence(**{name: row[name] for name in _EVIDENCE}))
+                said[number] = calibration.confidence(StructureEvidence(**{name: row[name] for name in _EVIDENCE}))
     return said
 
 

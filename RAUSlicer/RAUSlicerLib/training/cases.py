@@ -39,7 +39,7 @@ MIRRORED = (
 
 
 @dataclass
-class Case:
+class TrainingCase:
     """One labelled volume, cropped to its foreground.
 
     ``image`` and ``labels`` are uint8 tensors of shape (z, y, x); intensities 0 to 255. ``spacing`` is (z, y, x) in mm, ``working`` the
@@ -68,7 +68,7 @@ def subject_of(domain: str, name: str, splits: dict) -> str:
     return splits[domain].get("rescan", {}).get(name, name)
 
 
-def load_case(folder: Path, name: str, subject: str, without: Collection[int] = (), datasets: Datasets | None = None) -> Case:
+def load_case(folder: Path, name: str, subject: str, without: Collection[int] = (), datasets: Datasets | None = None) -> TrainingCase:
     """Read ``<name>.nii.gz`` and ``<name>_seg.nii.gz`` of a domain folder; nothing is known of the labels that it is to be ``without``."""
     about, datasets = _about(folder.name, datasets), datasets or shipped()
     volume = canonical(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
@@ -82,7 +82,7 @@ def load_case(folder: Path, name: str, subject: str, without: Collection[int] = 
     image = torch.from_numpy(np.round(values * 255).astype(np.uint8))
     kept = torch.from_numpy(np.ascontiguousarray(labels))
     spacing = volume.GetSpacing()[::-1]
-    return Case(folder.name, name, subject, image, kept, spacing, working, _centroids(labels), unmarked=unmarked)
+    return TrainingCase(folder.name, name, subject, image, kept, spacing, working, _centroids(labels), unmarked=unmarked)
 
 
 def _about(domain: str, datasets: Datasets | None) -> Dataset:
@@ -104,7 +104,7 @@ def _unmarked(labels: np.ndarray, about: Dataset, label_sets: Mapping[str, int])
     return lacking
 
 
-def load_label_map(folder: Path, name: str, datasets: Datasets | None = None) -> Case:
+def load_label_map(folder: Path, name: str, datasets: Datasets | None = None) -> TrainingCase:
     """Read the label map ``<name>_seg.nii.gz`` of a set without images, to make scans of any contrast from."""
     about = _about(folder.name, datasets)
     volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
@@ -115,10 +115,10 @@ def load_label_map(folder: Path, name: str, datasets: Datasets | None = None) ->
     spacing = volume.GetSpacing()[::-1]
     filled = about.background == "tissue"
     image = torch.zeros_like(kept)
-    return Case(folder.name, name, name, image, kept, spacing, working, _centroids(labels), synthetic=True, filled=filled)
+    return TrainingCase(folder.name, name, name, image, kept, spacing, working, _centroids(labels), synthetic=True, filled=filled)
 
 
-def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[int] = ()) -> Case:
+def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[int] = ()) -> TrainingCase:
     """Read the label map ``<name>_seg.nii.gz`` of a whole head, or of the brain in it, to make scans of any contrast from.
 
     Labels that it is to be ``without`` are numbers of training.
@@ -135,7 +135,7 @@ def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[in
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(inside))
     kept = torch.from_numpy(np.ascontiguousarray(labels[box]))
     spacing = volume.GetSpacing()[::-1]
-    return Case(folder.name, name, name, torch.zeros_like(kept), kept, spacing, working, _centroids(labels[box]), synthetic=True)
+    return TrainingCase(folder.name, name, name, torch.zeros_like(kept), kept, spacing, working, _centroids(labels[box]), synthetic=True)
 
 
 def _centroids(labels: np.ndarray) -> dict[int, tuple[float, float, float]]:
@@ -151,7 +151,7 @@ def _centroids(labels: np.ndarray) -> dict[int, tuple[float, float, float]]:
 
 def load_cases(
     data: Path, domains: tuple[str, ...], split: str = "train", without: Collection[int] = (), datasets: Datasets | None = None
-) -> list[Case]:
+) -> list[TrainingCase]:
     """All cases of a split; ``data`` holds ``splits.json`` and one folder a domain.
 
     Of label maps without images heads come twice: as they are, and as the brain alone. Cases that a set holds out are left out. Labels of

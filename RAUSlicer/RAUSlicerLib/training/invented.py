@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, smooth_noise
-from .cases import IGNORE, Case
+from .cases import IGNORE, TrainingCase
 
 DOMAIN = "invented"
 # Cells and structures of an anatomy; 255 means "nothing is known".
@@ -30,7 +30,7 @@ _FROM_LABEL_MAPS = 0.5
 _LACKING = 0.4
 
 
-def invented_pair(cases: Sequence[Case], size: tuple[int, int, int], rng: np.random.Generator) -> tuple[Patch, Patch]:
+def invented_pair(cases: Sequence[TrainingCase], size: tuple[int, int, int], rng: np.random.Generator) -> tuple[Patch, Patch]:
     """Target and reference patch of a new anatomy; they share ``to_source`` and ``shift`` into its cells, and labels are its structures.
 
     Args:
@@ -40,7 +40,7 @@ def invented_pair(cases: Sequence[Case], size: tuple[int, int, int], rng: np.ran
     """
     depth, height, width = (round(extent * _LARGER) for extent in size)
     cells = anatomy(cases, (depth, height, width), rng)
-    case = Case(DOMAIN, DOMAIN, DOMAIN, torch.zeros_like(cells), cells, (1.0, 1.0, 1.0), 1.0, {})
+    case = TrainingCase(DOMAIN, DOMAIN, DOMAIN, torch.zeros_like(cells), cells, (1.0, 1.0, 1.0), 1.0, {})
     centre = np.array(cells.shape) / 2
     base = random_affine(rng, (12.0, 10.0, 10.0), 0.1)
     patches = []
@@ -57,7 +57,7 @@ def invented_pair(cases: Sequence[Case], size: tuple[int, int, int], rng: np.ran
     return patches[0], patches[1]
 
 
-def anatomy(cases: Sequence[Case], size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
+def anatomy(cases: Sequence[TrainingCase], size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
     """A new anatomy's cells as uint8 (z, y, x); 0 is air."""
     cells = _from_label_map(cases, size, rng) if len(cases) and rng.random() < _FROM_LABEL_MAPS else _regions(size, rng)
     if rng.random() < 0.5:
@@ -99,7 +99,7 @@ def _largest(fields: Tensor) -> Tensor:
     return index
 
 
-def _from_label_map(cases: Sequence[Case], size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
+def _from_label_map(cases: Sequence[TrainingCase], size: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
     """Part of a real label map with labels joined and split, in invented tissue."""
     case = cases[int(rng.integers(len(cases)))]
     anchor = list(case.centroids.values())[int(rng.integers(len(case.centroids)))]

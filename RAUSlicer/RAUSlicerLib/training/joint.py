@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from ..device import autocast
-from ..rau.network import Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
+from ..rau.network import MatchEvidence, RauVlm, VlmConfig, boxes_of, matched_boxes
 from ..rau.sam2 import MemorySegmenter, Sam2Config, plain_attention
 from .cases import IGNORE, load_cases
 from .loop import options, train
@@ -128,7 +128,7 @@ def step_losses(model: Trainee, pairs: list[PlanePair], objects: list[list[int]]
     answers = []
     for b in range(batch):
         mine = owner == b
-        part = Evidence(region[mine], heat[mine], drawn[mine], matched[mine])
+        part = MatchEvidence(region[mine], heat[mine], drawn[mine], matched[mine])
         at = b * (1 + slots)
         answers.append(model.vlm(features.low[at + 1 : at + 2], features.low[at : at + 1], part))
     presence = torch.cat([a.presence for a in answers])

@@ -25,7 +25,7 @@ from ..device import autocast
 from ..loading import load_model
 from ..matching.network import MatchingConfig, MatchingNet
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, synthesize
-from .cases import IGNORE, Case, load_cases
+from .cases import IGNORE, TrainingCase, load_cases
 from .datasets import Datasets, load, shipped
 from .invented import DOMAIN, invented_pair, tissue
 from .loop import add_without, options, train
@@ -65,7 +65,7 @@ class Trainee(nn.Module):
         return losses(self, target, reference, domain, same, rng)
 
 
-def sample_pair(cases: list[Case], datasets: Datasets, rng: np.random.Generator) -> tuple[Patch, Patch, str, bool]:
+def sample_pair(cases: list[TrainingCase], datasets: Datasets, rng: np.random.Generator) -> tuple[Patch, Patch, str, bool]:
     """Target and reference patch around the same anatomy; the flag says that all places of one are known in the other."""
     shares = {name: dataset.share for name, dataset in datasets.datasets.items()} | {DOMAIN: datasets.invented_share}
     domain = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..matching.correspondence import _solve
 from .augment import random_affine, recolor, rotation
-from .cases import Case
+from .cases import TrainingCase
 
 
 @dataclass
@@ -36,13 +36,13 @@ class PlanePair:
 class PairSampler:
     """Draws slices of pairs of cases."""
 
-    def __init__(self, cases: list[Case], share: dict[str, float], size: int) -> None:
+    def __init__(self, cases: list[TrainingCase], share: dict[str, float], size: int) -> None:
         self._pools = {domain: [case for case in cases if case.domain == domain] for domain in share}
         self._share = share
         self._size = size
         self._maps: dict[tuple[str, str], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def _map(self, target: Case, reference: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _map(self, target: TrainingCase, reference: TrainingCase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Affine map (target to reference mm), the common centres and what the affine leaves over at them."""
         key = (target.name, reference.name)
         if key not in self._maps:
@@ -109,14 +109,14 @@ class PairSampler:
         return flat[None] + centre + torch.tensor(offsets)[:, None, None, None] * torch.tensor([step, 0.0, 0.0])
 
     @staticmethod
-    def _unit(case: Case, where: Tensor) -> Tensor:
+    def _unit(case: TrainingCase, where: Tensor) -> Tensor:
         size = torch.tensor(case.image.shape).float()
         return (where / torch.tensor(case.spacing).float() / (size - 1).clamp(min=1) * 2 - 1).flip(-1)
 
-    def _image(self, case: Case, where: Tensor) -> Tensor:
+    def _image(self, case: TrainingCase, where: Tensor) -> Tensor:
         return F.grid_sample(case.image[None, None].float(), self._unit(case, where)[None], align_corners=True)[0, 0] / 255
 
-    def _labels(self, case: Case, where: Tensor) -> Tensor:
+    def _labels(self, case: TrainingCase, where: Tensor) -> Tensor:
         index = (where / torch.tensor(case.spacing).float()).round().long()
         size = torch.tensor(case.labels.shape)
         outside = ((index < 0) | (index >= size)).any(-1)

@@ -42,8 +42,8 @@ class Prior:
     ``labels`` are the data set's numbers of the structures 1, 2, ...; ``target``, ``reference``, ``first`` and ``second`` are uint8, 255
     is 1: intensities, and the largest and second largest probability that any structure has at a voxel. ``owner``, ``warped`` and
     ``truth`` are numbers of structures, from 1 on. ``attended`` holds each structure's probabilities (uint8) and where in the grid they
-    begin, ``recognized`` those by looks alone, on coarse cells: a cell's centre lies at ``cell_first + cell_step * index`` (z, y, x) of
-    the grid. ``known_index``, ``known_share`` and ``known_ratio`` are those of `LabelEvidence`, on a grid whose voxels lie at
+    begin, ``globally_attended`` those by global attention, on coarse cells: a cell's centre lies at ``cell_first + cell_step * index``
+    (z, y, x) of the grid. ``known_index``, ``known_share`` and ``known_ratio`` are those of `LabelEvidence`, on a grid whose voxels lie at
     ``known_first + known_step * index``.
     """
 
@@ -57,7 +57,7 @@ class Prior:
     warped: np.ndarray
     truth: np.ndarray
     attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
-    recognized: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
+    globally_attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
     cell_first: np.ndarray
     cell_step: np.ndarray
     known_index: np.ndarray
@@ -68,13 +68,13 @@ class Prior:
 
     @property
     def known(self) -> LabelEvidence:
-        """What the labels of training say of it."""
+        """What the training labels say of it."""
         return LabelEvidence(*(torch.from_numpy(values) for values in (self.known_index, self.known_share, self.known_ratio)))
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _PLANES}
-        arrays |= _packed("attended", self.attended) | _packed("recognized", self.recognized)
+        arrays |= _packed("attended", self.attended) | _packed("globally_attended", self.globally_attended)
         temporary = path.with_suffix(".tmp.npz")
         np.savez_compressed(temporary, domain=np.array(self.domain), **arrays)
         temporary.replace(path)
@@ -84,8 +84,8 @@ class Prior:
         """Read what `save` has written."""
         with np.load(path, allow_pickle=False) as kept:
             planes = {name: kept[name] for name in _PLANES}
-            attended, recognized = (_unpacked(name, kept) for name in ("attended", "recognized"))
-            return cls(domain=str(kept["domain"]), attended=attended, recognized=recognized, **planes)
+            attended, globally_attended = (_unpacked(name, kept) for name in ("attended", "globally_attended"))
+            return cls(domain=str(kept["domain"]), attended=attended, globally_attended=globally_attended, **planes)
 
 
 _PLANES = (
@@ -154,7 +154,7 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
         owner.astype(np.uint8),
         over.warped.astype(np.uint8),
     )
-    recognized = tuple((_bytes(values), start) for values, start in over.recognized.values())
+    globally_attended = tuple((_bytes(values), start) for values, start in over.globally_attended.values())
     own = np.array([structure.label for structure in over.attended], np.int32)
     cells = over.cells.first, over.cells.step
     if over.labels is None:
@@ -164,7 +164,7 @@ def make(matcher: Matcher, domain: str, reference: Reference, target: Reference)
             "Export the matching network anew with `RAUSlicerLib.training.export`, which keeps them.",
         )
     known = over.labels.index.numpy(), over.labels.share.numpy(), over.labels.ratio.numpy(), over.working.first, over.working.step
-    return Prior(domain, own, *planes, numbers, attended, recognized, *cells, *known)
+    return Prior(domain, own, *planes, numbers, attended, globally_attended, *cells, *known)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

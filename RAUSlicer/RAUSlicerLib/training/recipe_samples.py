@@ -16,7 +16,7 @@ from ..evaluation.pairs import read_structure_names
 from ..full_size.answers_text import NamedBox
 from ..full_size.prompts import Prompt, boxes_answer, boxes_prompt, clean, name_answer, name_prompt, presence_answer, presence_prompt
 from ..full_size.slice_reader import FullSizeVlm
-from ..rau.network import Evidence, Pictures, SlicePair, boxes_of, matched_boxes
+from ..rau.network import MatchEvidence, Pictures, SlicePair, boxes_of, matched_boxes
 from ..rau.sam2 import MemorySegmenter, SliceFeatures
 from .joint import PRESENT, choose_objects
 from .planes import PairSampler, PlanePair
@@ -75,7 +75,7 @@ def make_sample(segmenter: MemorySegmenter, plane: PlanePair, labels: list[int],
     drawn = boxes_of(region)
     matched = matched_boxes(F.avg_pool2d(prior[:, None], 2)[:, 0], drawn)
     pooled = [F.adaptive_avg_pool2d(value.float(), cells).to(device) for value in (region, prior)]
-    evidence = Evidence(pooled[0], pooled[1], drawn.to(device), matched.to(device))
+    evidence = MatchEvidence(pooled[0], pooled[1], drawn.to(device), matched.to(device))
     masks = region.numpy()
     pictures = Pictures(plane.reference[:1].numpy(), plane.target[None].numpy(), 0, lambda number, _: masks[number])
     named = tuple(names.get(plane.domain, {}).get(label, f"structure {label}") for label in labels)

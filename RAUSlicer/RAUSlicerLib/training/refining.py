@@ -33,7 +33,7 @@ FAR = 80
 # Side in voxels of what the second pass draws in their middle, and how many there are in a step: small structures are seen alone, large
 # ones in part.
 SIZES = ((40, 3), (48, 2), (64, 1))
-# Both passes start from the carried mask moved by so much of what the labels of training say.
+# Both passes start from the carried mask moved by so much of what the training labels say.
 HEED = 0.7
 WEIGHTS = {"first_cross_entropy": 1.0, "first_dice": 1.0, "cross_entropy": 1.0, "dice": 1.0}
 _UNION, _ALONE, _BLIND, _NEW_CONTRAST = 0.12, 0.15, 0.1, 0.15
@@ -191,7 +191,7 @@ def _shrunk(where: Tensor, carried: Tensor, corner: Tensor, rng: np.random.Gener
 
 
 def _less_sure(known: Tensor, rng: np.random.Generator) -> Tensor:
-    """Evidence of labels (d, h, w) that says less, and wrongly here and there."""
+    """MatchEvidence of labels (d, h, w) that says less, and wrongly here and there."""
     rough = torch.from_numpy(rng.normal(0, 1, (1, 1, *(-(-side // 8) for side in known.shape)))).float()
     wrong = F.interpolate(rough, size=known.shape, mode="trilinear", align_corners=True)[0, 0]
     strength = float(rng.uniform(0.5, 1))
@@ -208,12 +208,12 @@ def _positions(count: int, step: int, affine: np.ndarray, centre: np.ndarray) ->
 def _recognized(pair: Prior, chosen: list[int], where: Tensor) -> Tensor:
     """Probabilities of structures by looks alone, at voxel positions (d, h, w, 3)."""
     cells = Cells(pair.cell_first, pair.cell_step)
-    found = (pair.recognized[number - 1] for number in chosen)
+    found = (pair.globally_attended[number - 1] for number in chosen)
     return sum((cells.at(torch.from_numpy(v).float() / 255, s, where) for v, s in found), torch.zeros(where.shape[:3])).clamp(max=1)
 
 
 def _known(pair: Prior, chosen: list[int], window: Window, where: Tensor) -> Tensor:
-    """What the labels of training say of structures, at voxel positions (d, h, w, 3) in a window."""
+    """What the training labels say of structures, at voxel positions (d, h, w, 3) in a window."""
     grid, evidence = Cells(pair.known_first, pair.known_step), pair.known
     box = grid.covering(window, evidence.index.shape[1:])
     # Outside of what is known nothing speaks for or against them.

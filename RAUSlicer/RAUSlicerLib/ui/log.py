@@ -19,7 +19,7 @@ _MOST_LINES = 500
 _COPIED_MS = 1500
 
 
-class RunLog:
+class PanelLog:
     """Lines with their time; names that were given to ``hide`` don't appear in them."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class LogSection:
 
     def __init__(self, ui, worker_log: Callable[[], str]) -> None:
         self._ui, self._worker_log = ui, worker_log
-        self.log = RunLog(self.refresh)
+        self.log = PanelLog(self.refresh)
         ui.logSection.contentsCollapsed.connect(self.refresh)
         ui.copyLogButton.clicked.connect(self._copy)
         self._copied = qt.QTimer()

@@ -4,29 +4,31 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.confidence.calibration import Calibration, Evidence, overlap, sharpness
+from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence, overlap, sharpness
 from RAUSlicerLib.results import SoftMask, Status
 
-GOOD = Evidence(back=0.9, presence=0.95, sharpness=0.9, support=0.9, likeness=0.9, size=0.9)
+GOOD = StructureEvidence(round_trip_dice=0.9, presence=0.95, sharpness=0.9, inlier_ratio=0.9, similarity=0.9, volume_ratio=0.9)
 
 
-@pytest.mark.parametrize("name", ["back", "presence", "sharpness", "support", "likeness", "size", "labels"])
+@pytest.mark.parametrize(
+    "name", ["round_trip_dice", "presence", "sharpness", "inlier_ratio", "similarity", "volume_ratio", "label_support"]
+)
 def test_less_of_any_evidence_means_less_confidence(name: str) -> None:
-    worse = Evidence(**{**vars(GOOD), name: 0.1})
-    calibration = Calibration(weights=Calibration().weights | {"likeness": 1.0, "labels": 1.0})
+    worse = StructureEvidence(**{**vars(GOOD), name: 0.1})
+    calibration = Calibration(weights=Calibration().weights | {"similarity": 1.0, "label_support": 1.0})
     assert 0 < calibration.confidence(worse) < calibration.confidence(GOOD) < 1
 
 
 def test_confidence_is_the_logistic_of_the_weighted_evidence() -> None:
-    calibration = Calibration(intercept=-1.0, weights={"back": 2.0})
+    calibration = Calibration(intercept=-1.0, weights={"round_trip_dice": 2.0})
     assert calibration.confidence(GOOD) == pytest.approx(1 / (1 + np.exp(1.0 - 1.8)))
 
 
-@pytest.mark.parametrize(("likeness", "counts"), [(0.8, 0), (0.85, 0), (0.875, 0.25), (0.95, 1), (0.99, 1)])
-def test_likeness_counts_between_that_of_strangers_and_that_of_two_people(likeness: float, counts: float) -> None:
-    calibration = Calibration(intercept=-1.0, weights={"likeness": 2.0}, alike=(0.85, 0.95))
-    assert calibration.in_common(likeness) == pytest.approx(counts)
-    assert calibration.confidence(replace(GOOD, likeness=likeness)) == pytest.approx(1 / (1 + np.exp(1.0 - 2.0 * counts)))
+@pytest.mark.parametrize(("similarity", "counts"), [(0.8, 0), (0.85, 0), (0.875, 0.25), (0.95, 1), (0.99, 1)])
+def test_similarity_counts_between_that_of_strangers_and_that_of_two_people(similarity: float, counts: float) -> None:
+    calibration = Calibration(intercept=-1.0, weights={"similarity": 2.0}, similar=(0.85, 0.95))
+    assert calibration.in_common(similarity) == pytest.approx(counts)
+    assert calibration.confidence(replace(GOOD, similarity=similarity)) == pytest.approx(1 / (1 + np.exp(1.0 - 2.0 * counts)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from RAUSlicerLib.confidence import laterality
-from RAUSlicerLib.confidence.laterality import ASYMMETRIC, SUPPORT, UNSURE, Fit, Laterality, compare_laterality, mirrored
+from RAUSlicerLib.confidence.laterality import ASYMMETRIC, INLIER_RATIO, UNSURE, Fit, Laterality, compare_laterality, mirrored
 from RAUSlicerLib.confidence.laterality_by_labels import LEAST_MARGIN
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
@@ -78,7 +78,7 @@ def test_after_a_poor_match_nothing_is_fitted(matcher: Matcher, monkeypatch: pyt
     asked = []
     monkeypatch.setattr(laterality._Pair, "fit", lambda *given: pytest.fail("its fits would be poor too"))
     monkeypatch.setattr(laterality, "label_margins", lambda *given: asked.append(given))
-    said = compare_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), support=SUPPORT - 0.01)
+    said = compare_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), inlier_ratio=INLIER_RATIO - 0.01)
     assert said is Laterality.UNKNOWN and len(asked) == 1
 
 
@@ -101,9 +101,9 @@ def verdict(matcher: Matcher, monkeypatch: pytest.MonkeyPatch, fits: dict[tuple[
     return check(matcher, head(0), head(0)), len(asked)
 
 
-def four(straight: float, crossed: float, straight_again: float, crossed_again: float, support: float = 0.9) -> dict:
+def four(straight: float, crossed: float, straight_again: float, crossed_again: float, inlier_ratio: float = 0.9) -> dict:
     order = ((False, False), (True, False), (True, True), (False, True))
-    return {key: Fit(value, support) for key, value in zip(order, (straight, crossed, straight_again, crossed_again), strict=True)}
+    return {key: Fit(value, inlier_ratio) for key, value in zip(order, (straight, crossed, straight_again, crossed_again), strict=True)}
 
 
 def test_a_better_fit_as_it_is_needs_no_confirmation(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_better_fit_of_the_mirror_image_is_confirmed(matcher: Matcher, monkeyp
         four(0.70, 0.70 - 1.1 * ASYMMETRIC, 0, 0),
         four(0.70, 0.71, 0.70, 0.71 + ASYMMETRIC),
         four(0.65, 0.70, 0.68, 0.66),
-        four(0.69, 0.70, 0.68, 0.70, support=SUPPORT - 0.01),
+        four(0.69, 0.70, 0.68, 0.70, inlier_ratio=INLIER_RATIO - 0.01),
     ],
     ids=["too near", "too near when confirmed", "not symmetric", "not symmetric when confirmed", "contradictory", "not matched"],
 )
@@ -136,7 +136,7 @@ def test_what_is_unsure_is_unknown(matcher: Matcher, monkeypatch: pytest.MonkeyP
 def test_any_fit_that_found_too_few_matches_makes_it_unknown(matcher: Matcher, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     fits = four(0.69, 0.70, 0.68, 0.70)
     key = list(fits)[number]
-    fits[key] = Fit(fits[key].correlation, SUPPORT - 0.01)
+    fits[key] = Fit(fits[key].correlation, INLIER_RATIO - 0.01)
     assert verdict(matcher, monkeypatch, fits) == (Laterality.UNKNOWN, number + 1)
 
 
@@ -169,10 +169,10 @@ def test_a_cancel_is_answered_before_the_next_fit(matcher: Matcher, monkeypatch:
         (None, Laterality.UNKNOWN),
     ],
 )
-def test_where_no_fit_tells_the_labels_of_training_do(
+def test_where_no_fit_tells_the_training_labels_do(
     matcher: Matcher, monkeypatch: pytest.MonkeyPatch, margins: tuple[float, float] | None, expected: Laterality
 ) -> None:
     monkeypatch.setattr(laterality, "label_margins", lambda *_: margins)
-    assert verdict(matcher, monkeypatch, four(0.69, 0.70, 0.68, 0.70, support=SUPPORT - 0.01))[0] is expected
+    assert verdict(matcher, monkeypatch, four(0.69, 0.70, 0.68, 0.70, inlier_ratio=INLIER_RATIO - 0.01))[0] is expected
     # A fit that tells is believed.
     assert verdict(matcher, monkeypatch, four(0.70, 0.69, 0.0, 0.9))[0] is Laterality.AGREES

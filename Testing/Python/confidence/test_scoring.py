@@ -9,7 +9,7 @@ from RAUSlicerLib.confidence.scoring import label_support
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.matching.label_posteriors import LabelEvidence
 
-# A column of eight voxels: the labels of training say 1 of the first four, half of it of the next two, and 2 of the last two.
+# A column of eight voxels: the training labels say 1 of the first four, half of it of the next two, and 2 of the last two.
 INDEX = torch.tensor([1, 1, 1, 1, 1, 1, 2, 2], dtype=torch.uint8).view(1, 8, 1, 1)
 SHARE = torch.tensor([255, 255, 255, 255, 51, 51, 255, 255], dtype=torch.uint8).view(1, 8, 1, 1)
 # For the first structure label 1 speaks and label 2 speaks against it; for the second one it is the other way.
@@ -41,5 +41,5 @@ def test_the_grids_may_differ_and_what_vanishes_on_the_working_grid_is_left_out(
     assert label_support(EVIDENCE, grid(), found, {LIVER: 0, TUMOUR: 1}) == {LIVER: 1.0}
 
 
-def test_without_labels_of_training_nothing_is_said() -> None:
+def test_without_training_labels_nothing_is_said() -> None:
     assert label_support(None, grid(), Segmentation(column([70_000] * 8), (LIVER,)), {LIVER: 0}) == {}

@@ -273,7 +273,7 @@ def test_painting_raises_the_confidence_and_the_evidence_is_shown(warm, case: Re
     )
     assert few.confidence < many.confidence
     assert many.confidence == pytest.approx(1.0)
-    assert many.evidence["back"] > 0.5
+    assert many.evidence["round_trip_dice"] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ MATCHING = (
     "correspondence.py:global_affine",
     "correspondence.py:coarse_field",
     "correspondence.py:fuse_labels",
-    "correspondence.py:likeness",
+    "correspondence.py:similarity",
     "correspondence.py:self_similarity",
     "refinement.py:_demons",
     "recognition.py:recognize",
@@ -113,7 +113,7 @@ def test_embeddings_do_not_leave_it(cuda_for_all: Any, pipeline: Pipeline, case:
         assert {one.device.type for one in held if isinstance(one, torch.Tensor)} == {"cuda"}
     assert match.field.device.type == "cuda" and match.head is not None and match.head.weights[0].device.type == "cuda"
     match.attend(case.segmentation.structures)
-    match.recognize(case.segmentation.structures)
+    match.attend_globally(case.segmentation.structures)
     # Nothing larger than the field, which becomes a transform, comes to the processor.
     assert max(cuda_for_all.largest.values()) <= match.field.numel()
     # What is told of structures is small, and goes to those that work there.
@@ -135,7 +135,7 @@ def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline:
     moved = there(match.target_view), there(match.reference_view)
     other = replace(match, target_view=moved[0], reference_view=moved[1], field=match.field.to("cuda"), head=match.head.to("cuda"))
     ours, theirs = correspond(match.target_view, match.reference_view), correspond(*moved)
-    assert theirs[1].device.type == "cuda" and theirs[0].support == pytest.approx(ours[0].support)
+    assert theirs[1].device.type == "cuda" and theirs[0].inlier_ratio == pytest.approx(ours[0].inlier_ratio)
     torch.testing.assert_close(theirs[1].cpu(), ours[1], atol=1e-2, rtol=0)
     structures = case.segmentation.structures
     for told in ("attend", "recognize"):

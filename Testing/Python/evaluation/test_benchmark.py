@@ -18,7 +18,7 @@ from RAUSlicerLib.evaluation.benchmark import Plan, plan_benchmark, run_plan
 from RAUSlicerLib.evaluation.methods import DEMONS, METHODS, OURS, default_methods, rescaled_boxes
 from RAUSlicerLib.evaluation.pairs import choose_trials
 from RAUSlicerLib.evaluation.processes import Processes
-from RAUSlicerLib.evaluation.records import LOG, RunLog
+from RAUSlicerLib.evaluation.records import LOG, RecordedRuns
 from RAUSlicerLib.evaluation.scoring import counterpart, prepare
 from RAUSlicerLib.imaging.segmentation import Structure
 from RAUSlicerLib.progress import CancelToken, ProgressEvent, ignore
@@ -100,7 +100,7 @@ def test_what_is_there_is_not_run_again(tiny_data: Path, tmp_path: Path, monkeyp
 
 def test_what_another_environment_has_run_of_an_optional_peer_is_shown(tiny_data: Path, tmp_path: Path) -> None:
     run = go(copies(tiny_data, limit=1), tmp_path).runs[0]
-    RunLog(tmp_path).add(replace(run, method="ants"))
+    RecordedRuns(tmp_path).add(replace(run, method="ants"))
     results = go(copies(tiny_data, limit=1), tmp_path)
     assert [run.method for run in results.runs] == ["copy", "ants"] and results.missing == 0
 
@@ -130,10 +130,10 @@ def test_a_cancel_keeps_what_is_finished(tiny_data: Path, tmp_path: Path) -> Non
 
 
 def test_other_weights_are_another_experiment(make_run, tmp_path: Path) -> None:
-    log = RunLog(tmp_path)
+    log = RecordedRuns(tmp_path)
     log.add(make_run(model="one"))
     log.add(make_run(model="two", dice=(0.7,)))
-    again = RunLog(tmp_path)
+    again = RecordedRuns(tmp_path)
     assert again[make_run(model="one").key].structures[0].dice == 0.5 and again[make_run(model="two").key].structures[0].dice == 0.7
 
 

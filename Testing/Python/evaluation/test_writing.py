@@ -10,20 +10,20 @@ import pytest
 
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.evaluation.benchmark import Results, write_scores
-from RAUSlicerLib.evaluation.records import LOG, RunLog, require_own
+from RAUSlicerLib.evaluation.records import LOG, RecordedRuns, require_own
 from RAUSlicerLib.evaluation.report import draw_plots, write_report
 from RAUSlicerLib.evaluation.trust import write_trust
 
 
 def test_a_disk_that_gets_full_costs_only_the_run_that_came_last(disk: Any, make_run: Any) -> None:
-    log = RunLog(disk.path)
+    log = RecordedRuns(disk.path)
     log.add(make_run(target="first"))
     disk.fill()
     with pytest.raises(OutputError, match="can't be written"):
         for number in range(100):
             log.add(make_run(target=f"later {number}"))
     disk.free()
-    again = RunLog(disk.path)
+    again = RecordedRuns(disk.path)
     assert again[make_run(target="first").key].target == "first"
     again.add(make_run(target="last"))
     kept = [json.loads(line)["target"] for line in (disk.path / LOG).read_text().splitlines()]
@@ -55,7 +55,7 @@ def test_tables_and_pictures_of_before_stay_when_the_disk_is_full(disk: Any, mak
 
 
 def test_forgetting_runs_on_a_full_disk_forgets_none(disk: Any, make_run: Any) -> None:
-    log = RunLog(disk.path)
+    log = RecordedRuns(disk.path)
     for number in range(20):
         log.add(make_run(method="copy" if number % 2 else "affine", target=str(number)))
     before = (disk.path / LOG).read_bytes()
@@ -66,6 +66,6 @@ def test_forgetting_runs_on_a_full_disk_forgets_none(disk: Any, make_run: Any) -
 
 
 def test_a_benchmark_that_was_stopped_before_its_first_run_is_known_as_one(tmp_path: Path) -> None:
-    RunLog(tmp_path)
+    RecordedRuns(tmp_path)
     (tmp_path / "table.md").write_text("empty")
     require_own(tmp_path, LOG, ["table.md"])

@@ -9,7 +9,7 @@ import torch
 from RAUSlicerLib.full_size.backbones import open_backbone
 from RAUSlicerLib.full_size.plan import Placement
 from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm, Lora
-from RAUSlicerLib.rau.network import Answers, Evidence, Pictures, SlicePair
+from RAUSlicerLib.rau.network import Answers, MatchEvidence, Pictures, SlicePair
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
@@ -33,7 +33,7 @@ def ask(vlm: FullSizeVlm) -> Answers:
     slices, mask = np.random.default_rng(0).random((2, 3, 64, 64), np.float32), np.zeros((64, 64), bool)
     mask[20:40, 10:30] = True
     box = torch.tensor([[0.1, 0.2, 0.3, 0.5]]).repeat(3, 1)
-    evidence = Evidence(torch.rand(3, 8, 8), torch.rand(3, 8, 8), box, box)
+    evidence = MatchEvidence(torch.rand(3, 8, 8), torch.rand(3, 8, 8), box, box)
     shown = Pictures(slices[0], slices[1], 1, lambda _number, _level: mask)
     with torch.inference_mode():
         return vlm.read(SlicePair(torch.rand(1, 16, 8, 8), torch.rand(1, 16, 8, 8), evidence, ("liver", "spleen", "aorta"), shown))

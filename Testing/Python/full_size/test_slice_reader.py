@@ -13,7 +13,7 @@ from RAUSlicerLib.full_size.backbone import TOKENS, Backbone
 from RAUSlicerLib.full_size.drawing import picture, with_regions
 from RAUSlicerLib.full_size.prompts import TARGET_MARK, boxes_answer, boxes_prompt, name_answer, presence_answer, structures_prompt
 from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm, Lora, structure_text
-from RAUSlicerLib.rau.network import Answers, Evidence, Pictures, SlicePair
+from RAUSlicerLib.rau.network import Answers, MatchEvidence, Pictures, SlicePair
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
 
 LEVELS, SIDE, STRUCTURES, WIDTH = 6, 32, 5, 16
@@ -54,7 +54,7 @@ def pair(volumes: tuple, level: int, which: list[int] | None = None, target: np.
     asked = list(range(STRUCTURES)) if which is None else which
     generator = torch.Generator().manual_seed(3)
     region, heat = torch.rand(2, STRUCTURES, 8, 8, generator=generator)
-    evidence = Evidence(region[asked], heat[asked], MATCHED[asked], MATCHED[asked])
+    evidence = MatchEvidence(region[asked], heat[asked], MATCHED[asked], MATCHED[asked])
     features = torch.rand(2, 1, WIDTH, 8, 8, generator=generator)
     shown = Pictures(reference, seen if target is None else target, level, lambda number, at: masks[asked[number], at])
     return SlicePair(features[0], features[1], evidence, tuple(f"structure {number}" for number in asked), shown)

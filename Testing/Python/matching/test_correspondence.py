@@ -22,10 +22,10 @@ from RAUSlicerLib.matching.correspondence import (
     fuse_labels,
     global_affine,
     interpolate,
-    likeness,
     pool,
     positions,
     self_similarity,
+    similarity,
 )
 from RAUSlicerLib.matching.demons import refine
 
@@ -99,7 +99,7 @@ def test_global_affine_finds_rotation_scale_and_shift_among_half_outliers(refere
     error = (affine(where) - turned(where)).norm(dim=1)
     # Half a coarse cell on average.
     assert error.mean() < COARSE_STEP * SPACING[0] / 2 and error.max() < COARSE_STEP * SPACING[0]
-    assert 0.1 < affine.support < 0.9
+    assert 0.1 < affine.inlier_ratio < 0.9
 
 
 def test_global_affine_is_repeatable(reference: Embedded) -> None:
@@ -110,8 +110,8 @@ def test_global_affine_is_repeatable(reference: Embedded) -> None:
 
 def test_support_tells_a_matching_volume_from_a_strange_one(reference: Embedded) -> None:
     strange = corrupted(reference, 1.0)
-    assert global_affine(reference, reference).support > 0.95
-    assert global_affine(strange, reference).support < 0.2
+    assert global_affine(reference, reference).inlier_ratio > 0.95
+    assert global_affine(strange, reference).inlier_ratio < 0.2
 
 
 def elsewhere(where: Tensor) -> Tensor:
@@ -125,19 +125,19 @@ def part(volume: Embedded, slices: int) -> Embedded:
 
 
 def test_a_turned_volume_is_alike_and_one_of_something_else_is_not(reference: Embedded) -> None:
-    same, moved, strange = (likeness(anatomy(way), reference) for way in (identity, turned, elsewhere))
+    same, moved, strange = (similarity(anatomy(way), reference) for way in (identity, turned, elsewhere))
     assert same == pytest.approx(1, abs=1e-5)
     assert same > moved > 0.85 > 0.7 > strange
 
 
 def test_half_of_a_volume_is_as_alike_as_the_whole_whichever_is_the_reference(reference: Embedded) -> None:
     half = part(reference, SIZE[0] // 2)
-    assert likeness(half, reference) == likeness(reference, half) == pytest.approx(1, abs=1e-5)
+    assert similarity(half, reference) == similarity(reference, half) == pytest.approx(1, abs=1e-5)
 
 
 def test_air_is_like_nothing(reference: Embedded) -> None:
     air = replace(reference, inside=torch.zeros_like(reference.inside))
-    assert likeness(air, reference) == likeness(reference, air) == likeness(air, air) == 0
+    assert similarity(air, reference) == similarity(reference, air) == similarity(air, air) == 0
 
 
 def test_a_mirror_image_is_not_followed(reference: Embedded) -> None:
@@ -150,7 +150,7 @@ def test_volumes_without_foreground_get_the_plain_map() -> None:
     empty = anatomy(identity, (5, 6, 7))
     nothing = Embedded(empty.fine, empty.coarse, empty.texture, torch.zeros(5, 6, 7, dtype=torch.bool), SPACING)
     affine = global_affine(nothing, nothing)
-    assert affine.support == 0 and torch.equal(affine.linear, torch.eye(3)) and torch.equal(affine.shift, torch.zeros(3))
+    assert affine.inlier_ratio == 0 and torch.equal(affine.linear, torch.eye(3)) and torch.equal(affine.shift, torch.zeros(3))
     assert torch.equal(coarse_field(nothing, nothing, affine), positions((5, 6, 7), SPACING, COARSE_STEP))
 
 
@@ -209,7 +209,7 @@ def test_a_slice_or_a_thin_slab_is_matched_in_its_plane(size: tuple[int, int, in
     affine = global_affine(target, thin)
     field = refine(target, thin, coarse_field(target, thin, affine))
 
-    assert affine.support > 0.5
+    assert affine.inlier_ratio > 0.5
     error = (field - move(positions(size, SPACING)))[:, 6:-6, 6:-6].norm(dim=-1)
     assert error.mean() < 0.75 * SPACING[0]
 

@@ -1,4 +1,4 @@
-"""Labels of training as evidence: the reference shows what they are worth, and no name or number of theirs is read."""
+"""Training labels as evidence: the reference shows what they are worth, and no name or number of theirs is read."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_structure_of_several_tissues_is_described_by_all_of_them() -> None:
 
 
 def test_half_of_a_tissue_is_not_told_from_the_other_half() -> None:
-    """Where the labels of training don't tell a structure from what is beside it, they speak neither for nor against it."""
+    """Where the training labels don't tell a structure from what is beside it, they speak neither for nor against it."""
     tissue = organs()
     half = torch.zeros(SIZE, dtype=torch.long)
     half[8:16, 4:12, 4:8] = 1

@@ -77,7 +77,7 @@ def test_configuration_survives_its_json_form() -> None:
 def test_the_affine_map_leads_a_reoriented_copy_back_to_the_same_place(matcher: Matcher, case: Reference, code: str) -> None:
     target = sitk.DICOMOrient(case.volume, code)
     match = matcher.match(case, target, ignore, CancelToken())
-    assert match is not None and match.support > 0.9
+    assert match is not None and match.inlier_ratio > 0.9
     for index in ((10, 12, 6), (25, 30, 12)):
         point = case.volume.TransformIndexToPhysicalPoint(index)
         np.testing.assert_allclose(match.affine.TransformPoint(point), point, atol=1.0)
@@ -105,7 +105,7 @@ def renumbered(case: Reference) -> Reference:
 def test_structures_are_carried_by_name_and_missing_ones_left_out(matcher: Matcher, case: Reference) -> None:
     match = matcher.match(renumbered(case), case.volume, ignore, CancelToken())
     assert match is not None
-    carried = match.carry(case.segmentation.structures, canonical(case.volume))
+    carried = match.prior(case.segmentation.structures, canonical(case.volume))
     assert [structure.name for structure in carried] == ["body", "left organ"]
     frame = canonical(case.volume)
     for structure, mask in carried.items():
@@ -119,7 +119,7 @@ def test_what_is_carried_does_not_depend_on_what_else_is_asked(matcher: Matcher,
     assert match is not None
     left = case.segmentation.structures[1]
     frame = canonical(case.volume)
-    alone, among = match.carry([left], frame)[left], match.carry(case.segmentation.structures[::-1], frame)[left]
+    alone, among = match.prior([left], frame)[left], match.prior(case.segmentation.structures[::-1], frame)[left]
     assert alone.start == among.start
     np.testing.assert_allclose(alone.values, among.values, atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_a_structure_without_a_voxel_on_the_working_grid_comes_out_empty(matcher
     ghost = Structure(77, "ghost")
     haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, ghost)))
     match = matcher.match(haunted, case.volume, ignore, CancelToken())
-    assert match is not None and match.carry([ghost], canonical(case.volume))[ghost].values.max() == 0
+    assert match is not None and match.prior([ghost], canonical(case.volume))[ghost].values.max() == 0
 
 
 @pytest.mark.parametrize("events", [1, 2])
@@ -243,7 +243,7 @@ def test_a_small_annotated_part_is_looked_at_from_nearer_and_comes_back_at_its_p
 
     assert match is not None
     assert match.target_view.grid.GetSpacing()[0] < 0.8 * working_spacing(frame, sitk.GetArrayViewFromImage(frame))
-    found = match.carry([left], canonical(target))[left].spread(canonical(target)) > 0.5
+    found = match.prior([left], canonical(target))[left].spread(canonical(target)) > 0.5
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
 
 

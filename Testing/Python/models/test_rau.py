@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from RAUSlicerLib.errors import ModelError
 from RAUSlicerLib.loading import load_model
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
-from RAUSlicerLib.rau.network import Evidence, RauVlm, VlmConfig
+from RAUSlicerLib.rau.network import MatchEvidence, RauVlm, VlmConfig
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
 
 
@@ -65,7 +65,7 @@ def test_networks_make_no_tensor_on_the_wrong_device() -> None:
         with pytest.raises(RuntimeError, match="same device"):
             matching(torch.rand(1, 1, 9, 8, 7))
         assert {embedding.device.type for embedding in matching(rand(1, 1, 9, 8, 7))} == {"cuda"}
-        answers = vlm(rand(1, 128, 24, 24), rand(1, 128, 24, 24), Evidence(rand(3, 24, 24), rand(3, 24, 24), rand(3, 4), rand(3, 4)))
+        answers = vlm(rand(1, 128, 24, 24), rand(1, 128, 24, 24), MatchEvidence(rand(3, 24, 24), rand(3, 24, 24), rand(3, 4), rand(3, 4)))
         assert answers.boxes.device.type == answers.presence.device.type == "cuda"
         features = segmenter.encode(rand(2, 1, 192, 192))
         memory = segmenter.memorize(features, rand(2, 1, 192, 192))[:, None]

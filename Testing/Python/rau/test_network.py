@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from RAUSlicerLib.rau.network import Answers, Evidence, RauVlm, VlmConfig, boxes_of, matched_boxes
+from RAUSlicerLib.rau.network import Answers, MatchEvidence, RauVlm, VlmConfig, boxes_of, matched_boxes
 
 CELLS, WIDTH = 12, 16
 
@@ -20,20 +20,20 @@ def slices() -> tuple[Tensor, Tensor]:
     return torch.randn(1, WIDTH, CELLS, CELLS), torch.randn(1, WIDTH, CELLS, CELLS)
 
 
-def evidence(count: int) -> Evidence:
+def evidence(count: int) -> MatchEvidence:
     torch.manual_seed(3)
     region, heat = (torch.rand(count, CELLS, CELLS) > 0.7).float(), torch.rand(count, CELLS, CELLS)
     corner, size = torch.rand(count, 2) * 0.5, torch.rand(count, 2) * 0.4 + 0.05
     box = torch.cat([corner, corner + size], dim=1)
-    return Evidence(region, heat, box, box.flip(0) * 0.9)
+    return MatchEvidence(region, heat, box, box.flip(0) * 0.9)
 
 
-def some(given: Evidence, which: list[int]) -> Evidence:
-    return Evidence(given.region[which], given.heat[which], given.region_box[which], given.matched_box[which])
+def some(given: MatchEvidence, which: list[int]) -> MatchEvidence:
+    return MatchEvidence(given.region[which], given.heat[which], given.region_box[which], given.matched_box[which])
 
 
 @torch.no_grad()
-def ask(vlm: RauVlm, slices: tuple[Tensor, Tensor], given: Evidence) -> Answers:
+def ask(vlm: RauVlm, slices: tuple[Tensor, Tensor], given: MatchEvidence) -> Answers:
     return vlm(*slices, given)
 
 
@@ -53,7 +53,7 @@ def test_the_answer_depends_on_target_reference_and_evidence(vlm: RauVlm, slices
     for changed in (
         ask(vlm, (slices[0], -slices[1]), given),
         ask(vlm, (-slices[0], slices[1]), given),
-        ask(vlm, slices, Evidence(given.region, given.heat * 0.1, given.region_box, given.matched_box)),
+        ask(vlm, slices, MatchEvidence(given.region, given.heat * 0.1, given.region_box, given.matched_box)),
     ):
         assert (changed.queries - plain).abs().max() > 1e-3
 
@@ -65,7 +65,7 @@ def test_an_untrained_box_head_answers_the_matched_box(vlm: RauVlm, slices: tupl
 
 def test_a_box_offset_moves_and_resizes_in_box_sizes(slices: tuple[Tensor, Tensor], vlm: RauVlm) -> None:
     given = evidence(1)
-    given = Evidence(given.region, given.heat, given.region_box, torch.tensor([[0.2, 0.3, 0.4, 0.7]]))
+    given = MatchEvidence(given.region, given.heat, given.region_box, torch.tensor([[0.2, 0.3, 0.4, 0.7]]))
     bias = vlm.box_head[-1].bias
     with torch.no_grad():
         bias.copy_(torch.tensor([0.5, -0.25, torch.log(torch.tensor(2.0)), 0.0]))

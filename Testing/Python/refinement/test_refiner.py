@@ -15,7 +15,7 @@ from RAUSlicerLib.matching.label_posteriors import LabelHead
 from RAUSlicerLib.matching.matcher import Match, Matcher
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.refinement.network import RefinerConfig, RefinerNet, doubled, likeness
+from RAUSlicerLib.refinement.network import RefinerConfig, RefinerNet, doubled, local_similarity
 from RAUSlicerLib.refinement.refiner import Cells, ReferenceVote, Refiner, inner, overlay, reference_votes, surroundings
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -107,9 +107,9 @@ def test_what_is_far_off_moves_the_structure(match: Match, case: Reference) -> N
     net.second.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
     left = case.segmentation.structures[1]
     over = overlay(match, case.volume)
-    values, start = over.recognized[left]
+    values, start = over.globally_attended[left]
     # Two cells further along x than the organ is, in both directions of the way there and back.
-    moved = replace(over, recognized={**over.recognized, left: (values, (start[0], start[1], start[2] + 2))})
+    moved = replace(over, globally_attended={**over.globally_attended, left: (values, (start[0], start[1], start[2] + 2))})
     found, there = (Refiner(net, torch.device("cpu")).redraw(one, left) for one in (moved, over))
     assert found is not None and there is not None
     middles = [np.average(np.argwhere(m.values > 0.5), axis=0) + m.start for m in (found, there)]
@@ -123,10 +123,10 @@ def test_a_structure_is_followed_beyond_what_was_carried(match: Match, case: Ref
     net.second.forward = lambda x: torch.logit(x[:, -1].clamp(0.02, 0.98))  # type: ignore[method-assign]
     left = case.segmentation.structures[1]
     over = overlay(match, case.volume)
-    cells = over.recognized[left][0].shape
+    cells = over.globally_attended[left][0].shape
     bar = np.ones((cells[0], cells[1], 200), np.float32)
-    first = over.recognized[left][1]
-    long = replace(over, recognized={**over.recognized, left: (bar, (first[0], first[1], 0))})
+    first = over.globally_attended[left][1]
+    long = replace(over, globally_attended={**over.globally_attended, left: (bar, (first[0], first[1], 0))})
     once = surroundings(over.box(left), over.warped.shape, step=2)[2]
     found = Refiner(net, torch.device("cpu")).redraw(long, left)
     assert found is not None
@@ -153,24 +153,24 @@ def test_configuration_survives_its_json_form() -> None:
     assert RefinerConfig.from_dict(values) == config
 
 
-def test_likeness_knows_bright_from_dark_at_another_brightness() -> None:
+def test_local_similarity_knows_bright_from_dark_at_another_brightness() -> None:
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(2, 12, 14, 16)
     mask[:, 3:8, 4:9, 5:10] = 1
     # The second structure is dark in a bright surrounding.
     level = torch.stack([0.3 + 0.4 * mask[0], 0.8 - 0.5 * mask[1]])
     noise = 0.02 * torch.randn(level.shape, generator=generator)
-    found = likeness(0.2 + 0.5 * (level + noise), level + noise.flip(1), mask)
+    found = local_similarity(0.2 + 0.5 * (level + noise), level + noise.flip(1), mask)
     for share, inside in zip(found, mask > 0.5, strict=True):
         assert share[inside].quantile(0.02) > 0.9 and share[~inside].quantile(0.98) < 0.1
 
 
-def test_likeness_says_nothing_of_air_alone() -> None:
+def test_local_similarity_says_nothing_of_air_alone() -> None:
     nothing = torch.zeros(1, 4, 4, 4)
-    assert (likeness(nothing, nothing, nothing) == 0.5).all()
+    assert (local_similarity(nothing, nothing, nothing) == 0.5).all()
     # A structure that the reference lacks is nowhere more likely than elsewhere.
     image = torch.rand(1, 6, 6, 6)
-    assert (likeness(image, image, torch.zeros(1, 6, 6, 6)) < 0.5).all()
+    assert (local_similarity(image, image, torch.zeros(1, 6, 6, 6)) < 0.5).all()
 
 
 def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Match, case: Reference) -> None:
@@ -195,7 +195,7 @@ def test_labels_may_be_of_any_size(matcher: Matcher, case: Reference) -> None:
     assert found is not None and same is not None
     one, other = overlay(found, case.volume), overlay(same, case.volume)
     np.testing.assert_array_equal(one.warped, other.warped)
-    for mine, theirs in zip(one.recognized.values(), other.recognized.values(), strict=True):
+    for mine, theirs in zip(one.globally_attended.values(), other.globally_attended.values(), strict=True):
         np.testing.assert_allclose(mine[0], theirs[0])
 
 
@@ -292,7 +292,7 @@ def test_structures_are_found_by_name_and_missing_ones_left_out(match: Match, ca
     assert list(next(refined(refiner, [fewer], case.volume, asked, CancelToken()))) == asked[:1]
 
 
-def test_attention_and_labels_of_training_are_heard_of_all_references(match: Match, case: Reference) -> None:
+def test_attention_and_training_labels_are_heard_of_all_references(match: Match, case: Reference) -> None:
     # Another annotation of the same volume: everything lies four voxels further along x.
     moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(case.segmentation.labelmap), 4, axis=2))
     moved.CopyInformation(case.segmentation.labelmap)

@@ -13,19 +13,19 @@ from RAUSlicerLib.training.augment import (
     rotation,
     synthesize,
 )
-from RAUSlicerLib.training.cases import IGNORE, Case
+from RAUSlicerLib.training.cases import IGNORE, TrainingCase
 
 
 @pytest.fixture
-def ramp() -> Case:
+def ramp() -> TrainingCase:
     """Intensities that tell the position: 3 z + 2 y + x; every voxel of a plane has the plane's number as label."""
     z, y, x = np.indices((12, 20, 24))
     image = torch.from_numpy((3 * z + 2 * y + x).astype(np.uint8))
     labels = torch.from_numpy(z.astype(np.uint8))
-    return Case("heart_mr", "ramp", "ramp", image, labels, (5.0, 2.0, 1.5), 2.5, {})
+    return TrainingCase("heart_mr", "ramp", "ramp", image, labels, (5.0, 2.0, 1.5), 2.5, {})
 
 
-def test_a_patch_shows_what_its_map_says(ramp: Case, rng) -> None:
+def test_a_patch_shows_what_its_map_says(ramp: TrainingCase, rng) -> None:
     to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng), ramp.working)
     patch = cut(ramp, (6, 7, 8), to_source)
     for index in ((0, 0, 0), (3, 2, 5), (5, 6, 7)):
@@ -34,14 +34,14 @@ def test_a_patch_shows_what_its_map_says(ramp: Case, rng) -> None:
         assert int(patch.labels[index]) == round(source[0])
 
 
-def test_the_middle_of_a_patch_is_where_it_was_asked_for_and_its_scale_is_the_working_one(ramp: Case) -> None:
+def test_the_middle_of_a_patch_is_where_it_was_asked_for_and_its_scale_is_the_working_one(ramp: TrainingCase) -> None:
     centre = np.array([5.0, 10.0, 12.0])
     to_source = patch_transform(ramp, (5, 7, 9), centre, np.eye(3), ramp.working)
     np.testing.assert_allclose(to_source[:, :3] @ (2, 3, 4) + to_source[:, 3], centre)
     np.testing.assert_allclose(to_source[:, :3] * np.array(ramp.spacing)[:, None], 2.5 * np.eye(3))
 
 
-def test_a_bent_patch_shows_what_its_map_and_shift_say(ramp: Case, rng) -> None:
+def test_a_bent_patch_shows_what_its_map_and_shift_say(ramp: TrainingCase, rng) -> None:
     to_source = patch_transform(ramp, (6, 7, 8), np.array([5.0, 10.0, 12.0]), random_affine(rng), ramp.working)
     patch = cut(ramp, (6, 7, 8), to_source, random_shift((6, 7, 8), rng))
     index = np.array([(1, 2, 3), (3, 2, 5), (4, 5, 6)])
@@ -75,7 +75,7 @@ def test_a_worse_scanner_shows_the_same_place(rng) -> None:
         torch.testing.assert_close(middle, torch.full((3,), 11.5), atol=0.6, rtol=0)
 
 
-def test_what_lies_outside_is_black_and_ignored(ramp: Case) -> None:
+def test_what_lies_outside_is_black_and_ignored(ramp: TrainingCase) -> None:
     patch = cut(ramp, (4, 4, 4), patch_transform(ramp, (4, 4, 4), np.array([-50.0, 10.0, 12.0]), np.eye(3), ramp.working))
     assert float(patch.image.abs().max()) == 0 and (patch.labels == 255).all()
 
@@ -96,7 +96,7 @@ def test_left_stays_left_in_all_random_maps(rng) -> None:
         assert np.linalg.det(affine) > 0.3 and (affine.diagonal() > 0.5).all()
 
 
-def test_a_missing_field_of_view_is_black_and_ignored_on_one_side(ramp: Case, rng) -> None:
+def test_a_missing_field_of_view_is_black_and_ignored_on_one_side(ramp: TrainingCase, rng) -> None:
     patch = cut(ramp, (8, 8, 8), patch_transform(ramp, (8, 8, 8), np.array([5.0, 10.0, 12.0]), np.eye(3), ramp.working))
     drop_field_of_view(patch, rng)
     gone = patch.labels == 255

@@ -61,20 +61,20 @@ def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> No
     rng = np.random.default_rng(0)
     back, noise = rng.random(400), rng.random(400)
     dice = np.clip(back + rng.normal(0, 0.2, 400), 0, 1)
-    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "labels": 0.5}
-    rows = [{"dice": d, "back": b, "size": s, **same} for d, b, s in zip(dice, back, noise, strict=True)]
+    same = {"presence": 0.9, "sharpness": 0.8, "inlier_ratio": 0.5, "similarity": 0.95, "label_support": 0.5}
+    rows = [{"dice": d, "round_trip_dice": b, "volume_ratio": s, **same} for d, b, s in zip(dice, back, noise, strict=True)]
 
     calibration = Calibration(**fit(rows))
 
-    assert calibration.weights["back"] > 5 * calibration.weights["size"]
+    assert calibration.weights["round_trip_dice"] > 5 * calibration.weights["volume_ratio"]
     said = np.array([calibration.confidence(Evidence(b, 0.9, 0.8, 0.5, 0.95, s)) for b, s in zip(back, noise, strict=True)])
     assert np.corrcoef(said, dice)[0, 1] > 0.8
     assert -0.1 < float((said - dice).mean()) < -0.01
 
 
 def test_a_pair_that_is_held_out_has_no_part_in_what_is_said_of_it() -> None:
-    same = {"presence": 0.9, "sharpness": 0.8, "support": 0.5, "likeness": 0.95, "size": 0.5, "labels": 0.5}
-    rows = [{"pair": [str(number % 4)], "dice": number / 40, "back": number / 40, **same} for number in range(40)]
+    same = {"presence": 0.9, "sharpness": 0.8, "inlier_ratio": 0.5, "similarity": 0.95, "volume_ratio": 0.5, "label_support": 0.5}
+    rows = [{"pair": [str(number % 4)], "dice": number / 40, "round_trip_dice": number / 40, **same} for number in range(40)]
     plain = held_out(rows)
     spoilt = held_out([row | {"dice": 1.0 - row["dice"]} if row["pair"] == ["2"] else row for row in rows])
     theirs = np.array([row["pair"] == ["2"] for row in rows])

@@ -92,7 +92,7 @@ def test_a_bank_says_what_is_true_of_which_region(cases: list[RegionCase], vocab
         chosen = (bank.findings == opacity) & (bank.nodes == node) & (bank.negated == negated)
         return int(chosen.nonzero()[0, 0])
 
-    # Case 0 is hazy on the left.
+    # TrainingCase 0 is hazy on the left.
     assert truths[left, of(-1, False)] == truths[right, of(-1, True)] == TRUE
     assert truths[left, of(-1, True)] == truths[right, of(-1, False)] == FALSE
     assert truths[left, of(left, False)] == TRUE and truths[right, of(left, False)] == truths[right, of(left, True)] == FALSE

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...anatomy.shapes import label_boxes
 from ...imaging.segmentation import Segmentation, Structure
-from ...pictures.slices import AXIAL, CORONAL, SAGITTAL, Oriented, Plane
+from ...pictures.slices import AXIAL, CORONAL, SAGITTAL, Oriented, PicturePlane
 from ...pictures.style import MUTED, TEXT, new_figure, structure_color
 
 _SIDE = 2.6
@@ -63,7 +63,7 @@ def _row_of_axes(count: int) -> Figure:
     return figure
 
 
-def _planes(side: Oriented, mask: np.ndarray) -> tuple[Plane, ...]:
+def _planes(side: Oriented, mask: np.ndarray) -> tuple[PicturePlane, ...]:
     """The planes in which a structure is shown; ``mask`` (z, y, x) is its box."""
     planes, first = side.planes(), _sharpest(side)
     shown = [first, *(plane for plane in planes if plane in (AXIAL, CORONAL) and plane is not first)]
@@ -73,13 +73,13 @@ def _planes(side: Oriented, mask: np.ndarray) -> tuple[Plane, ...]:
     return tuple(shown)
 
 
-def _largest_area(side: Oriented, plane: Plane, mask: np.ndarray) -> float:
+def _largest_area(side: Oriented, plane: PicturePlane, mask: np.ndarray) -> float:
     """The structure's largest cross-section in a plane, in square millimetres."""
     others = tuple(axis for axis in range(3) if axis != plane.axis)
     return float(mask.sum(axis=others).max()) * side.spacing[others[0]] * side.spacing[others[1]]
 
 
-def _sharpest(side: Oriented) -> Plane:
+def _sharpest(side: Oriented) -> PicturePlane:
     """The plane across the thickest slices; the first one of a volume without such."""
     planes = side.planes()
     thickest = max(planes, key=lambda plane: side.spacing[plane.axis])
@@ -89,7 +89,7 @@ def _sharpest(side: Oriented) -> Plane:
 def _draw(
     axes: Axes,
     side: Oriented,
-    plane: Plane,
+    plane: PicturePlane,
     window: tuple[float, float],
     structure: Structure,
     box: tuple[slice, ...],
@@ -132,7 +132,7 @@ def _frame(axes: Axes, cut: np.ndarray, extent: tuple[float, float]) -> None:
     axes.set(xlim=limits[1], ylim=limits[0][::-1])
 
 
-def _write_letters(axes: Axes, plane: Plane) -> None:
+def _write_letters(axes: Axes, plane: PicturePlane) -> None:
     for letter, (x, y, horizontal) in zip(
         (*plane.letters[:2], plane.name), ((0.02, 0.5, "left"), (0.98, 0.5, "right"), (0.02, 0.97, "left")), strict=True
     ):

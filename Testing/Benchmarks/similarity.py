@@ -1,8 +1,8 @@
 """How alike the matching network finds volumes of the same and of different parts of the body: what the calibration's limits rest on.
 
-    python Testing/Benchmarks/likeness.py --data ../shared/data --split val --pairs 4
+    python Testing/Benchmarks/similarity.py --data ../shared/data --split val --pairs 4
 
-Prints for each kind of pair how many there were, and the smallest and largest likeness. References come from the train split.
+Prints for each kind of pair how many there were, and the smallest and largest similarity. References come from the train split.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
                 volume, _ = change(variant, goal.volume, goal.segmentation.labelmap, f"{domain} {target} {variant}")
                 match = matcher.match(annotated(options.data, source, reference), volume, ignore, CancelToken())
                 assert match is not None
-                found.append(match.likeness)
+                found.append(match.similarity)
             print(f"{source} to {domain}, {variant}: {len(found)} pairs, {min(found):.3f} to {max(found):.3f}", flush=True)
 
 
