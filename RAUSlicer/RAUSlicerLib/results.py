@@ -25,6 +25,11 @@ class SoftMask:
     start: tuple[int, int, int]
     grid: sitk.Image
 
+    @classmethod
+    def empty(cls, grid: sitk.Image) -> SoftMask:
+        """Nothing on a grid."""
+        return cls(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
+
     def image(self) -> sitk.Image:
         """The values as a float32 image in their place in the world."""
         image = sitk.GetImageFromArray(self.values.astype(np.float32))
@@ -71,7 +76,7 @@ def weighted(parts: Sequence[tuple[SoftMask, float]], frame: sitk.Image) -> Soft
     """A weighted sum of masks on one grid, kept between 0 and 1; weights may be negative."""
     placed = [(found, weight) for mask, weight in parts if (found := mask.on(frame, least=0.0)) is not None]
     if not placed:
-        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), frame)
+        return SoftMask.empty(frame)
     low = np.min([[side.start for side in where] for (_, where), _ in placed], axis=0)
     high = np.max([[side.stop for side in where] for (_, where), _ in placed], axis=0)
     total = np.zeros(high - low, np.float32)

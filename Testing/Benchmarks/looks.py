@@ -16,8 +16,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from RAUSlicerLib.confidence.calibration import overlap
 from RAUSlicerLib.evaluation.scoring import FEWEST_VOXELS
+from RAUSlicerLib.imaging.overlap import dice
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.matching import matcher
 from RAUSlicerLib.pipeline import Pipeline
@@ -29,7 +29,7 @@ def mean_dice(result: Transfer, truth: Reference) -> float:
     """Mean Dice of the structures that the reference has and that have some voxels in the target."""
     found, known = (sitk.GetArrayFromImage(given.labelmap) for given in (result.segmentation, truth.segmentation))
     both = {one.label for one in result.segmentation.structures} & {one.label for one in truth.segmentation.structures}
-    return float(np.mean([overlap(found == label, known == label) for label in both if (known == label).sum() >= FEWEST_VOXELS]))
+    return float(np.mean([dice(found == label, known == label) for label in both if (known == label).sum() >= FEWEST_VOXELS]))
 
 
 def settings(text: str) -> dict[str, float]:

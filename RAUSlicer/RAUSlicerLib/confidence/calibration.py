@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
 from ..matching.label_posteriors import UNKNOWN
 from ..results import SoftMask, Status
 
@@ -79,9 +77,3 @@ def sharpness(mask: SoftMask) -> float:
     """Mean of |2p - 1| over voxels that are likelier inside than not; 0 for an empty mask."""
     inside = mask.values[mask.values > 0.5]
     return float((2 * inside - 1).mean()) if inside.size else 0.0
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice of two boolean arrays, 0 where both are empty."""
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 0.0

@@ -15,13 +15,14 @@ from scipy import ndimage
 from ..imaging.frame import canonical, from_array, resample
 from ..imaging.label_values import numbered
 from ..imaging.labelmap import label_counts
+from ..imaging.overlap import dice
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..matching.label_posteriors import UNKNOWN, LabelEvidence
 from ..matching.matcher import Match, carry_labels
 from ..matching.transforms import field_transform
 from ..progress import CancelToken
 from ..results import Localization, SoftMask, Status, StructureResult
-from .calibration import Calibration, StructureEvidence, overlap, sharpness
+from .calibration import Calibration, StructureEvidence, sharpness
 
 Answer = TypeVar("Answer")
 
@@ -161,7 +162,7 @@ def round_trip_dice_of(match: Match, back: sitk.Transform, inside: np.ndarray, s
     grid = match.reference_view.grid
     there = sitk.GetArrayFromImage(sitk.Resample(from_array(inside.astype(np.float32), frame), grid, back, sitk.sitkLinear, 0.0)) > 0.5
     own = resample(canonical(match.reference.segmentation.layers[structure.layer]), grid, nearest=True)
-    return overlap(there, sitk.GetArrayFromImage(own) == structure.label)
+    return dice(there, sitk.GetArrayFromImage(own) == structure.label)
 
 
 def unless_cancelled(work: Callable[[], Answer], cancel: CancelToken) -> Answer | None:

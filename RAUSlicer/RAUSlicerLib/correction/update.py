@@ -139,7 +139,7 @@ class StructureUpdate:
         structure = localization.structure
         frames: list[Frame] = []
         if edits is not None:
-            prior = localization.prior or SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), frame)
+            prior = localization.prior or SoftMask.empty(frame)
             reach = edit_extent(prior, edits, frame)
             localization = replace(localization, prior=propagate_edits(prior, edits, frame, reach))
             frames = frames_of(edits, self._state.case, self._propagator)

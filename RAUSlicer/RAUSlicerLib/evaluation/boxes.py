@@ -15,12 +15,12 @@ Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 def box_iou(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of the boxes around two masks of shape (z, y, x), both with at least one voxel."""
     one, other = ([(side.start, side.stop) for side in index_box(mask)] for mask in (first, second))
-    return _iou(np.array(one).T, np.array(other).T)
+    return corner_iou(np.array(one).T, np.array(other).T)
 
 
 def box_iou_mm(first: Box | None, second: Box) -> float:
     """Intersection over union of two boxes in mm; 0 where the first is None."""
-    return 0.0 if first is None else _iou(np.array(first), np.array(second))
+    return 0.0 if first is None else corner_iou(np.array(first), np.array(second))
 
 
 def mask_box(mask: np.ndarray, grid: sitk.Image) -> Box | None:
@@ -37,11 +37,11 @@ def box_around(points: Sequence[Sequence[float]]) -> Box:
     return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
 
 
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two boxes (2, 3), lower and upper corner."""
+def corner_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes (2, D), lower and upper corner; 0 where both are points."""
     shared = np.clip(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]), 0, None).prod()
     either = (first[1] - first[0]).prod() + (second[1] - second[0]).prod() - shared
-    return float(shared / either)
+    return float(shared / either) if either > 0 else 0.0
 
 
 def index_box(mask: np.ndarray) -> tuple[slice, slice, slice]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..confidence.calibration import overlap
+from ..imaging.overlap import dice
 from ..imaging.variants import NATURAL, change
 from .boxes import box_iou_mm, mask_box
 from .metrics import score
@@ -57,7 +57,7 @@ class Truth:
             own_box = box_iou_mm(answer.get("box_mm"), around)
         other = counterpart(name, self.names) if mirrored else None
         opposite = truth == other
-        mirror = None if other is None or opposite.sum() < FEWEST_VOXELS else overlap(found, opposite)
+        mirror = None if other is None or opposite.sum() < FEWEST_VOXELS else dice(found, opposite)
         return StructureScore(
             label, name, True, said, compared.dice, compared.hd95_mm, compared.box_iou, own_box, mirror_dice=mirror, **own
         )

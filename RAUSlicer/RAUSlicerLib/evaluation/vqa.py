@@ -22,6 +22,7 @@ from ..matching.registration import align_boxes
 from ..matching.warping import warp_structures
 from ..progress import CancelToken, ignore
 from ..results import Localization, SoftMask
+from .boxes import corner_iou
 from .pairs import SEED
 
 # Fewer pixels are neither "present" nor "absent", and nothing that anybody would mark.
@@ -151,11 +152,7 @@ def rectangle(mask: np.ndarray) -> Rectangle:
 
 def rectangle_iou(first: Rectangle, second: Rectangle) -> float:
     """Intersection over union of two (left, top, right, bottom)."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (first, second)]
-    return shared / max(sum(areas) - shared, 1e-9)
+    return corner_iou(np.reshape(first, (2, 2)), np.reshape(second, (2, 2)))
 
 
 def _best(fits: Mapping[Structure, float]) -> str | None:

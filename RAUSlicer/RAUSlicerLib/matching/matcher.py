@@ -431,7 +431,7 @@ def affordable_spacing(image: sitk.Image, most: int = MOST_VOXELS) -> float:
 def _soft_mask(probability: np.ndarray, where: np.ndarray, grid: sitk.Image) -> SoftMask:
     """Probabilities (K,) of voxels (K,) of a grid, numbered in the order of its array."""
     if len(where) == 0:
-        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
+        return SoftMask.empty(grid)
     places = np.stack(np.unravel_index(where, grid.GetSize()[::-1]))
     low, high = places.min(1), places.max(1) + 1
     values = np.zeros(high - low, np.float32)

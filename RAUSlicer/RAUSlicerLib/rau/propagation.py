@@ -286,7 +286,7 @@ class _Track:
     def _stacked(self, planes: Mapping[int, np.ndarray]) -> SoftMask:
         """Some slices as a mask, nothing between them."""
         if not planes:
-            return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), self._grid)
+            return SoftMask.empty(self._grid)
         first, last = min(planes), max(planes)
         empty = np.zeros_like(planes[first])
         return cropped(np.stack([planes.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
@@ -304,7 +304,7 @@ def cropped(stack: np.ndarray, first: int, grid: sitk.Image) -> SoftMask:
     """Probabilities (n, S, S) of slices from ``first`` on, cut down to where they are not negligible."""
     keep = np.argwhere(stack > _EMPTY)
     if len(keep) == 0:
-        return SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), grid)
+        return SoftMask.empty(grid)
     low, high = keep.min(0), keep.max(0) + 1
     values = stack[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
     return SoftMask(values, (first + int(low[0]), int(low[1]), int(low[2])), grid)

@@ -367,7 +367,7 @@ class Refiner:
         """
         own = {structure: same_structure(over.segmentation, structure) for structure in structures}
         asked = {structure: mine for structure, mine in own.items() if mine is not None}
-        nothing = SoftMask(np.zeros((1, 1, 1), np.float32), (0, 0, 0), over.grid)
+        nothing = SoftMask.empty(over.grid)
 
         def redrawn(own: Structure) -> SoftMask:
             return nothing if cancel.cancelled else self.redraw(over, own) or nothing

@@ -22,8 +22,9 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from ..anatomy.terms import lateralized
-from ..confidence.calibration import Calibration, StructureEvidence, overlap
+from ..confidence.calibration import Calibration, StructureEvidence
 from ..imaging import variants
+from ..imaging.overlap import dice
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..imaging.variants import NATURAL, WITHOUT
 from ..pipeline import Pipeline
@@ -117,15 +118,15 @@ def gather(pipeline: Pipeline, data: Path, chosen: Iterable[Pair]) -> list[dict]
         truth = sitk.GetArrayFromImage(goal.segmentation.labelmap)
         # Sides that are exchanged are no matter of a structure's own evidence: they are checked for and doubted.
         sided = lateralized(source.segmentation.structures) if pair.change == "mirrored" else ()
-        dice = []
+        scores: list[float] = []
         for outcome in result.results:
             label = outcome.structure.label
             known = (truth == label) & (not pair.wrong)
             found = sitk.GetArrayViewFromImage(result.segmentation.labelmap) == label
             if outcome.evidence and (known.any() or found.any()) and outcome.structure not in sided:
-                dice.append(overlap(found, known))
-                rows.append({"pair": list(pair), "label": label, "dice": dice[-1], **outcome.evidence})
-        print(*pair, f"{np.mean(dice):.3f}" if dice else "nothing found", flush=True)
+                scores.append(dice(found, known))
+                rows.append({"pair": list(pair), "label": label, "dice": scores[-1], **outcome.evidence})
+        print(*pair, f"{np.mean(scores):.3f}" if scores else "nothing found", flush=True)
     return rows
 
 

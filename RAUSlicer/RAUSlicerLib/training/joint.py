@@ -23,6 +23,7 @@ from ..rau.network import MatchEvidence, RauVlm, VlmConfig, boxes_of, matched_bo
 from ..rau.sam2 import MemorySegmenter, Sam2Config, plain_attention
 from .cases import IGNORE, load_cases
 from .loop import options, train
+from .metrics import box_iou, dice
 from .planes import PairSampler, PlanePair
 
 CLASSES = {"brain_t1": 208, "abdomen_ct": 14, "heart_mr": 4}
@@ -171,19 +172,6 @@ def step_losses(model: Trainee, pairs: list[PlanePair], objects: list[list[int]]
             out["box_iou"] = box_iou(boxes[present], wanted_boxes).mean()
             out["box_iou_matched"] = box_iou(matched[present], wanted_boxes).mean()
     return out
-
-
-def dice(first: Tensor, second: Tensor) -> Tensor:
-    """Dice of pairs of boolean masks (O, S, S), one value an object."""
-    return 2 * (first & second).flatten(1).sum(1) / (first.flatten(1).sum(1) + second.flatten(1).sum(1)).clamp(min=1)
-
-
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of pairs of boxes (N, 4), one value a pair."""
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    overlap = (high - low).clamp(min=0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1) + (b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) - overlap
-    return overlap / union.clamp(min=1e-6)
 
 
 WEIGHTS = {"aux": 0.6, "presence": 0.5, "box": 0.7, "mask": 1.0, "empty": 0.5, "score": 0.2}

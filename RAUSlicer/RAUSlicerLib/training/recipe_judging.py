@@ -11,7 +11,7 @@ from ..full_size.slice_reader import FullSizeVlm
 from ..rau.network import Answers
 from ..support import strict_json
 from ..support.outputs import make_folder, write_text
-from .joint import box_iou, dice
+from .metrics import box_iou, dice
 from .recipe_model import Opened, Say
 from .recipe_samples import Questions, Sample
 from .recipe_stages import masks_of

@@ -13,7 +13,7 @@ from ..full_size.answers_text import MalformedAnswer, NamedBox, read_boxes
 from ..full_size.prompts import clean
 from ..full_size.slice_reader import FullSizeVlm
 from ..rau.sam2 import MemorySegmenter, plain_attention
-from .joint import box_iou, dice
+from .metrics import box_iou, dice
 from .recipe_config import Stage, StageSettings
 from .recipe_model import Vlm
 from .recipe_samples import Sample, Scene, boxes_question, question

@@ -25,6 +25,7 @@ from ..refinement.network import RefinerConfig, RefinerNet, doubled
 from ..refinement.refiner import Cells, Window, inner
 from .augment import random_affine, recolor
 from .loop import options, train
+from .metrics import dice
 from .priors import Prior
 
 SHARE = {"brain_t1": 0.42, "abdomen_ct": 0.42, "heart_mr": 0.16}
@@ -79,7 +80,7 @@ class Trainee(nn.Module):
         carried = (planes[:, 2] + planes[:, 3]) / 2
         drawn = (truth.flatten(1).sum(1) > 0).float()
         masks = (carried, located, second.detach().sigmoid())
-        scores = [(_dice(mask > 0.5, truth > 0.5) * drawn).sum() / drawn.sum().clamp(min=1) for mask in masks]
+        scores = [(dice(mask > 0.5, truth > 0.5) * drawn).sum() / drawn.sum().clamp(min=1) for mask in masks]
         return {
             "first_cross_entropy": F.binary_cross_entropy_with_logits(first, rough),
             "first_dice": _dice_loss(first.sigmoid(), rough),
@@ -92,11 +93,6 @@ class Trainee(nn.Module):
 def _dice_loss(share: Tensor, truth: Tensor) -> Tensor:
     both = (share * truth).flatten(1).sum(1)
     return (1 - (2 * both + 20) / ((share + truth).flatten(1).sum(1) + 20)).mean()
-
-
-def _dice(first: Tensor, second: Tensor) -> Tensor:
-    both = (first & second).flatten(1).sum(1)
-    return 2 * both / (first.flatten(1).sum(1) + second.flatten(1).sum(1)).clamp(min=1)
 
 
 class Sampler:

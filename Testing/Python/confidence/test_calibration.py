@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence, overlap, sharpness
+from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence, sharpness
+from RAUSlicerLib.imaging.overlap import dice
 from RAUSlicerLib.results import SoftMask, Status
 
 GOOD = StructureEvidence(round_trip_dice=0.9, presence=0.95, sharpness=0.9, inlier_ratio=0.9, similarity=0.9, volume_ratio=0.9)
@@ -56,5 +57,5 @@ def test_sharpness_is_one_for_decided_and_none_for_empty_masks() -> None:
 
 def test_overlap_is_dice_and_none_of_nothing() -> None:
     a, b = np.array([True, True, False]), np.array([True, False, False])
-    assert overlap(a, b) == pytest.approx(2 / 3)
-    assert overlap(a & ~a, b & ~b) == 0
+    assert dice(a, b) == pytest.approx(2 / 3)
+    assert dice(a & ~a, b & ~b) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.confidence.calibration import Calibration, Evidence
+from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.training.calibration import Pair, changed_target, fit, held_out, pairs
@@ -67,7 +67,7 @@ def test_the_fit_trusts_what_goes_with_dice_and_rather_claims_too_little() -> No
     calibration = Calibration(**fit(rows))
 
     assert calibration.weights["round_trip_dice"] > 5 * calibration.weights["volume_ratio"]
-    said = np.array([calibration.confidence(Evidence(b, 0.9, 0.8, 0.5, 0.95, s)) for b, s in zip(back, noise, strict=True)])
+    said = np.array([calibration.confidence(StructureEvidence(b, 0.9, 0.8, 0.5, 0.95, s)) for b, s in zip(back, noise, strict=True)])
     assert np.corrcoef(said, dice)[0, 1] > 0.8
     assert -0.1 < float((said - dice).mean()) < -0.01
 

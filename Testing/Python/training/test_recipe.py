@@ -22,7 +22,8 @@ from RAUSlicerLib.rau.network import RauVlm
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
-from RAUSlicerLib.training.joint import box_iou, mask_loss
+from RAUSlicerLib.training.joint import mask_loss
+from RAUSlicerLib.training.metrics import box_iou
 from RAUSlicerLib.training.planes import PairSampler
 from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, config_of, read_config
 from RAUSlicerLib.training.recipe_judging import gains, note
