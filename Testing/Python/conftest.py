@@ -141,7 +141,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, network in parts.items():
         config = network.config.to_dict()
         if name == "matching":
-            config["calibration"] = {"intercept": -2.0, "weights": {"back": 4.0}, "low": 0.5, "absent": 0.2}
+            config["calibration"] = {"intercept": -2.0, "weights": {"round_trip_dice": 4.0}, "low": 0.5, "absent": 0.2}
         save_checkpoint(
             folder / name, config, network.state_dict(), "A model for tests.", name="tiny", kind=config["model_type"], licence="none"
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
+from ..errors import ModelError
 from ..matching.label_posteriors import UNKNOWN
 from ..results import SoftMask, Status
 
@@ -48,6 +50,24 @@ class Calibration:
     absent: float = 0.03
     similar: tuple[float, float] = (0.0, 1.0)
     other_body_part: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what a model's configuration says.
+
+        Raises:
+            ModelError: it names something that this version does not know.
+        """
+        known = {one.name for one in fields(cls)}
+        evidence = {one.name for one in fields(StructureEvidence)}
+        strange = [*(values.keys() - known), *(values.get("weights", {}).keys() - evidence)]
+        if strange:
+            raise ModelError(
+                f"The model's calibration names {', '.join(map(repr, sorted(strange)))}.",
+                "This RAUSlicer knows nothing of that name; the model was made by another version.",
+                "Install the model again from the release that you use, or update RAUSlicer.",
+            )
+        return cls(**values)
 
     def confidence(self, evidence: StructureEvidence) -> float:
         """Expected Dice, 0 to 1."""

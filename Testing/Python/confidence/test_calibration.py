@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence, sharpness
+from RAUSlicerLib.errors import ModelError
 from RAUSlicerLib.imaging.overlap import dice
 from RAUSlicerLib.results import SoftMask, Status
 
@@ -59,3 +60,10 @@ def test_overlap_is_dice_and_none_of_nothing() -> None:
     a, b = np.array([True, True, False]), np.array([True, False, False])
     assert dice(a, b) == pytest.approx(2 / 3)
     assert dice(a & ~a, b & ~b) == 0
+
+
+@pytest.mark.parametrize("values", [{"foreign": 0.5}, {"weights": {"back": 1.0}}])
+def test_a_calibration_of_another_version_is_refused_and_not_guessed(values: dict) -> None:
+    with pytest.raises(ModelError, match=r"foreign|back"):
+        Calibration.from_dict(values)
+    assert Calibration.from_dict({"intercept": -1.0, "weights": {"round_trip_dice": 2.0}}).intercept == -1.0

@@ -14,7 +14,7 @@ from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
 
 def test_a_model_opens_with_its_parts_and_calibration(tiny_model) -> None:
     model = load_model(str(tiny_model))
-    assert (model.name, model.calibration.intercept, dict(model.calibration.weights)) == ("tiny", -2.0, {"back": 4.0})
+    assert (model.name, model.calibration.intercept, dict(model.calibration.weights)) == ("tiny", -2.0, {"round_trip_dice": 4.0})
     assert not any(network.training for network in (model.matching, model.vlm, model.segmenter))
 
 

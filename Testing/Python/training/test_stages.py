@@ -75,7 +75,7 @@ def test_a_finished_stage_is_left_as_it_is(trained: Path, hearts: Path, only_hea
 @pytest.fixture(scope="module")
 def exported(trained: Path) -> RauModel:
     calibration = trained / "calibration.json"
-    calibration.write_text(json.dumps({"intercept": -1.5, "weights": {"back": 2.5}}))
+    calibration.write_text(json.dumps({"intercept": -1.5, "weights": {"round_trip_dice": 2.5}}))
     export.export(*(trained / stage / "state.pt" for stage in STAGES), trained / "model", calibration)
     return load_model(str(trained / "model"))
 
