@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..support.header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
 from ..support.text import is_text
 from .headers import check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
-from .places import forget_places, keep_places
+from .places import forget_places, keep_places, set_no_place
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -88,9 +89,11 @@ def read_image(path: Path) -> sitk.Image:
             return read_nifti(path)
         check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
         with path.open("rb"):
-            if check is not None:
-                check(path)
-            return forget_places(sitk.ReadImage(str(path)))
+            why = check(path) if check is not None else None
+            image = _scalar(forget_places(sitk.ReadImage(str(path))))
+        if why is not None:
+            set_no_place(image, path.name, why)
+        return image
     except Unsound as error:
         raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
@@ -145,6 +148,16 @@ def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
     return image if image is given else keep_places(given, image)
 
 
+def _scalar(image: sitk.Image) -> sitk.Image:
+    """The image, of numbers where it is one of vectors of one number."""
+    if image.GetNumberOfComponentsPerPixel() > 1 or "vector" not in image.GetPixelIDTypeAsString():
+        return image
+    scalar = sitk.VectorIndexSelectionCast(image, 0)
+    for key in image.GetMetaDataKeys():
+        scalar.SetMetaData(key, image.GetMetaData(key))
+    return scalar
+
+
 def _as_stored(path: Path) -> Path | None:
     """The path as the disk has it, None where there is nothing: "é" may be one character or two, and most disks tell these apart."""
     if path.exists():
@@ -167,8 +180,8 @@ def _explain(message: str) -> str:
     """What a user can make of ITK's message, which itself names paths of the machine it was built on."""
     if "orthonormal" in message or "determinant" in message:
         return "Its header describes axes that are not at right angles to each other."
-    if "spacing" in message:
-        return f"Its header gives voxels a size of zero or none: {message.rpartition(' to ')[2].strip()} mm."
+    if (sizes := re.search(r"spacing.* to (\[[^\]]*\])", message, re.IGNORECASE | re.DOTALL)) is not None:
+        return f"Its header gives voxels a size of zero or none: {sizes[1]} mm."
     if "Unable to determine ImageIO" in message:
         return "Its content is not of the format that its name says."
     if "memory" in message.lower() or "bad_alloc" in message:

@@ -26,7 +26,7 @@ from ..support.header_fields import ONE_FILE, Unsound
 from ..support.scratch import ScratchFolder
 from .grids import apart, index_to_world, nearest_geometry, placed
 from .headers import require_packed, require_room
-from .places import TwoPlaces, set_two_places
+from .places import TwoPlaces, set_no_place, set_two_places
 
 _log = logging.getLogger(__name__)
 
@@ -396,11 +396,7 @@ def _placed(
     if not header.forms:
         if not read_by_itk:
             image.SetSpacing(header.steps)
-        _log.warning(
-            "The header of %r does not say how the image lies in the patient (it has no qform and no sform): left and right may be "
-            "exchanged, and so may front and back.",
-            path.name,
-        )
+        set_no_place(image, path.name, "it has no qform and no sform")
         return image
     if read_by_itk:
         here = index_to_world(image)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # Enough to notice a full disk before the work, and small enough for a nearly full one.
 _PROBE = bytes(4096)
-_TWINS = "They differ in .gz alone, and many programs, 3D Slicer among them, then show the compressed file with the voxels of the one that is not."
+_TWINS = (
+    "The names differ in .gz alone, and many programs, 3D Slicer among them, then show the compressed file with the voxels of the other."
+)
 
 
 def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
