@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -19,7 +21,12 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_CHECKS = ((METAIMAGE_SUFFIXES, check_metaimage), (NRRD_SUFFIXES, check_nrrd), (PICTURE_SUFFIXES, check_picture))
+# Each says why it can't be told how the image lies in the patient, if so.
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Path], str | None]], ...] = (
+    (METAIMAGE_SUFFIXES, check_metaimage),
+    (NRRD_SUFFIXES, check_nrrd),
+    (PICTURE_SUFFIXES, check_picture),
+)
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -79,21 +86,9 @@ def read_image(path: Path) -> sitk.Image:
         InputError: the file is missing, empty, damaged, truncated, not permitted, or in a format or geometry that can't be read.
     """
     path = require_exists(path, "file")
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    # What ITK warns of goes to the terminal as it is, and is looked for here.
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        if path.stat().st_size == 0:
-            raise Unsound("The file is empty.")
-        if has_suffix(path, NIFTI_SUFFIXES):
-            return read_nifti(path)
-        check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
-        with path.open("rb"):
-            why = check(path) if check is not None else None
-            image = _scalar(forget_places(sitk.ReadImage(str(path))))
-        if why is not None:
-            set_no_place(image, path.name, why)
-        return image
+        with quiet():
+            return _read(path)
     except Unsound as error:
         raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
@@ -102,8 +97,31 @@ def read_image(path: Path) -> sitk.Image:
         raise unreadable(path, "Its header holds text that is not UTF-8.") from error
     except RuntimeError as error:
         raise unreadable(path, _explain(str(error))) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to itself what ITK warns of, with places in its own code: what a user has to know is looked for here, and told in words."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _read(path: Path) -> sitk.Image:
+    if path.stat().st_size == 0:
+        raise Unsound("The file is empty.")
+    if has_suffix(path, NIFTI_SUFFIXES):
+        return read_nifti(path)
+    check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
+    with path.open("rb"):
+        why = check(path) if check is not None else None
+        image = _scalar(forget_places(sitk.ReadImage(str(path))))
+    if why is not None:
+        set_no_place(image, path.name, why)
+    return image
 
 
 def require_no_pair(path: Path) -> None:
