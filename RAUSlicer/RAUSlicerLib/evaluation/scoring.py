@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from ..imaging.image_file import read_image
 from ..imaging.overlap import dice
 from ..imaging.variants import NATURAL, change
 from .boxes import box_iou_mm, mask_box
@@ -66,15 +67,15 @@ class Truth:
 def prepare(trial: Trial, folder: Path) -> Truth:
     """Read a trial's target and change it as the trial says; what is changed is written into ``folder``."""
     reference = trial.references[0]
-    marked = sitk.GetArrayFromImage(sitk.ReadImage(str(reference.segmentation)))
+    marked = sitk.GetArrayFromImage(read_image(reference.segmentation))
     values, counts = np.unique(marked[marked > 0], return_counts=True)
     enough = [int(value) for value, count in zip(values, counts, strict=True) if count >= FEWEST_VOXELS]
     known = reference.structure_names()
     names = {label: known[label] for label in scored_labels(reference.domain, enough)}
-    labels = sitk.ReadImage(str(trial.target.segmentation))
+    labels = read_image(trial.target.segmentation)
     path = trial.target.volume
     if trial.variant != NATURAL:
-        volume = sitk.ReadImage(str(path))
+        volume = read_image(path)
         volume, labels = change(trial.variant, volume, labels, f"{SEED} {trial.domain} {trial.target.name} {trial.variant}")
         path = folder / "target.nii.gz"
         sitk.WriteImage(volume, str(path))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from ..imaging.image_file import read_image
 from ..imaging.segmentation import Segmentation, Structure
 from ..inputs import load_inputs
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
@@ -154,7 +155,7 @@ class _Asker:
         enough = {structure.label for structure in own if reference.segmentation.array(structure).sum() >= FEWEST_VOXELS}
         asked = set(scored_labels(trial.domain, sorted(enough)))
         structures = [structure for structure in own if structure.label in asked]
-        labels = sitk.ReadImage(str(trial.target.segmentation))
+        labels = read_image(trial.target.segmentation)
         present = np.unique(sitk.GetArrayViewFromImage(labels)).tolist()
         truth = Segmentation(labels, tuple(Structure(label, name) for label, name in known.items() if label in present))
         if self._pipeline is None:

@@ -16,7 +16,7 @@ from .dicom import MODALITY_KEY
 from .grids import index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .intensity import bounds, is_ct
 from .labelmap import label_counts
-from .places import TwoPlaces, two_places
+from .places import TwoPlaces, has_no_place, two_places
 from .segmentation import Segmentation, Structure
 
 __all__ = [
@@ -121,7 +121,7 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect
     difference = _difference(segmentation.labelmap, volume)
     if _has_lost_its_place(segmentation.labelmap, volume):
         raise InputError(
-            "The segmentation has lost its place: its header says nothing but voxels of 1 mm at the origin, unlike that of its volume.",
+            "The segmentation has lost its place: its header does not say where it lies in the patient, unlike that of its volume.",
             f"{difference} A program that saved it has left its geometry out.",
             "Give it the geometry of its volume (in 3D Slicer: load it as a label map, and set spacing, origin and axes in the Volumes "
             "module to those of the image), or export it again from where it was made.",
@@ -365,7 +365,9 @@ def _difference(labelmap: sitk.Image, volume: sitk.Image) -> str:
 
 def _has_lost_its_place(labelmap: sitk.Image, volume: sitk.Image) -> bool:
     """Whether a segmentation of its volume's size has a header that says nothing, as programs write it that know of no geometry."""
-    return labelmap.GetSize() == volume.GetSize() and _says_nothing(labelmap) and not _says_nothing(volume)
+    return labelmap.GetSize() == volume.GetSize() and (
+        (_says_nothing(labelmap) and not _says_nothing(volume)) or (has_no_place(labelmap) and not has_no_place(volume))
+    )
 
 
 def _says_nothing(image: sitk.Image) -> bool:

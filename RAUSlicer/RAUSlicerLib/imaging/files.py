@@ -18,7 +18,7 @@ from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg
 from .dicom_seg_reader import is_dicom_seg, read_dicom_seg
 from .dicom_source import Source, VolumeSource
 from .grids import same_grid, with_grid_of
-from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists, require_no_pair
+from .image_file import PICTURE_SUFFIXES, VOLUME_SUFFIXES, as_volume, has_suffix, quiet, read_image, require_exists, require_no_pair
 from .labelmap import merge_layers, segmentation_of
 from .places import only_places
 from .radiograph import read_mask, read_picture
@@ -228,7 +228,8 @@ def write_segmentation(
     segmentation = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
     try:
         with writing(path, "output", next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))) as part:
-            notes = _write(segmentation, part, path, volume, source)
+            with quiet():
+                notes = _write(segmentation, part, path, volume, source)
             # Somebody may have put a file there in the meantime.
             require_free(path, "output", force=force, inputs=source.paths)
     except RuntimeError as error:

@@ -20,6 +20,9 @@ _DEFLATE = 1032
 _CHUNK = 1 << 20
 _MOST_DIMENSIONS = 5
 _LONGEST_WORD, _LONGEST_VALUE = 100, 500
+_FARTHEST_MM = 1e9
+# So far an axis has at least to run in the direction that letters give it; they can't say more of an oblique one.
+_ALONG = 0.1
 
 _METAIMAGE_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -42,6 +45,16 @@ _NRRD_BYTES = {
 _NRRD_ENCODINGS = ("raw", "txt", "text", "ascii", "hex", "gz", "gzip", "bz2", "bzip2")
 # These are kept as they are; of others the image library may complain, in a buffer of a fixed length.
 _NRRD_ANY_LENGTH = ("content", "sample units")
+# Those whose axes are a patient's.
+_NRRD_SPACES = tuple(
+    name + time
+    for names, times in (
+        (("right-anterior-superior", "left-anterior-superior", "left-posterior-superior"), ("", "-time")),
+        (("ras", "las", "lps"), ("", "t")),
+    )
+    for name in names
+    for time in times
+)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
@@ -61,8 +74,11 @@ def require_packed(count: int, packed: int) -> None:
         raise Unsound(f"Its header announces {count} bytes of voxels, but the file is too small to hold them.")
 
 
-def check_metaimage(path: Path) -> None:
+def check_metaimage(path: Path) -> str | None:
     """Make sure that ITK can read a MetaImage and that its voxels are there.
+
+    Returns:
+        Why it can't be told how the image lies in the patient, None where that can.
 
     Raises:
         Unsound: a field that has to be there is missing, double, or no number; voxels are missing, damaged, or in a place where they must
@@ -96,14 +112,55 @@ def check_metaimage(path: Path) -> None:
     share = length // len(files)
     if compressed and len(files) > 1:
         raise Unsound("Its voxels are in several files and compressed.", ONE_FILE)
+    if skipped and header.files is None:
+        _require_begin(path, header.start, skipped, share if not (compressed or text) else None)
+    if skipped < 0 and compressed:
+        raise Unsound("Its header says that its voxels are at the end of their file, and compressed: where they begin can't be told.")
     for data in files:
         # Of text, a digit and a space is the least that a value takes.
         begin = header.start if header.files is None else max(skipped, 0)
         available = data.stat().st_size - begin
         if compressed:
-            _check_deflated(data, begin, packed or None, length)
+            end = _check_deflated(data, begin, packed or None, length)
+            # Without it, or where it is too large, ITK takes for voxels whatever lies in memory.
+            if ((header.files is None or skipped) and not packed) or packed > available:
+                field = f"CompressedDataSize = {available if end is None else end}"
+                raise Unsound(
+                    f"Its header does not say how many bytes its compressed voxels take, or more than there are: CompressedDataSize is "
+                    f"{fields.get('CompressedDataSize', 'missing')}.",
+                    f"Put the line {field!r} into its header, before the last line, or save it again in another format.",
+                )
         elif available < (2 * (values // len(files)) - 1 if text else share):
             raise Unsound(f"It ends after {max(available, 0)} of the {share} bytes of voxels that its header announces.")
+    return _no_metaimage_place(fields, dimensions)
+
+
+def _require_begin(path: Path, start: int, skipped: int, length: int | None) -> None:
+    """Raise Unsound where the field HeaderSize of a file that holds its own voxels leads elsewhere than behind the header."""
+    begin = skipped if skipped > 0 else -1 if length is None else path.stat().st_size - length
+    if begin != start:
+        raise Unsound(
+            f"Its header says by HeaderSize = {skipped} that its voxels begin elsewhere than behind the header, where they are.",
+            "Remove the line HeaderSize from its header, or save it again in another format.",
+        )
+
+
+def _no_metaimage_place(fields: dict[str, str], dimensions: int) -> str | None:
+    """Why it can't be told how a MetaImage lies in the patient, None where that can. Letters say where its axes come from."""
+    if dimensions < 3:
+        return None
+    letters = fields.get("AnatomicalOrientation", "").strip().upper()
+    known = bool(re.fullmatch("[RLAPIS]{3}", letters)) and len({"RLAPIS".index(letter) // 2 for letter in letters}) == 3
+    matrix = next((fields[key].split() for key in _METAIMAGE_MATRICES if key in fields), None)
+    if matrix is None:
+        if letters == "RAI":
+            return None
+        return "it has no TransformMatrix" + (f", and its AnatomicalOrientation is {letters}" if known else "")
+    for axis, letter in enumerate(letters if known else ""):
+        place, turned = divmod("RLAPIS".index(letter), 2)
+        if float(matrix[axis * dimensions + place]) * (-1 if turned else 1) < _ALONG:
+            return f"its TransformMatrix and its AnatomicalOrientation, {letters}, contradict each other"
+    return None
 
 
 def _metaimage_files(path: Path, header: Header, sizes: Sequence[int]) -> list[Path]:
@@ -119,8 +176,11 @@ def _metaimage_files(path: Path, header: Header, sizes: Sequence[int]) -> list[P
     return [_data_file(path, name) for name in header.files]
 
 
-def check_nrrd(path: Path) -> None:
+def check_nrrd(path: Path) -> str | None:
     """Make sure that ITK can read an NRRD and that its voxels are there.
+
+    Returns:
+        Why it can't be told how the image lies in the patient, None where that can.
 
     Raises:
         Unsound: a field that has to be there is missing, double, or no number; voxels are missing or in a place where they must not be.
@@ -136,6 +196,9 @@ def check_nrrd(path: Path) -> None:
         found = re.findall(r"[^\s(),]+", fields.get(key, ""))
         if not all(word.lower() == "none" or is_finite(word) for word in found):
             raise Unsound(f"Its header gives {key!r} as {fields[key][:120]!r}, which are no numbers.")
+        if any(word.lower() != "none" and abs(float(word)) > _FARTHEST_MM for word in found):
+            raise Unsound(f"Its header gives {key!r} as {fields[key][:120]!r}: no image is so large or lies so far away.")
+    _require_directions(fields, dimensions)
     if fields.get("type", "").lower() not in _NRRD_BYTES:
         raise Unsound(f"Its header says that voxels are of the type {fields.get('type')!r}.")
     # The image library copies words, and lines that it complains of, into buffers of a fixed length.
@@ -149,8 +212,12 @@ def check_nrrd(path: Path) -> None:
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_ENCODINGS:
         raise Unsound(f"Its header says that voxels are encoded as {fields.get('encoding')!r}.")
-    for key, least in (("byte skip", -1), ("line skip", 0)):
-        _whole(fields, key, least, 1 << 40, 0)
+    if encoding.startswith("bz"):
+        raise Unsound(
+            "Its voxels are compressed with bzip2, which the image library can't unpack.",
+            "Save it again with the encoding gzip or raw, with the program that wrote it.",
+        )
+    skipped, lines = (_whole(fields, key, least, 1 << 40, 0) for key, least in (("byte skip", -1), ("line skip", 0)))
     values = math.prod(sizes)
     length = values * _NRRD_BYTES[fields["type"].lower()]
     require_room(length)
@@ -160,12 +227,57 @@ def check_nrrd(path: Path) -> None:
     for data in files:
         available = data.stat().st_size - (header.start if header.files is None else 0)
         share = length // len(files)
-        if encoding == "raw" and available < share:
-            raise Unsound(f"It ends after {available} of the {share} bytes of voxels that its header announces.")
+        if encoding == "raw" and available < share + max(skipped, 0):
+            raise Unsound(f"It ends after {max(available - max(skipped, 0), 0)} of the {share} bytes of voxels that its header announces.")
         if encoding.startswith("gz"):
             require_packed(share, available)
+            if skipped:
+                _require_short_skip(data, header.start if header.files is None else 0, skipped, lines, share)
         if encoding in ("txt", "text", "ascii", "hex") and available < 2 * (values // len(files)) - 1:
             raise Unsound(f"It is too short for the {values // len(files)} voxels that its header announces.")
+    return _no_nrrd_place(fields, dimensions)
+
+
+def _require_directions(fields: dict[str, str], dimensions: int) -> None:
+    """Raise Unsound where an axis of space has no direction: ITK takes any."""
+    directions = re.findall(r"\([^)]*\)|none", fields.get("space directions", ""), re.IGNORECASE)
+    kinds = fields.get("kinds", "").lower().split()
+    kinds = kinds if len(kinds) == len(directions) else [""] * len(directions)
+    axes = max((len(direction.split(",")) for direction in directions if direction[0] == "("), default=0)
+    for direction, kind in zip(directions, kinds, strict=True):
+        if direction.lower() == "none" and (kind in ("domain", "space") or (dimensions <= axes and kind in ("", "???", "none"))):
+            raise Unsound(f"Its header gives no direction for an axis: 'space directions' is {fields['space directions'][:120]!r}.")
+
+
+def _require_short_skip(data: Path, start: int, skipped: int, lines: int, length: int) -> None:
+    """Raise Unsound where more than the voxels and some padding would be unpacked to find where, behind it, ``length`` bytes begin."""
+    most = 2 * length + _CHUNK
+    long = skipped > most or (skipped < 0 and lines > 0)
+    if skipped < 0 and not long:
+        stream, done, left = zlib.decompressobj(47), 0, b""
+        try:
+            with data.open("rb") as file:
+                file.seek(start)
+                while done <= most and not stream.eof and (piece := left or file.read(_CHUNK)):
+                    done += len(stream.decompress(piece, _CHUNK))
+                    left = stream.unconsumed_tail
+        except zlib.error as error:
+            raise Unsound("Its voxels are compressed, and damaged.") from error
+        long = done > most
+    if long:
+        raise Unsound(
+            f"Its header says by 'byte skip: {skipped}' that far more than its voxels has to be unpacked to reach them.", ONE_FILE
+        )
+
+
+def _no_nrrd_place(fields: dict[str, str], dimensions: int) -> str | None:
+    """Why it can't be told how an NRRD lies in the patient, None where that can."""
+    if dimensions < 3:
+        return None
+    space = fields.get("space", "")
+    if space.lower() not in _NRRD_SPACES:
+        return f"its space is {space[:40]!r}" if space else "it names no space"
+    return None if "space directions" in fields else "it has no space directions"
 
 
 def check_picture(path: Path) -> None:
@@ -220,11 +332,11 @@ def _data_file(header: Path, name: str) -> Path:
     return data
 
 
-def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> None:
-    """Raise Unsound unless a file's bytes from ``start`` unpack to ``length`` bytes."""
+def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> int | None:
+    """Raise Unsound unless a file's bytes from ``start`` unpack to ``length`` bytes; return how many they are if that is where they end."""
     available = path.stat().st_size - start
     require_packed(length, available)
-    left, done = available if packed is None else packed, 0
+    left, done, taken = available if packed is None else packed, 0, 0
     stream = zlib.decompressobj(47)
     with path.open("rb") as file:
         file.seek(start)
@@ -233,6 +345,7 @@ def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> 
                 data = stream.unconsumed_tail or file.read(min(_CHUNK, left))
                 if not stream.unconsumed_tail:
                     left -= len(data)
+                    taken += len(data)
                 if not data:
                     done += len(stream.flush())
                     break
@@ -241,6 +354,7 @@ def _check_deflated(path: Path, start: int, packed: int | None, length: int) -> 
             raise Unsound("Its voxels are compressed, and damaged.") from error
     if done < length:
         raise Unsound(f"Its voxels unpack to {done} of the {length} bytes that its header announces.")
+    return taken - len(stream.unused_data) if stream.eof else None
 
 
 def _whole(fields: dict[str, str], key: str, least: int, most: int, default: int | None = None) -> int:

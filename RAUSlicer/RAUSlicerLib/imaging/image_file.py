@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -12,13 +15,18 @@ from ..support.header_fields import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, Unsound
 from ..support.text import is_text
 from .headers import check_metaimage, check_nrrd, check_picture, require_file
 from .nifti import read_nifti
-from .places import forget_places, keep_places
+from .places import forget_places, keep_places, set_no_place
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_CHECKS = ((METAIMAGE_SUFFIXES, check_metaimage), (NRRD_SUFFIXES, check_nrrd), (PICTURE_SUFFIXES, check_picture))
+# Each says why it can't be told how the image lies in the patient, if so.
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Path], str | None]], ...] = (
+    (METAIMAGE_SUFFIXES, check_metaimage),
+    (NRRD_SUFFIXES, check_nrrd),
+    (PICTURE_SUFFIXES, check_picture),
+)
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -78,19 +86,9 @@ def read_image(path: Path) -> sitk.Image:
         InputError: the file is missing, empty, damaged, truncated, not permitted, or in a format or geometry that can't be read.
     """
     path = require_exists(path, "file")
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    # What ITK warns of goes to the terminal as it is, and is looked for here.
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        if path.stat().st_size == 0:
-            raise Unsound("The file is empty.")
-        if has_suffix(path, NIFTI_SUFFIXES):
-            return read_nifti(path)
-        check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
-        with path.open("rb"):
-            if check is not None:
-                check(path)
-            return forget_places(sitk.ReadImage(str(path)))
+        with quiet():
+            return _read(path)
     except Unsound as error:
         raise unreadable(path, error.reason, error.solution) from error
     except OSError as error:
@@ -99,8 +97,31 @@ def read_image(path: Path) -> sitk.Image:
         raise unreadable(path, "Its header holds text that is not UTF-8.") from error
     except RuntimeError as error:
         raise unreadable(path, _explain(str(error))) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to itself what ITK warns of, with places in its own code: what a user has to know is looked for here, and told in words."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _read(path: Path) -> sitk.Image:
+    if path.stat().st_size == 0:
+        raise Unsound("The file is empty.")
+    if has_suffix(path, NIFTI_SUFFIXES):
+        return read_nifti(path)
+    check = next((check for suffixes, check in _CHECKS if has_suffix(path, suffixes)), None)
+    with path.open("rb"):
+        why = check(path) if check is not None else None
+        image = _scalar(forget_places(sitk.ReadImage(str(path))))
+    if why is not None:
+        set_no_place(image, path.name, why)
+    return image
 
 
 def require_no_pair(path: Path) -> None:
@@ -145,6 +166,16 @@ def as_volume(image: sitk.Image, path: Path) -> sitk.Image:
     return image if image is given else keep_places(given, image)
 
 
+def _scalar(image: sitk.Image) -> sitk.Image:
+    """The image, of numbers where it is one of vectors of one number."""
+    if image.GetNumberOfComponentsPerPixel() > 1 or "vector" not in image.GetPixelIDTypeAsString():
+        return image
+    scalar = sitk.VectorIndexSelectionCast(image, 0)
+    for key in image.GetMetaDataKeys():
+        scalar.SetMetaData(key, image.GetMetaData(key))
+    return scalar
+
+
 def _as_stored(path: Path) -> Path | None:
     """The path as the disk has it, None where there is nothing: "é" may be one character or two, and most disks tell these apart."""
     if path.exists():
@@ -167,8 +198,8 @@ def _explain(message: str) -> str:
     """What a user can make of ITK's message, which itself names paths of the machine it was built on."""
     if "orthonormal" in message or "determinant" in message:
         return "Its header describes axes that are not at right angles to each other."
-    if "spacing" in message:
-        return f"Its header gives voxels a size of zero or none: {message.rpartition(' to ')[2].strip()} mm."
+    if (sizes := re.search(r"spacing.* to (\[[^\]]*\])", message, re.IGNORECASE | re.DOTALL)) is not None:
+        return f"Its header gives voxels a size of zero or none: {sizes[1]} mm."
     if "Unable to determine ImageIO" in message:
         return "Its content is not of the format that its name says."
     if "memory" in message.lower() or "bad_alloc" in message:

@@ -1,7 +1,8 @@
-"""Reads NIfTI: checks the header and the length before ITK does, and tells where a header gives an image no place, or two.
+"""Reads NIfTI: checks header and length, takes the voxels as they are, and tells where a header gives an image no place, or two.
 
-ITK fills voxels that a truncated file lacks with zeros, takes voxel sizes that are no number for something else, reads neither NIfTI-2 nor
-axes that are a little askew, and chooses between the two geometries of a header without a word.
+ITK fills voxels that a truncated file lacks with zeros and those that are no number too, takes them from another file beside it, takes
+voxel sizes that are no number for something else, reads neither NIfTI-2 nor axes that are a little askew, and chooses between the two
+geometries of a header without a word. So it is asked for no more than the geometry.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import io
 import logging
 import math
 import struct
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..support.header_fields import Unsound
+from ..support.header_fields import ONE_FILE, Unsound
+from ..support.scratch import ScratchFolder
 from .grids import apart, index_to_world, nearest_geometry, placed
 from .headers import require_packed, require_room
-from .places import TwoPlaces, set_two_places
+from .places import TwoPlaces, set_no_place, set_two_places
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +48,10 @@ _SCALARS = {
     **{256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"},
 }
 _OTHERS = {32: 8, 128: 3, 1536: 16, 1792: 16, 2048: 32, 2304: 4}
+_LONG_NUMBERS = (1536, 2048)
 _MM = {1: 1000.0, 3: 1e-3}
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class _Header:
     name, from voxel index to LPS in mm.
 
     ``lost`` are names of geometries that hold something other than numbers; ``scanner`` says that the sform is the scanner's own.
+    ``content`` are its bytes up to the length of a header of version 1.
     """
 
     version: int
@@ -66,6 +75,7 @@ class _Header:
     lost: tuple[str, ...]
     scanner: bool
     extensions: bytes = b""
+    content: bytes = b""
 
     @property
     def length(self) -> int:
@@ -76,44 +86,47 @@ class _Header:
 def read_nifti(path: Path) -> sitk.Image:
     """Read a single-file NIfTI, compressed or not whatever its name says. What is odd about it is logged as a warning.
 
+    ITK is never given the file, only a copy of its header: it would read "scan.nii.gz" with the voxels of a "scan.nii" beside it, and set
+    voxels to 0 that are no numbers.
+
     Raises:
         Unsound: it is truncated, damaged, or describes voxels or a place that can't be used.
         OSError: the file can't be opened.
-        RuntimeError: ITK does not read it.
+        RuntimeError: ITK does not take the place that the header gives it.
     """
-    header = _inspect(path)
-    if header is None:
-        return sitk.ReadImage(str(path))
-    # Of a place that is no number, ITK does not get to an end.
-    if header.version == 1 and not header.lost and (path.name.lower().endswith(".gz") or not _is_gzip(path)):
+    with _opened(path) as (file, header):
+        values = _values(file, header)
+    if header.version == 1 and not header.lost:
+        # Of a place that is no number, ITK does not get to an end.
         try:
-            return _placed(sitk.ReadImage(str(path)), header, path, read_by_itk=True)
+            image = _where_itk_puts_it(values, header)
+            if image is not None:
+                return _placed(image, header, path, read_by_itk=True)
         except RuntimeError as error:
             if "orthonormal" not in str(error) or not header.forms:
                 raise
-            return _placed(_decode(path, header), header, path, askew_voxels=0.0)
-    return _placed(_decode(path, header), header, path)
+            return _placed(_image(values, header), header, path, askew_voxels=0.0)
+    return _placed(_image(values, header), header, path)
 
 
 def extensions_of(path: Path) -> bytes:
     """What a NIfTI's header is followed by before the voxels begin; nothing where there is nothing, or no sound file."""
     try:
-        header = _inspect(path, whole=False)
+        with _opened(path) as (_, header):
+            return header.extensions
     except (Unsound, OSError):
         return b""
-    return b"" if header is None else header.extensions
 
 
-def _inspect(path: Path, whole: bool = True) -> _Header | None:
-    """The header of a sound file, None of one that is no NIfTI, which ITK says better; without ``whole`` the voxels are not looked at."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[gzip.GzipFile | io.BufferedReader, _Header]]:
+    """A file whose header is sound, and which is long enough for it as far as that can be told without unpacking it."""
     compressed = _is_gzip(path)
     size = path.stat().st_size
     with gzip.open(path, "rb") if compressed else path.open("rb") as file:
         try:
             start = _read(file, _HEADER_2)
             header = _parse(start)
-            if header is None:
-                return None
             require_room(header.length)
             end = header.offset + header.length
             if compressed:
@@ -122,18 +135,54 @@ def _inspect(path: Path, whole: bool = True) -> _Header | None:
                 raise Unsound(f"It ends after {size} of the {end} bytes that its header announces.")
             if header.offset - len(start) <= _LONGEST_EXTENSIONS:
                 start += _read(file, max(0, header.offset - len(start)))
-            if whole and isinstance(file, gzip.GzipFile):
-                _check_length(file, len(start), end)
+            extensions = start[_HEADER_2 if header.version == 2 else _HEADER_1 : header.offset]
+            yield file, replace(header, extensions=extensions, content=start[:_HEADER_1])
         except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
             raise Unsound("It is damaged, or ends before all of its voxels are there.") from error
-    return replace(header, extensions=start[_HEADER_2 if header.version == 2 else _HEADER_1 : header.offset])
+
+
+def _values(file: gzip.GzipFile | io.BufferedReader, header: _Header) -> np.ndarray:
+    """The voxels, scaled as the header says, in the order of the file, one after the other; the file is read to its end."""
+    if header.datatype in _LONG_NUMBERS:
+        raise Unsound("Its voxels are numbers of 128 bits, which few programs can read.", "Save it with voxels of 32-bit floating point.")
+    if header.datatype not in _SCALARS:
+        raise Unsound("Its voxels are colours or complex numbers.", "Save one real number a voxel.")
+    if (count := math.prod(header.sizes[3:])) > 1:
+        raise Unsound(
+            f"It has {len(header.sizes)} dimensions: {' x '.join(str(n) for n in header.sizes)}. It is a series of {count} volumes, or has "
+            f"{count} values a voxel.",
+            "Save one of its volumes as a file of its own and use that.",
+        )
+    values = np.empty(math.prod(header.sizes), np.dtype(header.order + _SCALARS[header.datatype]))
+    room = values.view(np.uint8)
+    file.seek(header.offset)
+    done = 0
+    for piece in _pieces(file, len(room)):
+        room[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+        done += len(piece)
+    if isinstance(file, gzip.GzipFile):
+        _check_length(file, header.offset + done, header.offset + header.length)
+    if not values.dtype.isnative:
+        values = values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
+    slope = header.slope if math.isfinite(header.slope) and header.slope else 1.0
+    inter = header.inter if math.isfinite(header.inter) else 0.0
+    return values if (slope, inter) == (1.0, 0.0) else _scaled(values, slope, inter)
+
+
+def _scaled(values: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """Voxels as ITK scales them: in double precision, before and after in single unless they are double. By pieces, to save memory."""
+    scaled = np.empty(values.shape, np.float64 if values.dtype == np.float64 else np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(values), _PIECE):
+            scaled[start : start + _PIECE] = values[start : start + _PIECE].astype(scaled.dtype).astype(np.float64) * slope + inter
+    return scaled
 
 
 def _check_length(file: gzip.GzipFile, done: int, end: int) -> None:
     """Unpack what is left of a file, and no more than it announces and some padding."""
     most = 2 * end + _PADDING
-    while done <= most and (chunk := _read(file, 1 << 20)):
-        done += len(chunk)
+    for piece in _pieces(file, most + 1 - done):
+        done += len(piece)
     if done < end:
         raise Unsound(f"It ends after {done} of the {end} bytes that its header announces.")
     if done > most:
@@ -141,20 +190,22 @@ def _check_length(file: gzip.GzipFile, done: int, end: int) -> None:
 
 
 def _read(file: gzip.GzipFile | io.BufferedReader, count: int) -> bytes:
+    return b"".join(_pieces(file, count))
+
+
+def _pieces(file: gzip.GzipFile | io.BufferedReader, count: int) -> Iterator[bytes]:
     """So many of a file's bytes, fewer at its end; what follows compressed data and is none ends it too, as every reader of gzip has it."""
-    pieces = []
     while count > 0:
         try:
-            piece = file.read1(count)
+            piece = file.read1(min(count, _PIECE))
         except gzip.BadGzipFile as error:
             if "Not a gzipped file" not in str(error):
                 raise
-            break
+            return
         if not piece:
-            break
-        pieces.append(piece)
+            return
+        yield piece
         count -= len(piece)
-    return b"".join(pieces)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -162,8 +213,8 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _parse(start: bytes) -> _Header | None:
-    """The header in a file's first bytes, in either byte order; None if it is not NIfTI."""
+def _parse(start: bytes) -> _Header:
+    """The header in a file's first bytes, in either byte order; that of ANALYZE, from which NIfTI grew, is one without scale and place."""
     for order in "<>":
         kind = struct.unpack_from(order + "i", start, 0)[0]
         if kind == _HEADER_1:
@@ -171,8 +222,6 @@ def _parse(start: bytes) -> _Header | None:
                 raise Unsound(
                     "It is the header of a pair of files (.hdr and .img).", "Convert it to one file, .nii.gz, or load it in 3D Slicer."
                 )
-            if start[344:347] != b"n+1":
-                return None
             rank, *dims = struct.unpack_from(order + "8h", start, 40)
             (datatype,) = struct.unpack_from(order + "h", start, 70)
             qfac, *spacing = struct.unpack_from(order + "8f", start, 76)
@@ -180,9 +229,13 @@ def _parse(start: bytes) -> _Header | None:
             units = start[123]
             codes = struct.unpack_from(order + "2h", start, 252)
             numbers = struct.unpack_from(order + "18f", start, 256)
+            if start[344:347] != b"n+1":
+                if not offset >= _HEADER_1:
+                    raise Unsound("It is the header of a pair of files (.hdr and .img), and holds no voxels.", ONE_FILE)
+                slope, inter, units, codes = 1.0, 0.0, 0, (0, 0)
         elif kind == _HEADER_2:
             if start[4:7] != b"n+2":
-                return None
+                break
             (datatype,) = struct.unpack_from(order + "h", start, 12)
             rank, *dims = struct.unpack_from(order + "8q", start, 16)
             qfac, *spacing = struct.unpack_from(order + "8d", start, 104)
@@ -194,7 +247,7 @@ def _parse(start: bytes) -> _Header | None:
         else:
             continue
         return _header(kind, order, rank, dims, datatype, (qfac, *spacing), (offset, slope, inter), units, codes, numbers)
-    return None
+    raise Unsound("Its content is not of the format that its name says.")
 
 
 def _header(
@@ -217,6 +270,9 @@ def _header(
     if datatype not in _SCALARS and datatype not in _OTHERS:
         raise Unsound(f"Its header says that voxels are of the type {datatype}, which NIfTI does not know.")
     sizes = tuple(max(n, 1) for n in dims[:rank])
+    # Some programs mark a turned axis by a size below 0; what that means only an sform says.
+    if codes[1] > 0:
+        pixdim = (pixdim[0], *map(abs, pixdim[1:]))
     spacing = pixdim[1 : 1 + len(sizes[:3])]
     if not all(math.isfinite(mm) and mm > 0 for n, mm in zip(sizes[:3], spacing, strict=True) if n > 1):
         raise Unsound(f"Its header says that voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm large.")
@@ -289,25 +345,40 @@ def _with_some_direction(affine: np.ndarray, axis: int) -> np.ndarray:
     return affine
 
 
-def _decode(path: Path, header: _Header) -> sitk.Image:
-    """The voxels, of a file whose header is sound, in no particular place."""
-    if header.datatype not in _SCALARS:
-        raise Unsound("Its voxels are colours or complex numbers.", "Save one real number a voxel, and as NIfTI-1.")
-    sizes = list(header.sizes)
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    if len(sizes) > 3:
-        raise Unsound(f"It holds {math.prod(sizes[3:])} volumes.", "Save one of its volumes as a file of its own and use that.")
-    with gzip.open(path, "rb") if _is_gzip(path) else path.open("rb") as file:
-        file.seek(header.offset)
-        values = np.frombuffer(_read(file, header.length), np.dtype(header.order + _SCALARS[header.datatype]))
-    values = values.astype(values.dtype.newbyteorder("="))
-    slope = header.slope if math.isfinite(header.slope) and header.slope else 1.0
-    inter = header.inter if math.isfinite(header.inter) else 0.0
-    if (slope, inter) != (1.0, 0.0):
-        # As ITK does it.
-        values = (values * slope + inter).astype(np.float64 if values.dtype == np.float64 else np.float32)
-    return sitk.GetImageFromArray(values.reshape([*sizes, 1, 1][2::-1]))
+def _image(values: np.ndarray, header: _Header) -> sitk.Image:
+    """The voxels as a 3D image in no particular place."""
+    return sitk.GetImageFromArray(values.reshape([*header.sizes, 1, 1][2::-1]))
+
+
+def _where_itk_puts_it(values: np.ndarray, header: _Header) -> sitk.Image | None:
+    """The voxels as an image of two or three dimensions with the geometry that ITK reads from the header; None where it is not to be had.
+
+    Raises:
+        RuntimeError: ITK refuses the header.
+    """
+    content = bytearray(header.content)
+    # Sizes below 0 turn axes round for ITK, which only the forms may.
+    struct.pack_into(header.order + "3f", content, 80, *map(abs, struct.unpack_from(header.order + "3f", content, 80)))
+    struct.pack_into(header.order + "f", content, 108, _HEADER_1 + 4)
+    try:
+        with ScratchFolder(Path(tempfile.gettempdir())) as folder:
+            copy = folder / "header.nii"
+            copy.write_bytes(bytes(content) + bytes(4))
+            reader = sitk.ImageFileReader()
+            reader.SetImageIO("NiftiImageIO")
+            reader.SetFileName(str(copy))
+            reader.ReadImageInformation()
+    except OSError:
+        return None
+    rank = reader.GetDimension()
+    axes = min(rank, 3)
+    if axes < 2 or math.prod(reader.GetSize()[:axes]) != values.size:
+        return None
+    image = sitk.GetImageFromArray(values.reshape(reader.GetSize()[:axes][::-1]))
+    image.SetSpacing(reader.GetSpacing()[:axes])
+    image.SetOrigin(reader.GetOrigin()[:axes])
+    image.SetDirection(np.reshape(reader.GetDirection(), (rank, rank))[:axes, :axes].ravel().tolist())
+    return image
 
 
 def _placed(
@@ -325,11 +396,7 @@ def _placed(
     if not header.forms:
         if not read_by_itk:
             image.SetSpacing(header.steps)
-        _log.warning(
-            "The header of %r does not say how the image lies in the patient (it has no qform and no sform): left and right may be "
-            "exchanged, and so may front and back.",
-            path.name,
-        )
+        set_no_place(image, path.name, "it has no qform and no sform")
         return image
     if read_by_itk:
         here = index_to_world(image)

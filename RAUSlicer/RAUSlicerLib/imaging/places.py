@@ -1,14 +1,19 @@
-"""The second place that a header may give an image: it travels with the image until the image meets its segmentation."""
+"""What is odd about the place that a header gives an image, a second one or none: it travels with it until it meets its segmentation."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
+_log = logging.getLogger(__name__)
+
 _KEY = "RAUSlicer_other_place"
+_NO_PLACE = "RAUSlicer_no_place"
+_KEYS = (_KEY, _NO_PLACE)
 
 
 @dataclass(frozen=True)
@@ -39,22 +44,39 @@ def two_places(image: sitk.Image) -> TwoPlaces | None:
     return TwoPlaces(used, other, np.array(affine), *distances)
 
 
+def set_no_place(image: sitk.Image, name: str, why: str) -> None:
+    """Have an image carry that its header does not say how it lies in the patient, which is logged as a warning with the reason."""
+    image.SetMetaData(_NO_PLACE, why)
+    _log.warning(
+        "The header of %r does not say how the image lies in the patient (%s): left and right may be exchanged, and so may front and back.",
+        name,
+        why,
+    )
+
+
+def has_no_place(image: sitk.Image) -> bool:
+    """Whether an image's header does not say how it lies in the patient."""
+    return bool(image.HasMetaDataKey(_NO_PLACE))
+
+
 def keep_places(source: sitk.Image, image: sitk.Image) -> sitk.Image:
-    """Have ``image`` carry the place that ``source`` does, and return it."""
-    if source.HasMetaDataKey(_KEY):
-        image.SetMetaData(_KEY, source.GetMetaData(_KEY))
+    """Have ``image`` carry what ``source`` does, and return it."""
+    for key in _KEYS:
+        if source.HasMetaDataKey(key):
+            image.SetMetaData(key, source.GetMetaData(key))
     return image
 
 
 def forget_places(image: sitk.Image) -> sitk.Image:
     """Take from an image what a file's own header may say in this one's place, and return it."""
-    image.EraseMetaData(_KEY)
+    for key in _KEYS:
+        image.EraseMetaData(key)
     return image
 
 
 def only_places(image: sitk.Image) -> sitk.Image:
     """Take from an image all that its file's header said beside voxels and place, and return it."""
     for key in image.GetMetaDataKeys():
-        if key != _KEY:
+        if key not in _KEYS:
             image.EraseMetaData(key)
     return image

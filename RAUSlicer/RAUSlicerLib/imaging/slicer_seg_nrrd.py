@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..support.header_fields import is_finite
 from ..support.text import is_text
 from .labelmap import as_labels, present_labels
 from .palette import label_color, shown_color
@@ -200,11 +201,12 @@ def _structure(image: sitk.Image, number: int, label: int, layer: int, path: Pat
     segment_id = value("ID", "")
     tags = dict(tag.split(":", 1) for tag in value("Tags", "").split("|") if ":" in tag)
     terminology = tags.get(_TERMINOLOGY_TAG)
-    try:
-        channels = [float(channel) for channel in value("Color", value("DefaultColor", "")).split()]
-    except ValueError as error:
-        raise _damaged(path, f"The color of segment {segment_id!r} is not a number.") from error
-    red, green, blue = channels if len(channels) == 3 and np.isfinite(channels).all() else label_color(label)
+    color = value("Color", value("DefaultColor", ""))
+    channels = [float(channel) for channel in color.split() if is_finite(channel)]
+    if color.strip() and not len(channels) == len(color.split()) == 3:
+        _log.warning("The color of the segment %r in %r is no color; it has another one here.", value("Name", segment_id), path.name)
+        channels = []
+    red, green, blue = channels or label_color(label)
     return Structure(
         label=label,
         name=value("Name", segment_id),

@@ -14,6 +14,7 @@ DATASET_FILE = "dataset.json"
 _TABLES = (".ctbl", ".label", ".lut", "lut.txt", "labels.txt", "labels.tsv", "_dseg.tsv", "labels.ctbl")
 _MOST_TABLES = 50
 
+_NIFTI = (".nii.gz", ".nii")
 _PAIRS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 
 
@@ -34,6 +35,15 @@ def companions(path: Path) -> list[Path]:
     except (OSError, Unsound):
         return []
     return [path.parent / file for file in files or []]
+
+
+def nifti_twins(path: Path) -> list[Path]:
+    """The names under which ITK, and with it 3D Slicer, looks for the voxels of another NIfTI file: "scan.nii" for "scan.nii.gz"."""
+    ending = next((ending for ending in _NIFTI if path.name.lower().endswith(ending)), None)
+    if ending is None:
+        return []
+    stem = path.name[: -len(ending)]
+    return [path.with_name(stem + same) for other in _NIFTI if other != ending for same in (other, other.upper())]
 
 
 def names_files(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OutputError, RAUSlicerError
 from . import strict_json
-from .companions import companions, names_files
+from .companions import companions, names_files, nifti_twins
 from .scratch import ScratchFolder
 from .text import is_text
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Enough to notice a full disk before the work, and small enough for a nearly full one.
 _PROBE = bytes(4096)
+_TWINS = (
+    "The names differ in .gz alone, and many programs, 3D Slicer among them, then show the compressed file with the voxels of the other."
+)
 
 
 def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
@@ -35,14 +38,15 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         inputs: Files and folders that are never written to, whatever ``force`` says; the files that are read with them neither.
 
     Raises:
-        OutputError: a folder of that name, something that is no file, an input, an existing file without ``force``; a name that the
-            operating system refuses.
+        OutputError: a folder of that name, something that is no file, an input, an existing file without ``force``; the name of a NIfTI
+            file that lies there compressed, or the other way round; a name that the operating system refuses.
     """
     try:
         is_folder, is_there = path.is_dir(), os.path.lexists(path)
         is_odd = path.exists() and not is_folder and not path.is_file()
         is_input = any(_is_one_of(path, (source, *companions(source))) or _is_within(path, source) for source in inputs)
         names_labels = any(_is_one_of(path, names_files(source)) for source in inputs)
+        twin = next((twin for twin in nifti_twins(path) if os.path.lexists(twin) or _is_one_of(twin, inputs)), None)
     except OSError as error:
         # A name that is too long, or a folder that can't be looked into.
         raise unwritable(path, what, error) from error
@@ -66,6 +70,8 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
             "Writing it would destroy the input, or change how it is read the next time.",
             "Choose another name.",
         )
+    if twin is not None:
+        raise OutputError(f"The {what} {str(path)!r} can't lie beside the file {twin.name!r}.", _TWINS, "Choose another name.")
     if is_there and not force:
         raise OutputError(
             f"The {what} {str(path)!r} exists already.",
@@ -81,7 +87,7 @@ def require_apart(outputs: Sequence[tuple[str, Path]]) -> None:
         outputs: What the user calls each, and where it is written.
 
     Raises:
-        OutputError: two are one file.
+        OutputError: two are one file, or one NIfTI file, compressed and not.
     """
     for number, (what, path) in enumerate(outputs):
         other = next((earlier for earlier in outputs[:number] if is_same_place(path, earlier[1])), None)
@@ -89,6 +95,14 @@ def require_apart(outputs: Sequence[tuple[str, Path]]) -> None:
             raise OutputError(
                 f"The {what} {str(path)!r} has the name of another output, the {other[0]} {str(other[1])!r}.",
                 "One would replace the other (on some disks also where names differ in upper and lower case alone).",
+                "Choose another name.",
+            )
+        twins = nifti_twins(path)
+        other = next((earlier for earlier in outputs[:number] if _is_one_of(earlier[1], twins)), None)
+        if other is not None:
+            raise OutputError(
+                f"The {what} {str(path)!r} can't lie beside another output, the {other[0]} {str(other[1])!r}.",
+                _TWINS,
                 "Choose another name.",
             )
 

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 from ..anatomy.terms import lateralized
 from ..confidence.calibration import Calibration, StructureEvidence
 from ..imaging import variants
+from ..imaging.image_file import read_image
 from ..imaging.overlap import dice
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..imaging.variants import NATURAL, WITHOUT
@@ -47,10 +48,10 @@ _SIMILAR, _FOREIGN = (0.84, 0.94), 0.86
 def annotated(data: Path, domain: str, case: str) -> Reference:
     """A labelled case of a domain folder."""
     names = strict_json.load(data / domain / "labels.json")
-    labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
+    labels = read_image(data / domain / f"{case}_seg.nii.gz")
     present = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels)) if 0 < value <= _HIGHEST.get(domain, 1 << 30)]
     structures = tuple(Structure(value, names[str(value)]) for value in present)
-    return Reference(sitk.ReadImage(str(data / domain / f"{case}.nii.gz")), Segmentation(labels, structures))
+    return Reference(read_image(data / domain / f"{case}.nii.gz"), Segmentation(labels, structures))
 
 
 class Pair(NamedTuple):

@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..imaging.frame import canonical, foreground_box, working_spacing
+from ..imaging.image_file import read_image
 from ..imaging.intensity import normalize
 from ..imaging.label_values import numbered
 from ..support import strict_json
@@ -71,8 +72,8 @@ def subject_of(domain: str, name: str, splits: dict) -> str:
 def load_case(folder: Path, name: str, subject: str, without: Collection[int] = (), datasets: Datasets | None = None) -> TrainingCase:
     """Read ``<name>.nii.gz`` and ``<name>_seg.nii.gz`` of a domain folder; nothing is known of the labels that it is to be ``without``."""
     about, datasets = _about(folder.name, datasets), datasets or shipped()
-    volume = canonical(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
-    labels = sitk.GetArrayFromImage(canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))).astype(np.uint8)
+    volume = canonical(read_image(folder / f"{name}.nii.gz"))
+    labels = sitk.GetArrayFromImage(canonical(read_image(folder / f"{name}_seg.nii.gz"))).astype(np.uint8)
     values = normalize(sitk.GetArrayViewFromImage(volume))
     working = working_spacing(volume, values)
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in foreground_box(values))
@@ -107,7 +108,7 @@ def _unmarked(labels: np.ndarray, about: Dataset, label_sets: Mapping[str, int])
 def load_label_map(folder: Path, name: str, datasets: Datasets | None = None) -> TrainingCase:
     """Read the label map ``<name>_seg.nii.gz`` of a set without images, to make scans of any contrast from."""
     about = _about(folder.name, datasets)
-    volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
+    volume = canonical(read_image(folder / f"{name}_seg.nii.gz"))
     labels = sitk.GetArrayFromImage(volume).astype(np.uint8)
     labels[np.isin(labels, about.ignore)] = IGNORE
     working = working_spacing(volume, (labels != 0).astype(np.float32))
@@ -123,7 +124,7 @@ def load_head(folder: Path, name: str, *, stripped: bool, without: Collection[in
 
     Labels that it is to be ``without`` are numbers of training.
     """
-    volume = canonical(sitk.ReadImage(str(folder / f"{name}_seg.nii.gz")))
+    volume = canonical(read_image(folder / f"{name}_seg.nii.gz"))
     values = sitk.GetArrayFromImage(volume)
     known = {0: 0} | {source: own for source, own in {**SHARED, **_OWN}.items() if own not in without}
     table = np.array([IGNORE, *known.values()], np.uint8)

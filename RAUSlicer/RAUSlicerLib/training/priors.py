@@ -20,6 +20,7 @@ import torch
 from ..device import choose_device, keep_memory, release_memory
 from ..errors import ResourceError
 from ..imaging.frame import canonical, resample
+from ..imaging.image_file import read_image
 from ..imaging.label_values import numbered
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..loading import load_model
@@ -129,12 +130,12 @@ def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], see
 
 def whole(data: Path, domain: str, case: str, without: Collection[int] = ()) -> Reference:
     """A case with all its labels that mark a structure, less those of ``brain_t1`` that it is to be ``without``."""
-    labels = sitk.ReadImage(str(data / domain / f"{case}_seg.nii.gz"))
+    labels = read_image(data / domain / f"{case}_seg.nii.gz")
     values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
     ignored = (*(shipped()[domain].ignore if domain in shipped().datasets else ()), *(without if domain == "brain_t1" else ()))
     kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in ignored]
     structures = tuple(Structure(value, f"label {value}") for value in kept)
-    return Reference(sitk.ReadImage(str(data / domain / f"{case}.nii.gz")), Segmentation(labels, structures))
+    return Reference(read_image(data / domain / f"{case}.nii.gz"), Segmentation(labels, structures))
 
 
 def make(matcher: Matcher, domain: str, reference: Reference, target: Reference) -> Prior:

@@ -174,7 +174,7 @@ def _view(data: Path, name: str, number: int, angles: tuple[float, float], cache
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         folder = data / "abdomen_ct"
-        volume, labels = (sitk.ReadImage(str(folder / f"{name}{end}.nii.gz")) for end in ("", "_seg"))
+        volume, labels = (read_image(folder / f"{name}{end}.nii.gz") for end in ("", "_seg"))
         view = project(volume, labels, turn=angles[0], tilt=angles[1])
         # Brightness as a share of the brightest; half a pixel value of rounding is nothing beside the augmentation.
         image = np.round(np.clip(view.image / np.percentile(view.image, 99.9), 0, 1) * 255).astype(np.uint8)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import logging
 import os
+import re
 import subprocess
 import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from PIL import Image
 
 import RAUSlicerLib
 from RAUSlicerLib.errors import InputError
+from RAUSlicerLib.imaging.checks import align_segmentation, check_volume
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 
 SIZE = (8, 7, 6)
@@ -367,3 +373,209 @@ def test_a_few_hundred_damaged_files_do_no_harm() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 files, none did harm" in done.stdout
+
+
+# -- MetaImage in one file: where its voxels are
+
+PACKED = zlib.compress(VALUES.tobytes())
+JUNK = np.random.default_rng(4).bytes(1000)
+
+
+def same_or_refused(path: Path, match: str) -> None:
+    """A file is read as what it holds, or refused for this reason; nothing between."""
+    try:
+        volume = read_volume(path)
+    except InputError as error:
+        assert re.search(match, str(error)), error
+    else:
+        np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+@pytest.mark.parametrize("said", [None, "0", str(len(PACKED) + 5000), str(1 << 45)])
+@pytest.mark.parametrize("after", [b"", JUNK])
+def test_compressed_voxels_of_no_known_length_are_never_taken_from_memory(said: str | None, after: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "v.mha"
+    path.write_bytes(metaimage(CompressedData="True", CompressedDataSize=said) + PACKED + after)
+
+    with pytest.raises(InputError, match="how many bytes its compressed voxels take") as error:
+        read_volume(path)
+
+    # What it says to do helps.
+    line = re.search("'(CompressedDataSize = [0-9]+)'", error.value.solution)
+    assert line is not None and int(line[1].split()[-1]) == len(PACKED)
+    path.write_bytes(metaimage(CompressedData="True", CompressedDataSize=str(len(PACKED))) + PACKED + after)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(path)), VALUES)
+
+
+@pytest.mark.parametrize("data", ["LOCAL", "v.zraw"])
+@pytest.mark.parametrize("said", [None, "0", "1", str(len(PACKED) - 50), str(len(PACKED)), str(len(PACKED) + 3), str(len(PACKED) + 9000)])
+@pytest.mark.parametrize("header_size", [None, "0", "-1", "10", "4"])
+@pytest.mark.parametrize("longer", [False, True])
+def test_compressed_voxels_are_read_rightly_or_refused(
+    data: str, said: str | None, header_size: str | None, longer: bool, tmp_path: Path
+) -> None:
+    packed = zlib.compress(VALUES.tobytes() + bytes(500)) if longer else PACKED
+    header = metaimage(data, CompressedData="True", CompressedDataSize=said, HeaderSize=header_size)
+    before = b"1234" if header_size == "4" and data != "LOCAL" else b""
+    (tmp_path / "v.mha").write_bytes(header + (packed if data == "LOCAL" else b""))
+    (tmp_path / "v.zraw").write_bytes(before + packed)
+
+    same_or_refused(tmp_path / "v.mha", "compressed|unpack|begin")
+
+
+@pytest.mark.parametrize("size", ["10", "-1", "100000", "exact"])
+@pytest.mark.parametrize("after", [b"", JUNK])
+def test_voxels_behind_a_header_are_read_from_there_or_not_at_all(size: str, after: bytes, tmp_path: Path) -> None:
+    if size == "exact":
+        size = str(len(metaimage(HeaderSize="1000")) - 1)
+    (tmp_path / "v.mha").write_bytes(metaimage(HeaderSize=size) + VALUES.tobytes() + after)
+
+    same_or_refused(tmp_path / "v.mha", "begin elsewhere")
+
+
+# -- NRRD: how much has to be unpacked
+
+
+@pytest.mark.parametrize("skip", ["-1", "2147000000", "5000000"])
+@pytest.mark.parametrize("data", [None, "v.raw.gz"])
+def test_nothing_is_unpacked_without_end_to_reach_the_voxels(skip: str, data: str | None, tmp_path: Path) -> None:
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(pack.compress(bytes(1 << 20)) for _ in range(64)) + pack.flush()
+    (tmp_path / "v.nrrd").write_bytes(nrrd(data, encoding="gzip", byte_skip=skip) + (b"\n" + bomb if data is None else b""))
+    (tmp_path / "v.raw.gz").write_bytes(bomb)
+
+    with pytest.raises(InputError, match="far more than its voxels"):
+        read_volume(tmp_path / "v.nrrd")
+
+
+@pytest.mark.parametrize("skip", ["-1", "7"])
+def test_a_short_skip_is_followed(skip: str, tmp_path: Path) -> None:
+    (tmp_path / "v.nrrd").write_bytes(nrrd(encoding="gzip", byte_skip=skip) + b"\n" + gzip.compress(b"1234567" + VALUES.tobytes()))
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.nrrd")), VALUES)
+
+
+@pytest.mark.parametrize("sizes", [" ".join(str(n) for n in SIZE), "1000 1000 4000"])
+def test_bzip2_is_refused_as_such(sizes: str, tmp_path: Path) -> None:
+    (tmp_path / "v.nrrd").write_bytes(nrrd(encoding="bzip2", sizes=sizes) + b"\n" + bz2.compress(VALUES.tobytes()))
+
+    with pytest.raises(InputError, match="bzip2") as error:
+        read_volume(tmp_path / "v.nrrd")
+    assert "gzip or raw" in error.value.solution
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("space directions", "(1e300,0,0) (0,2,0) (0,0,3)", "so large"),
+        ("space origin", "(0,-1e200,0)", "so far away"),
+        ("space directions", "none (0,2,0) (0,0,3)", "no direction for an axis"),
+        ("space directions", "(1,0,0) (0,2,0) none", "no direction for an axis"),
+    ],
+)
+@pytest.mark.parametrize("kinds", ["domain domain domain", "space space space", None])
+def test_axes_of_no_size_are_refused(field: str, value: str, reason: str, kinds: str | None, tmp_path: Path) -> None:
+    (tmp_path / "v.nrrd").write_bytes(nrrd(**{field.replace(" ", "_"): value, "kinds": kinds}) + b"\n" + VALUES.tobytes())
+
+    with pytest.raises(InputError, match=reason):
+        read_volume(tmp_path / "v.nrrd")
+
+
+# -- one value a voxel, as a vector
+
+
+@pytest.mark.parametrize("kind", ["list", "vector"])
+def test_a_list_of_one_is_a_number(kind: str, tmp_path: Path) -> None:
+    header = nrrd(
+        dimension="4",
+        sizes="1 " + " ".join(str(n) for n in SIZE),
+        kinds=f"{kind} domain domain domain",
+        space_directions="none (1,0,0) (0,2,0) (0,0,3)",
+    )
+    (tmp_path / "v.nrrd").write_bytes(header + b"\n" + VALUES.tobytes())
+
+    volume, warnings = check_volume(read_volume(tmp_path / "v.nrrd"), "target")
+
+    assert volume.GetSpacing() == (1, 2, 3) and warnings == []
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha"])
+def test_vectors_of_one_number_are_numbers(name: str, tmp_path: Path) -> None:
+    image = sitk.Compose([sitk.GetImageFromArray(VALUES)])
+    sitk.WriteImage(image, str(tmp_path / name))
+
+    volume, _ = check_volume(read_volume(tmp_path / name), "target")
+
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+# -- headers that say nothing of the patient
+
+WITHOUT_PLACE = {
+    **{f"space {name}.nrrd": nrrd(space=name) for name in ("scanner-xyz", "3D-right-handed", "3D-left-handed")},
+    "space dimension.nrrd": nrrd(space=None).replace(b"sizes:", b"space dimension: 3\nsizes:"),
+    "spacings.nrrd": nrrd(space=None, space_directions=None, space_origin=None, spacings="1 2 3"),
+    "nothing.nrrd": nrrd(space=None, space_directions=None, space_origin=None, kinds=None),
+    "no directions.nrrd": nrrd(space_directions=None, space_origin=None),
+    "no matrix.mha": metaimage(TransformMatrix=None),
+    "nothing.mha": metaimage(TransformMatrix=None, Offset=None),
+    "LPI.mha": metaimage(TransformMatrix=None, AnatomicalOrientation="LPI"),
+    "contradiction.mha": metaimage(AnatomicalOrientation="RAS"),
+    "other axes.mha": metaimage(AnatomicalOrientation="ASR"),
+}
+WITH_PLACE = {
+    **{f"space {name}.nrrd": nrrd(space=name) for name in ("left-posterior-superior", "Right-Anterior-Superior", "LAS", "lps")},
+    "identity.mha": metaimage(),
+    "unknown.mha": metaimage(AnatomicalOrientation="???"),
+    "RAI.mha": metaimage(AnatomicalOrientation="RAI"),
+    "RAI alone.mha": metaimage(TransformMatrix=None, AnatomicalOrientation="RAI"),
+    "turned.mha": metaimage(TransformMatrix="0 1 0 0 0 -1 1 0 0", AnatomicalOrientation="ASR"),
+    "oblique.mha": metaimage(TransformMatrix="0.6 0.8 0 -0.8 0.6 0 0 0 1", AnatomicalOrientation="RAI"),
+}
+
+
+def saved(folder: Path, name: str, header: bytes, values: np.ndarray = VALUES) -> Path:
+    path = folder / f"v{name[name.rindex('.') :]}"
+    path.write_bytes(header + (b"\n" if path.suffix == ".nrrd" else b"") + values.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("name", WITHOUT_PLACE)
+def test_a_header_without_a_place_in_the_patient_is_told_of(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        volume = read_volume(saved(tmp_path, name, WITHOUT_PLACE[name]))
+
+    assert ["left and right may be exchanged" in record.getMessage() for record in caplog.records] == [True]
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+@pytest.mark.parametrize("name", WITH_PLACE)
+def test_a_header_with_a_place_is_not_told_of(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read_volume(saved(tmp_path, name, WITH_PLACE[name]))
+
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("name", WITHOUT_PLACE)
+def test_a_mask_without_a_place_is_not_laid_beside_its_volume(name: str, tmp_path: Path) -> None:
+    """Also where its voxels have the right size, it is not known where they are."""
+    (tmp_path / "m").mkdir()
+    labels = (VALUES > 400).astype("<i2")
+    mask = read_segmentation(saved(tmp_path / "m", name, WITHOUT_PLACE[name], labels))
+    elsewhere = read_volume(saved(tmp_path, "v.mha", metaimage(Offset="2 3 4")))
+
+    with pytest.raises(InputError, match="lost its place"):
+        align_segmentation(mask, elsewhere)
+
+
+def test_image_and_mask_that_both_have_no_place_lie_on_each_other(tmp_path: Path) -> None:
+    header = nrrd(space=None, space_directions=None, space_origin=None, spacings="1 2 3")
+    volume = read_volume(saved(tmp_path, "v.nrrd", header))
+    (tmp_path / "m").mkdir()
+
+    aligned, warnings = align_segmentation(read_segmentation(saved(tmp_path / "m", "m.nrrd", header, (VALUES > 400).astype("<i2"))), volume)
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(aligned.labelmap), VALUES > 400)
+    assert warnings == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def nifti(
     offset: float | None = None,
 ) -> bytes:
     """A NIfTI file; ``qform`` is (b, c, d, x, y, z), ``codes`` are those of qform and sform where there are such."""
-    kinds = {"i2": 4, "f4": 16, "f8": 64, "u1": 2, "i4": 8, "u4": 768}
+    kinds = {"i2": 4, "f4": 16, "f8": 64, "u1": 2, "i4": 8, "u4": 768, "u2": 512, "i8": 1024, "u8": 1280}
     kind = kinds[values.dtype.str[1:]]
     dims = list(dims if dims is not None else (values.ndim, *values.shape[::-1]))
     dims += [1] * (8 - len(dims))
@@ -430,7 +431,7 @@ def test_a_file_that_unpacks_to_far_more_than_it_announces_is_not_unpacked(tmp_p
 
 def test_a_small_file_that_announces_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9), dims=(3, 2000, 2000, 300)))
-    monkeypatch.setattr("RAUSlicerLib.imaging.nifti._check_length", None)
+    monkeypatch.setattr("RAUSlicerLib.imaging.nifti._values", None)
 
     with pytest.raises(InputError, match="too small"):
         read_volume(tmp_path / "v.nii.gz")
@@ -442,6 +443,148 @@ def test_more_than_the_memory_of_the_machine_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="memory of this machine"):
         read_volume(path)
+
+
+# A file of nearly the same name beside it
+
+
+OTHER = nifti(rows(7, 8, 9), values=VALUES[::-1, ::-1].copy())
+
+
+@pytest.mark.parametrize("beside", ["v.nii", "v.img", "v.hdr", "v.img.gz", "V.NII", "v.nia"])
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nii", "V.NII.GZ"])
+def test_a_file_is_read_with_its_own_voxels_whatever_lies_beside_it(name: str, beside: str, tmp_path: Path) -> None:
+    (tmp_path / beside).write_bytes(OTHER)
+    (tmp_path / name).write_bytes(gzip.compress(nifti(rows(7, 8, 9))) if name.lower().endswith(".gz") else nifti(rows(7, 8, 9)))
+
+    volume = read_volume(tmp_path / name)
+
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+def test_a_mask_is_read_with_its_own_voxels_too(tmp_path: Path) -> None:
+    (tmp_path / "m.nii").write_bytes(nifti(rows(7, 8, 9), values=np.where(LABELS, 7, 0).astype("u1")))
+    save(tmp_path / "m.nii.gz", nifti(rows(7, 8, 9), values=LABELS))
+
+    assert [structure.label for structure in read_segmentation(tmp_path / "m.nii.gz").structures] == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_beside_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.nii")
+    save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9)))
+
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.nii.gz")), VALUES)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("scaling", [(1.0, 0.0), (0.0, 5.0), (0.3, -7.7), (-2.0, 0.0), (1e-9, 0.0)])
+def test_voxels_and_place_are_those_that_itk_reads(kind: str, scaling: tuple[float, float], tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).integers(0, 1 << 62, VALUES.shape).astype(kind) if kind[0] != "f" else VALUES.astype(kind) / 7
+    path = save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9), (*Q, 7, 8, 9), values=numbers, scaling=scaling))
+    expected = sitk.ReadImage(str(path))
+
+    volume = read_volume(path)
+
+    assert volume.GetPixelID() == expected.GetPixelID()
+    assert (volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()) == (
+        *(expected.GetSpacing(), expected.GetOrigin(), expected.GetDirection()),
+    )
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), sitk.GetArrayViewFromImage(expected))
+
+
+def test_without_a_temporary_folder_a_file_is_read_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9)))
+    expected = read_volume(path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+
+    volume = read_volume(path)
+
+    assert same_grid(volume, expected)
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+# Voxels that are no numbers
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("scaling", [(1.0, 0.0), (2.0, -100.0)])
+def test_undefined_voxels_are_repaired_and_told(kind: str, version: int, scaling: tuple[float, float], tmp_path: Path) -> None:
+    values = VALUES.astype(kind) - 1000
+    values[:, :5], values[2, 20, 20], values[2, 20, 21] = NAN, INF, -INF
+    path = save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9), values=values, version=version, scaling=scaling))
+
+    volume, warnings = check_volume(read_volume(path), "target")
+
+    smallest = np.float32(-1000 * scaling[0] + scaling[1])
+    assert any(f"{5 * 6 * 40 + 2} voxels of the target are NaN or infinite" in warning for warning in warnings)
+    assert (sitk.GetArrayViewFromImage(volume)[:, :5] == smallest).all()
+
+
+def test_a_scale_that_makes_voxels_infinite_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "v.nii.gz", nifti(rows(7, 8, 9), scaling=(1e36, 0.0)))
+
+    assert any("NaN or infinite" in warning for warning in check_volume(read_volume(path), "target")[1])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_undefined_labels_are_refused(version: int, value: float, tmp_path: Path) -> None:
+    labels = LABELS.astype("f4")
+    labels[0, 0, 0] = value
+    path = save(tmp_path / "m.nii.gz", nifti(rows(7, 8, 9), values=labels, version=version))
+
+    with pytest.raises(InputError, match="undefined values"):
+        read_segmentation(path)
+
+
+# Forms that few programs write
+
+
+@pytest.mark.parametrize("dims", [(5, *SIZES, 1, 1), (6, *SIZES, 1, 1, 1), (4, *SIZES, 1)])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("intent", [0, 1007])
+def test_further_axes_of_one_are_none(dims: tuple[int, ...], version: int, intent: int, tmp_path: Path) -> None:
+    content = bytearray(nifti(rows(7, 8, 9), dims=dims, version=version))
+    struct.pack_into("<h" if version == 1 else "<i", content, 68 if version == 1 else 504, intent)
+
+    volume, warnings = check_volume(read_volume(save(tmp_path / "v.nii.gz", bytes(content))), "target")
+
+    assert volume.GetOrigin() == pytest.approx((-7, -8, 9)) and warnings == []
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
+
+
+def test_a_size_below_zero_is_read_where_an_sform_says_how_the_axes_run(tmp_path: Path) -> None:
+    expected = read_volume(save(tmp_path / "plain.nii", nifti(rows(7, 8, 9))))
+    volume = read_volume(save(tmp_path / "v.nii", nifti(rows(7, 8, 9), pixdim=(-1.0, 2.0, 3.0))))
+
+    assert (volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()) == (
+        *(expected.GetSpacing(), expected.GetOrigin(), expected.GetDirection()),
+    )
+    with pytest.raises(InputError, match="-1 x 2 x 3 mm"):
+        read_volume(save(tmp_path / "w.nii", nifti(None, (*Q, 7, 8, 9), pixdim=(-1.0, 2.0, 3.0))))
+
+
+def test_numbers_of_128_bits_are_refused_as_such(tmp_path: Path) -> None:
+    content = bytearray(nifti(rows(7, 8, 9), values=VALUES.repeat(8, axis=0), dims=(3, *SIZES)))
+    struct.pack_into("<2h", content, 70, 1536, 128)
+
+    with pytest.raises(InputError, match="128 bits") as error:
+        read_volume(save(tmp_path / "v.nii.gz", bytes(content)))
+    assert "32-bit" in error.value.solution
+
+
+def test_analyze_in_one_file_does_not_say_which_side_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = bytearray(nifti(rows(7, 8, 9)))
+    content[344:348] = bytes(4)
+
+    with caplog.at_level(logging.WARNING):
+        volume = read_volume(save(tmp_path / "v.nii", bytes(content)))
+
+    assert [record.getMessage() for record in caplog.records if "left and right may be exchanged" in record.getMessage()]
+    assert volume.GetSpacing() == STEPS
+    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(volume), VALUES)
 
 
 @pytest.mark.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,6 @@ def test_a_layer_of_an_older_file_without_a_segment_is_kept_and_told(tmp_path: P
     [
         *(("LabelValue", value) for value in ("0", "-1", "nan", "1.5", "", "4294967296", "9" * 400)),
         *(("Layer", value) for value in ("1", "-1", "nan", "", "99999999999")),
-        *(("Color", value) for value in ("a b c", "1 0 x")),
     ],
 )
 def test_fields_that_are_no_numbers_are_refused(field: str, value: str, tmp_path: Path) -> None:
@@ -144,7 +144,17 @@ def test_fields_that_are_no_numbers_are_refused(field: str, value: str, tmp_path
         read_segmentation(save(tmp_path / "a.seg.nrrd", fields_of() | {f"Segment1_{field}": value}))
 
 
-@pytest.mark.parametrize("color", ["nan 0 0", "0 inf 0", "1e400 0 0", "-5 2 0", "", "1 0"])
+@pytest.mark.parametrize("color", ["red", "a b c", "1 0 x", "nan 0 0", "nan nan nan", "1e400 0 0", "1 0", "1 0 0 1"])
+def test_a_color_that_is_none_costs_the_color_alone(color: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "a.seg.nrrd", fields_of() | {"Segment1_Color": color})
+
+    with caplog.at_level(logging.WARNING):
+        assert found(path) == RIGHT
+
+    assert ["'muscle'" in record.getMessage() and "no color" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("color", ["nan 0 0", "0 inf 0", "1e400 0 0", "-5 2 0", "", "1 0", "red"])
 def test_colors_are_always_numbers_from_0_to_1(color: str, tmp_path: Path) -> None:
     path = save(tmp_path / "a.seg.nrrd", fields_of() | {"Segment1_Color": color})
     structures = read_segmentation(path).structures

@@ -122,6 +122,39 @@ def test_different_places_are_told_apart(tmp_path: Path) -> None:
 # -- inputs and what is read with them
 
 
+@pytest.mark.parametrize(("there", "asked"), [("t.nii.gz", "t.nii"), ("t.nii", "t.nii.gz"), ("T.NII", "T.NII.GZ"), ("t.nii", "t.NII.GZ")])
+@pytest.mark.parametrize("force", [True, False])
+def test_a_compressed_nifti_never_lies_beside_one_of_its_name_that_is_not(tmp_path: Path, there: str, asked: str, force: bool) -> None:
+    """ITK takes the voxels of the one for those of the other."""
+    (tmp_path / there).write_bytes(b"x")
+
+    with pytest.raises(OutputError, match="can't lie beside"):
+        require_free(tmp_path / asked, "output", force=force, inputs=[tmp_path / there])
+    with pytest.raises(OutputError, match="can't lie beside"):
+        require_free(tmp_path / asked, "output", force=force)
+
+
+@posix
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_whatever_has_the_name_of_the_other_nifti_is_kept_away_from(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "t.nii")
+
+    with pytest.raises(OutputError, match="can't lie beside"):
+        require_free(tmp_path / "t.nii.gz", "output", force=True)
+
+
+def test_two_outputs_are_never_one_nifti_compressed_and_not(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="can't lie beside another output"):
+        require_apart([("output", tmp_path / "o.nii.gz"), ("report", tmp_path / "." / "o.nii")])
+
+
+@pytest.mark.parametrize("name", ["t.nrrd", "t.nii.json", "t2.nii", "tnii.gz"])
+def test_files_that_are_no_such_pair_lie_beside_each_other(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.nii.gz").write_bytes(b"x")
+
+    require_free(tmp_path / name, "output", force=False, inputs=[tmp_path / "t.nii.gz"])
+
+
 @posix
 @pytest.mark.parametrize("alias", ALIASES)
 def test_an_input_is_known_by_whatever_name(tmp_path: Path, alias: Callable[[Path], tuple[Path, Path]]) -> None:
