@@ -1,9 +1,9 @@
 """Brings intensities of any modality to the range 0 to 1 that the networks were trained on.
 
 Wild voxels, padding and numbers that ran over are told from anatomy by one thing: between them and everything else there is nothing. What a
-scanner measures has noise and partial volumes and leaves no such gap, however bright metal or contrast may be. Values that were computed, as
-maps of T1 or diffusion are, can be wrong by any factor and leave no gap either: these are few and scattered, and often spread over several
-orders of magnitude, as no tissue is.
+scanner measures has noise and partial volumes and leaves no such gap, however bright metal or contrast may be. Values that were computed,
+as maps of T1 or diffusion are, can be wrong by any factor and leave no gap either: these are few and scattered, and often spread over
+several orders of magnitude, as no tissue is.
 """
 
 from __future__ import annotations
