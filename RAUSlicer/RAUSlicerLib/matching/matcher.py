@@ -202,11 +202,13 @@ class Matcher:
         alike = likeness(target_view.embedded, reference_view.embedded)
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
         nearer = self._nearer(reference, frames, (reference_view, target_view), field, cancel) if self.refined else None
-        if cancel.cancelled:
-            return None
         if nearer is not None:
             reference_view, target_view, field = nearer
-        elif self.refined and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None:
+        elif (
+            not cancel.cancelled
+            and self.refined
+            and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None
+        ):
             # It could not be taken: the first look has to do, with its last level too.
             field = correspond(target_view, reference_view, cancel=cancel)[1]
         progress(ProgressEvent(STAGE, 0.8))
