@@ -50,6 +50,23 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """Fails what hangs, on a pipe or in an endless computation, instead of the whole suite."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def fail(*_: object) -> None:
+        pytest.fail("it hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 MakeEllipsoids = Callable[..., Reference]
 
 

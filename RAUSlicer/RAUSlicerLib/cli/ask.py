@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import NOTICE
-from ..errors import InputError
 from ..support.outputs import json_text
 from ..support.printing import say
 
@@ -28,7 +27,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE)
     place = command.add_mutually_exclusive_group()
     place.add_argument("--at", type=float, nargs=3, metavar=("X", "Y", "Z"), help="where 'here' is, in mm (LPS; see --ras)")
-    place.add_argument("--region", type=Path, metavar="MASK", help="what 'the marked region' is: an image that is not 0 there")
+    marked = "what 'the marked region' is: a segmentation, or an image that is not 0 there"
+    place.add_argument("--region", type=Path, metavar="MASK", help=marked)
     command.add_argument("--ras", action="store_true", help="--at is in RAS, as 3D Slicer shows it")
     command.add_argument("--json", action="store_true", help="print the answer with all its evidence as JSON")
 
@@ -47,14 +47,15 @@ def run_ask(options: argparse.Namespace) -> int:
     point = None if options.at is None else tuple(options.at)
     if point is not None and options.ras:
         point = (-point[0], -point[1], point[2])
-    region = None if options.region is None else _region(options.region, target.segmentation.labelmap)
+    region, of_region = (None, []) if options.region is None else _region(options.region, target.volume)
+    warnings = [*target.warnings, *of_region]
     if not options.json:
-        for warning in target.warnings:
+        for warning in warnings:
             say(f"Warning: {warning}", error=True)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:
-        document = {"notice": NOTICE, **asdict(answered), "warnings": list(target.warnings)}
+        document = {"notice": NOTICE, **asdict(answered), "warnings": warnings}
         print(json_text(document, sys.stdout.encoding or "utf-8"))
         return 0
     for sentence in answered.sentences:
@@ -66,14 +67,11 @@ def run_ask(options: argparse.Namespace) -> int:
     return 0
 
 
-def _region(path: Path, grid: Any) -> Any:
-    """A marked region as booleans (z, y, x) on the target's grid."""
-    import SimpleITK as sitk
+def _region(path: Path, volume: Any) -> tuple[Any, list[str]]:
+    """A marked region as booleans (z, y, x) on the target's grid, and sentences for the user."""
+    from ..imaging.regions import read_region
+    from ..support.notices import noticed
 
-    from ..imaging.files import read_volume
-    from ..imaging.grids import resample_labels
-
-    mask = read_volume(path)
-    if mask.GetDimension() != 3:
-        raise InputError(f"The region {str(path)!r} is no 3D image.", "It marks voxels of the target.", "Save it as a label map.")
-    return sitk.GetArrayFromImage(resample_labels(mask != 0, grid)) > 0
+    with noticed() as of_file:
+        region, warnings = read_region(path, volume)
+    return region, [f"Region: {sentence}" for sentence in (*of_file, *warnings)]

@@ -189,7 +189,7 @@ def _read_splits(data: Path) -> dict[str, dict[str, Any]]:
     path = data / "splits.json"
     try:
         splits: dict[str, dict[str, Any]] = strict_json.load(path)
-        if not (isinstance(splits, dict) and all(isinstance(cases, dict) for cases in splits.values())):
+        if not (isinstance(splits, dict) and all(_is_of_form(cases) for cases in splits.values())):
             raise ValueError("it is not of the form {data set: {split: [case]}}")
     except (OSError, ValueError) as error:
         raise InputError(
@@ -198,3 +198,10 @@ def _read_splits(data: Path) -> dict[str, dict[str, Any]]:
             "Give the folder of the data with --data.",
         ) from error
     return splits
+
+
+def _is_of_form(cases: Any) -> bool:
+    """Whether a data set has lists of names under its splits; "rescan" maps cases to their subjects."""
+    return isinstance(cases, dict) and all(
+        split == "rescan" or (isinstance(names, list) and all(isinstance(name, str) for name in names)) for split, names in cases.items()
+    )

@@ -37,8 +37,15 @@ def what_is(source: Path) -> WhatItIs:
     """Told by what it holds.
 
     Raises:
-        ModelError: it is a file of weights alone that can't be a SAM2.
+        ModelError: it is a file of weights alone that can't be a SAM2; or it is, or holds, a device or a pipe, which may have no end.
     """
+    for path in (source, *(source.rglob("*") if source.is_dir() else ())):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelError(
+                f"{str(path)!r} is no part of a model.",
+                "It is a device or a pipe, neither file nor folder.",
+                "Give the path of a model's folder, as its makers publish it.",
+            )
     if source.is_file():
         if source.suffix in (".pt", ".safetensors"):
             return WhatItIs.SAM2

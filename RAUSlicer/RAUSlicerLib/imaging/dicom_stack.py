@@ -179,9 +179,10 @@ def _common_spacing(planes: Sequence[Plane], what: str) -> tuple[float, float]:
                 "Export the series again from the archive or scanner, with its geometry.",
             )
     every = np.array([plane.spacing for plane in planes])
-    first, last = every[np.argmin(every.sum(axis=1))], every[np.argmax(every.sum(axis=1))]
     spread = np.ptp(every, axis=0) / every.min(axis=0)
     if spread.max() > _ROUNDING:
+        differing = every[:, np.argmax(spread)]
+        first, last = every[np.argmin(differing)], every[np.argmax(differing)]
         raise InputError(
             f"The pixel spacing changes inside the {what}: {first[0]:g} x {first[1]:g} mm in some images, "
             f"{last[0]:g} x {last[1]:g} mm in others.",

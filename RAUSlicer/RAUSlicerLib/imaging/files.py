@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, KeptElsewhereError, OutputError, RAUSlicerError
 from ..support.outputs import require_free, require_writable, writing
+from ..support.scratch import ScratchFolder
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
 from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg
@@ -150,14 +151,32 @@ def prove_output(
         Sentences for the user on what the file can't hold as it is.
 
     Raises:
-        OutputError: overlapping structures in a label map; a series that no DICOM SEG can be made of.
+        OutputError: overlapping structures in a label map; a geometry that the format can't hold; a series that no DICOM SEG can be made
+            of; a full disk.
     """
     path = Path(path)
     if has_suffix(path, (".dcm",)):
         return prove_dicom_seg(structures, path, volume, VolumeSource.of(volume_path))
     if not has_suffix(path, (".seg.nrrd",)) and reference.overlays:
         merge_layers(_only(reference, structures), path)
+    _prove_grid(path, volume)
     return []
+
+
+def _prove_grid(path: Path, volume: sitk.Image) -> None:
+    """Raise OutputError unless an empty segmentation of a volume comes back from a file of this format as it was."""
+    empty = sitk.Image(volume.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(volume)
+    try:
+        with ScratchFolder(path.absolute().parent) as folder:
+            suffix = next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))
+            _write(Segmentation(empty, ()), folder / f"empty{suffix}", path, volume, VolumeSource.of(None))
+    except (OSError, RuntimeError) as error:
+        raise OutputError(
+            f"The segmentation can't be written to {str(path)!r}.",
+            "An empty one could not be written there; the disk may be full or the volume too large for this format.",
+            "Free some space, choose another folder, or a name that ends in .seg.nrrd.",
+        ) from error
 
 
 def write_result(
@@ -248,7 +267,13 @@ def _write(segmentation: Segmentation, part: Path, path: Path, volume: sitk.Imag
         return write_dicom_seg(segmentation, part, volume, source, named=path)
     else:
         labelmap = merge_layers(segmentation, path)
-        sitk.WriteImage(labelmap, str(part), useCompression=True)
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        # What ITK warns of is seen when the file is read again.
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            sitk.WriteImage(labelmap, str(part), useCompression=True)
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
         _require_same(labelmap, part, path)
     return []
 
@@ -257,9 +282,16 @@ def _require_same(written: sitk.Image, part: Path, path: Path) -> None:
     """Raise OutputError unless a file holds the image that was written: ITK does not say that the disk was full when it writes NIfTI."""
     try:
         read = read_image(part)
-        whole = same_grid(read, written) and np.array_equal(sitk.GetArrayViewFromImage(read), sitk.GetArrayViewFromImage(written))
+        whole = np.array_equal(sitk.GetArrayViewFromImage(read), sitk.GetArrayViewFromImage(written))
+        in_place = same_grid(read, written)
     except InputError:
-        whole = False
+        whole = in_place = False
+    if whole and not in_place:
+        raise OutputError(
+            f"The segmentation can't be written to {str(path)!r}: this format would put its voxels elsewhere.",
+            "The target's axes are not quite at right angles or its numbers need more digits than the format keeps.",
+            "Choose an output name that ends in .seg.nrrd or .nrrd, which keep any geometry as it is.",
+        )
     if not whole:
         raise OutputError(
             f"The segmentation can't be written to {str(path)!r}.",

@@ -1,7 +1,9 @@
 """Brings intensities of any modality to the range 0 to 1 that the networks were trained on.
 
 Wild voxels, padding and numbers that ran over are told from anatomy by one thing: between them and everything else there is nothing. What a
-scanner measures has noise and partial volumes and leaves no such gap, however bright metal or contrast may be.
+scanner measures has noise and partial volumes and leaves no such gap, however bright metal or contrast may be. Values that were computed,
+as maps of T1 or diffusion are, can be wrong by any factor and leave no gap either: these are few and scattered, and often spread over
+several orders of magnitude, as no tissue is.
 """
 
 from __future__ import annotations
@@ -22,6 +24,13 @@ _DARK = 0.02
 _FEW, _HANDFUL = 8, 2e-4
 # What is as far above all others as several times their range is no tissue, unless it is all that there is beside background.
 _FAR, _BLOT = 3.0, 0.1
+# The range of nearly all voxels: from what so many percent lie below, to what so many percent of the brighter ones lie below.
+_LEAST, _MOST = 1, 95
+# Where the brightest would be drawn as more than so many times that range, they are wrong if hardly any has one of them for a neighbour; or
+# few have, and many are so many times as bright as many others.
+_REACH, _ALONE, _SPREAD, _SPARSE = 2.0, 0.25, 7.0, 0.6
+# What is so far below nearly all voxels is wrong; below zero, where hardly a voxel is, so far. Both as a share of that range.
+_BELOW, _OVERSHOT = 3.0, 0.1
 # A padded volume's darkest value is this far below the others, as a share of their range.
 _PADDED = 0.1
 # Where unsigned numbers of 16 bits ran over, those down to the second have become large, and none lies between them and the third.
@@ -54,7 +63,8 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
     lowest = np.sort(values[(values < border) & (values > outside)], axis=None).astype(np.float64)
     steps = np.flatnonzero(np.diff([*lowest, border]) > _DARK * (ceiling - border))
     lowest = lowest[steps[-1] + 1 :] if len(steps) else lowest
-    return float(lowest[0] if len(lowest) else border), float(sample[-1])
+    low = _without_low_tail(float(lowest[0] if len(lowest) else border), sample)
+    return low, _without_high_tail(low, sample, values)
 
 
 def tamed(values: np.ndarray) -> np.ndarray:
@@ -123,6 +133,42 @@ def _blot(sample: np.ndarray) -> int:
         if above < _BLOT * np.count_nonzero(reach[: last + 1] > _DARK * reach[last]):
             return above
     return 0
+
+
+def _core(sample: np.ndarray) -> tuple[float, float]:
+    """Where the intensities of nearly all of a sorted sample start, and how far they reach above it."""
+    start = float(np.percentile(sample, _LEAST))
+    brighter = sample[np.searchsorted(sample, start, side="right") :]
+    return start, float(np.percentile(brighter, _MOST)) - start if len(brighter) else 0.0
+
+
+def _without_low_tail(low: float, sample: np.ndarray) -> float:
+    """The smallest intensity, or where nearly all of a sorted sample start if it lies wrongly far below."""
+    start, reach = _core(sample)
+    if start >= 0 and low < -_OVERSHOT * reach and start <= reach:
+        return float(sample[np.searchsorted(sample, 0.0)])
+    return start if low < start - _BELOW * reach else low
+
+
+def _without_high_tail(low: float, sample: np.ndarray, values: np.ndarray) -> float:
+    """The largest intensity of a sorted sample, or what nearly all lie below if its brightest are wrong and would leave the rest dark."""
+    start, reach = _core(sample)
+    limit = start + _REACH * reach
+    ceiling = np.percentile(sample, 99.9)
+    inside = sample[sample > low + _DARK * (ceiling - low)]
+    if len(inside) == 0 or np.percentile(inside, 99.5) <= limit:
+        return float(sample[-1])
+    least, most = np.percentile(sample[sample > limit], (10, 90)) - start
+    beside = _beside(values > limit)
+    if beside < _ALONE or (beside < _SPARSE and most > _SPREAD * least):
+        return float(sample[np.searchsorted(sample, limit, side="right") - 1])
+    return float(sample[-1])
+
+
+def _beside(marked: np.ndarray) -> float:
+    """The share of marked voxels that have another behind them, along the axis where most have."""
+    pairs = [np.count_nonzero(marked[1:] & marked[:-1]) for marked in (np.moveaxis(marked, axis, 0) for axis in range(marked.ndim))]
+    return max(pairs) / np.count_nonzero(marked)
 
 
 def _unwrapped(values: np.ndarray) -> np.ndarray:

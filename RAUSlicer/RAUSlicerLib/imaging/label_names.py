@@ -23,9 +23,6 @@ Names = dict[int, str]
 _LARGEST_FILE = 1 << 24
 _LARGEST_LABEL = (1 << 32) - 1
 
-_SNAP_LINE = re.compile(r'\s*(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"\s*')
-_COLOR_LINE = re.compile(r"\s*(\d+)\s+(.*?)\s+(?:\d+\s+){3}\d+\s*")
-
 
 class _Unrelated(Exception):
     """A file of such a name that is about something else, as many programs keep a ``dataset.json`` or a ``labels.txt``."""
@@ -119,22 +116,38 @@ def _of_table(file: Path) -> Names:
         # Programs on Windows once wrote tables in Western European letters.
         text = content.decode("cp1252", "replace")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    for pattern in (_SNAP_LINE, _COLOR_LINE):
-        found = [pattern.fullmatch(line) for line in lines]
+    for parse in (_snap_line, _color_line):
+        found = [parse(line) for line in lines]
         if lines and all(found):
-            return {_label(match[1]): _name(_plain(match[2], pattern)) for match in found if match}
+            return {_label(pair[0]): pair[1] for pair in found if pair}
     heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
     if not {"index", "name"} <= set(heads):
-        if any(pattern.fullmatch(line) for line in lines for pattern in (_SNAP_LINE, _COLOR_LINE)):
+        if any(_snap_line(line) or _color_line(line) for line in lines):
             raise Unsound("some of its lines are no values and names")
         raise _Unrelated
     rows = [line.split("\t") for line in lines[1:]]
     return {_label(row[heads.index("index")].strip()): _name(row[heads.index("name")].strip()) for row in rows if len(row) == len(heads)}
 
 
-def _plain(name: str, pattern: re.Pattern[str]) -> str:
+def _snap_line(line: str) -> tuple[str, str] | None:
+    """Value and name in a line of ITK-SNAP's: value, red, green, blue, opacity, two flags and a quoted name."""
+    words = line.split(maxsplit=7)
+    if len(words) < 8 or not all(word.isdecimal() for word in words[:4]) or not {*words[5:7]} <= {"0", "1"}:
+        return None
+    name = words[7].rstrip()
+    if not words[4].replace(".", "").isdecimal() or len(name) < 2 or not name[0] == name[-1] == '"':
+        return None
+    return words[0], name[1:-1]
+
+
+def _color_line(line: str) -> tuple[str, str] | None:
+    """Value and name in a line of 3D Slicer's or FreeSurfer's: value, name, red, green, blue, opacity."""
+    value, *rest = line.split(maxsplit=1)
+    words = rest[0].rsplit(maxsplit=4) if rest else []
+    if len(words) < 5 or not all(word.isdecimal() for word in (value, *words[1:])):
+        return None
     # 3D Slicer writes underscores for spaces into its color tables.
-    return name.replace("_", " ") if pattern is _COLOR_LINE else name
+    return value, words[0].replace("_", " ")
 
 
 def _of_extensions(extensions: bytes) -> Names:

@@ -44,7 +44,7 @@ def parse(image: sitk.Image, path: Path) -> Segmentation:
     Files written since Slicer 4.11 put several segments into a layer and say each one's layer and label value; older ones have a layer a
     segment. The layers of the latter are merged as far as segments do not overlap. The header's origin is that of the stored block of
     voxels, so the reference image's extent offset needs no correction. Where a field is missing, what it says is told from the voxels or
-    not at all; voxels that no segment describes become a structure of their own, which is logged as a warning.
+    not at all; voxels that no segment describes become a structure of their own for each label value, which is logged as a warning.
 
     Raises:
         InputError: the header names a layer that the file does not have, holds something other than text and numbers, lacks a field that
@@ -63,6 +63,9 @@ def parse(image: sitk.Image, path: Path) -> Segmentation:
     layers = _layers(image, path)
     numbers = _segment_numbers(image)
     older = not any(image.HasMetaDataKey(f"Segment{number}_{field}") for number in numbers for field in ("Layer", "LabelValue"))
+    if older and any(len(present_labels(layer)) > 1 for layer in layers):
+        # Layers of one segment each hold it as one value: these are label maps, and nothing says which value is which segment.
+        return _with_undescribed(Segmentation(layers[0], (), tuple(layers[1:])), path)
     if older:
         # A segment's number is that of its layer, unless segments were removed and the others kept their numbers.
         places = numbers if all(number < len(layers) for number in numbers) else list(range(len(numbers)))

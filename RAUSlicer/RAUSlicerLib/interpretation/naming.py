@@ -109,11 +109,20 @@ def _asked(name: str) -> tuple[str | None, Words]:
     return (None if side == "both" else side), words
 
 
+def _without_addition(name: str) -> str:
+    """A name without "(label 3)" and "#2" at its end; word by word, since a pattern would take minutes for a long row of blanks."""
+    head, mark, number = name.rpartition("#")
+    if mark and number.isdecimal() and head != (bare := head.rstrip()):
+        name = bare
+    head, mark, rest = name.rpartition("(")
+    return head.rstrip() if mark and rest.endswith(")") and rest.count(")") == 1 else name
+
+
 def _forms(findings: Sequence[StructureFindings]) -> Iterator[tuple[int, str]]:
     for index, one in enumerate(findings):
         yield index, one.name
         # What a table adds to tell structures of one name apart, nobody writes.
-        plain = re.sub(r"(?:\s*\([^()]*\))?(?:\s+#\d+)?$", "", one.name)
+        plain = _without_addition(one.name)
         if plain and plain != one.name:
             yield index, plain
 

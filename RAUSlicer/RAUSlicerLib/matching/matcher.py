@@ -202,12 +202,16 @@ class Matcher:
         # The whole volumes: of another part of the body some piece may look alike.
         alike = similarity(target_view.embedded, reference_view.embedded)
         world = grid_map(affine.linear.double().numpy(), affine.shift.double().numpy(), target_view.grid, reference_view.grid)
-        nearer = self._nearer(reference, frames, (reference_view, target_view), field) if self.refined else None
+        nearer = self._nearer(reference, frames, (reference_view, target_view), field, cancel) if self.refined else None
         if nearer is not None:
             reference_view, target_view, field = nearer
-        elif self.refined and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None:
+        elif (
+            not cancel.cancelled
+            and self.refined
+            and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None
+        ):
             # It could not be taken: the first look has to do, with its last level too.
-            field = correspond(target_view, reference_view)[1]
+            field = correspond(target_view, reference_view, cancel=cancel)[1]
         progress(ProgressEvent(STAGE, 0.8))
         if cancel.cancelled:
             return None
@@ -249,14 +253,17 @@ class Matcher:
                 return None
         reference_view, target_view = views
         levels = LEVELS if last else LEVELS[:-1]
-        affine, field = correspond(target_view, reference_view, levels if self.refined else ())
+        affine, field = correspond(target_view, reference_view, levels if self.refined else (), cancel)
         progress(ProgressEvent(STAGE, 1.0))
         return None if cancel.cancelled else (reference_view, target_view, affine, field)
 
     def _nearer(
-        self, reference: Reference, frames: Sequence[sitk.Image], views: tuple[View, View], field: torch.Tensor
+        self, reference: Reference, frames: Sequence[sitk.Image], views: tuple[View, View], field: torch.Tensor, cancel: CancelToken
     ) -> tuple[View, View, torch.Tensor] | None:
-        """A second look at the annotated part alone, where that is small enough to be seen from much nearer; else None."""
+        """A second look at the annotated part alone, where that is small enough to be seen from much nearer.
+
+        None where it is not, and after a cancel.
+        """
         frame, target_frame = frames
         reference_view, target_view = views
         spacing = self._nearer_spacing(reference, frame, reference_view.grid.GetSpacing()[0])
@@ -271,14 +278,17 @@ class Matcher:
         target_grid = grid_over(target_frame, spacing, box, margin)
         if max(np.prod(grid.GetSize()), np.prod(target_grid.GetSize())) > self.most_voxels:
             return None
-        closer, target_closer = self._view_on(frame, grid, surely=True), self._view_on(target_frame, target_grid, surely=True)
+        closer = self._view_on(frame, grid, surely=True)
+        if cancel.cancelled:
+            return None
+        target_closer = self._view_on(target_frame, target_grid, surely=True)
         # Positions along the axes of one grid differ from those of another by where the two begin.
         cells = positions(target_closer.embedded.size, target_closer.embedded.spacing, COARSE_STEP, device=field.device)
         there, back = _between(target_view.grid, target_grid), _between(reference_view.grid, grid)
         given = sample(field.permute(3, 0, 1, 2), cells + there.to(field.device), target_view.embedded.spacing, outside="border")
         estimate = given.permute(1, 2, 3, 0) - back.to(field.device)
         with torch.no_grad():
-            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, NEARER_LEVELS)
+            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, NEARER_LEVELS, cancel)
 
     @staticmethod
     def _nearer_spacing(reference: Reference, frame: sitk.Image, spacing: float) -> float | None:

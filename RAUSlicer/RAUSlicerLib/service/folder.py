@@ -75,9 +75,10 @@ class Exchange:
             )
 
     def holds(self, path: str) -> bool:
-        """Whether a path leads to something inside, whatever links it goes through."""
+        """Whether a path leads to something inside, whatever links it goes through; the token is none of it."""
         try:
-            return self.path.resolve() in Path(path).resolve().parents
+            folder, found = self.path.resolve(), Path(path).resolve()
+            return folder in found.parents and found != folder / _TOKEN
         except (OSError, RuntimeError, ValueError):
             return False
 

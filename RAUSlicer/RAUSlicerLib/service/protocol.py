@@ -74,7 +74,8 @@ def decode(line: bytes, kinds: tuple[str, ...], longest: int = LONGEST_LINE) -> 
         raise _refused(f"The line {_text(line)} is not JSON: {_why(error)}.") from error
     if not isinstance(message, dict):
         raise _refused(f"The line {_text(line)} is not a JSON object.")
-    if message.get("version") != VERSION:
+    # True and 1.0 are equal to 1.
+    if type(message.get("version")) is not int or message["version"] != VERSION:
         raise _refused(f"The message has version {_shown(message.get('version'))}; version {VERSION} is spoken here.")
     if message.get("type") not in kinds:
         raise _refused(f"The message type {_shown(message.get('type'))} is not known; known are {', '.join(kinds)}.")

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError, ResourceError
 from ..full_size.slice_reader import Lora
+from ..imaging.headers import require_file
+from ..support.header_fields import Unsound
 
 
 class Stage(StrEnum):
@@ -85,9 +87,12 @@ def read_config(path: Path) -> RecipeConfig:
             "The package 'PyYAML' is missing.", "The recipe's configuration is YAML.", "Install it: pip install 'rauslicer[train]'."
         ) from error
     try:
+        require_file(path)
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _bad(path, str(error).splitlines()[0]) from error
+    except Unsound as error:
+        raise _bad(path, error.reason) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _bad(path, (str(error) or "It is damaged.").splitlines()[0]) from error
     if not isinstance(document, dict):
         raise _bad(path, "It is no mapping of names to values.")
     return config_of(document, path)

@@ -9,6 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.cli.app import main
+from RAUSlicerLib.imaging.files import write_segmentation
+from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
 
 @pytest.fixture
@@ -231,3 +233,52 @@ def test_an_answer_as_json_is_json_where_confidences_are_unknown(ask) -> None:
         code, out, err = ask(question, "--json")
         assert code == 0, err
         json.loads(out, parse_constant=refuse)
+
+
+def _saved_region(files: Path, name: str) -> Path:
+    """The region as another program may save it: without a place, with NaN for background, or as a segmentation."""
+    region = sitk.ReadImage(str(files / "region.nii.gz"))
+    path = files / name
+    if name.startswith("placeless"):
+        region = sitk.GetImageFromArray(sitk.GetArrayFromImage(region))
+    elif name.startswith("undefined"):
+        array = sitk.GetArrayFromImage(region).astype(np.float32)
+        array[array == 0] = np.nan
+        undefined = sitk.GetImageFromArray(array)
+        undefined.CopyInformation(region)
+        region = undefined
+    elif name.endswith(".seg.nrrd"):
+        write_segmentation(Segmentation(region, (Structure(1, "marked"),)), path, region)
+        return path
+    sitk.WriteImage(region, str(path))
+    if name.endswith("formless.nii"):
+        content = bytearray(path.read_bytes())
+        content[252:256] = bytes(4)
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["undefined.nrrd", "undefined.mha", "undefined.nii.gz", "a.seg.nrrd"])
+def test_a_region_may_be_a_segmentation_or_undefined_elsewhere(ask, files: Path, name: str) -> None:
+    code, out, err = ask("What is the marked region?", "--region", _saved_region(files, name))
+    assert (code, err) == (0, "") and "100 % of the marked region lie in right kidney" in out
+
+
+@pytest.mark.parametrize("name", ["placeless.nrrd", "placeless.nii.gz", "formless.nii"])
+def test_a_region_that_has_lost_its_place_is_refused_as_a_segmentation_is(ask, files: Path, name: str) -> None:
+    code, out, err = ask("What is the marked region?", "--region", _saved_region(files, name))
+    assert code != 0 and "%" not in out and "region" in err and ("place" in err or "elsewhere" in err)
+
+
+def test_an_empty_region_is_refused(ask, files: Path) -> None:
+    sitk.WriteImage(sitk.ReadImage(str(files / "region.nii.gz")) * 0, str(files / "none.nrrd"))
+    code, _out, err = ask("What is the marked region?", "--region", files / "none.nrrd")
+    assert code != 0 and "is empty" in err
+
+
+def test_what_is_odd_about_a_region_is_told(ask, files: Path) -> None:
+    region = sitk.Expand(sitk.ReadImage(str(files / "region.nii.gz")), [2, 2, 2], sitk.sitkNearestNeighbor)
+    sitk.WriteImage(region, str(files / "fine.nrrd"))
+    assert "on another grid" in ask("What is the marked region?", "--region", files / "fine.nrrd")[2]
+    document = json.loads(ask("What is the marked region?", "--region", files / "fine.nrrd", "--json")[1])
+    assert any("on another grid" in warning for warning in document["warnings"])

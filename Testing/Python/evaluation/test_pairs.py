@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,20 @@ def test_a_folder_without_splits_is_refused(tmp_path: Path) -> None:
 def test_cortical_parcels_of_the_brains_are_not_scored() -> None:
     assert scored_labels("brain_t1", [4, 99, 100, 207]) == [4, 99]
     assert scored_labels("abdomen_ct", [1, 150]) == [1, 150]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"val": 5}', "[]", '{"d": {"val": 5}}', '{"d": {"train": "abc", "val": ["a"]}}', '{"d": {"val": [1], "train": [{}]}}', "5", "{"],
+)
+def test_foreign_splits_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text(content)
+    with pytest.raises(InputError, match=r"splits\.json"):
+        choose_trials(tmp_path, "val", None, None)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_splits_in_a_pipe_are_refused(tmp_path: Path, in_time: None) -> None:
+    os.mkfifo(tmp_path / "splits.json")
+    with pytest.raises(InputError, match=r"splits\.json"):
+        choose_trials(tmp_path, "val", None, None)

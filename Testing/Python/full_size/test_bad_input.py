@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import ModelError, OutputError, ResourceError
 from RAUSlicerLib.full_size import plan
+from RAUSlicerLib.full_size.adding import add
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.loading import load_model
 from RAUSlicerLib.models import checkpoint, store
@@ -148,3 +150,18 @@ def test_too_little_memory_is_said_before_anything_is_loaded(installed: Path, mo
     assert code == ResourceError.exit_code and "does not fit this machine" in shown and "--model embedded" in shown
     with pytest.raises(ResourceError):
         load_model("mine")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "folder", "folder/deeper"])
+def test_a_model_that_is_or_holds_a_pipe_is_refused(place: str, tmp_path: Path, in_time: None) -> None:
+    source = tmp_path / place
+    if place == "pipe":
+        os.mkfifo(source)
+    elif place != "/dev/zero":
+        source.mkdir(parents=True)
+        os.mkfifo(source / "model.safetensors")
+        (tmp_path / "folder" / "config.json").write_text('{"model_type": "llava"}')
+        source = tmp_path / "folder"
+    with pytest.raises(ModelError, match="no part of a model"):
+        add(source)

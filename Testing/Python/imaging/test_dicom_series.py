@@ -90,6 +90,15 @@ def test_a_pixel_spacing_that_changes_is_refused_with_both_values(block: sitk.Im
         read_volume(write_series(block, tmp_path / "series", zoom=zoom))
 
 
+def test_a_pixel_spacing_that_is_exchanged_is_told_with_both_values(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
+    def swap(k: int, header: Dataset) -> None:
+        if k == 7:
+            header.PixelSpacing = [0.6, 0.85]
+
+    with pytest.raises(InputError, match=r"0\.6 x 0\.85 mm in some images, 0\.85 x 0\.6 mm in others"):
+        read_volume(write_series(block, tmp_path / "series", swap=swap))
+
+
 def test_rounded_pixel_spacings_are_the_same(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
     def rounded(k: int, header: Dataset) -> None:
         header.PixelSpacing = [0.85 + 2e-6 * (k % 2), 0.6]

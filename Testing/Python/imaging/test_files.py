@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import os
 import stat
 import struct
@@ -15,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError, OutputError
-from RAUSlicerLib.imaging.files import check_output, read_segmentation, read_volume, write_segmentation
+from RAUSlicerLib.imaging.files import OUTPUT_SUFFIXES, check_output, prove_output, read_segmentation, read_volume, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
 Make = Callable[..., Segmentation]
@@ -284,3 +285,23 @@ def test_itk_s_own_words_never_reach_the_terminal(tmp_path: Path, capfd: pytest.
             read_volume(tmp_path / "v.nii")
 
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shear", [0.0005, 0.002, 0.0099])
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES[:-1])
+def test_a_grid_that_a_format_would_shift_is_told_before(suffix: str, shear: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    volume = sitk.Image(40, 44, 12, sitk.sitkInt16)
+    volume.SetDirection((1, shear, 0, 0, math.sqrt(1 - shear**2), 0, 0, 0, 1))
+    volume.SetSpacing((1.5, 1.5, 8))
+    labelmap = sitk.Cast(volume + 1, sitk.sitkUInt8)
+    segmentation = Segmentation(labelmap, (Structure(1, "all"),))
+    path = tmp_path / f"out{suffix}"
+    try:
+        prove_output(path, segmentation, segmentation.structures, volume)
+    except OutputError as error:
+        assert suffix.startswith(".nii") and "at right angles" in error.explanation and ".seg.nrrd" in error.solution
+    else:
+        write_segmentation(segmentation, path, volume)
+    assert capfd.readouterr().err == "" and all(file == path for file in tmp_path.iterdir())
+    if shear > 0.001 and suffix.startswith(".nii"):
+        assert not path.exists()

@@ -1,5 +1,7 @@
 """Normalization doesn't depend on unit, offset or type of intensities, nor on a handful of wild voxels."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from RAUSlicerLib.imaging.intensity import CT_WINDOW, bounds, is_ct, normalize, 
 
 SHAPE = (16, 40, 48)
 WILD = (-3.0e38, 3.0e38, -1e10, -32768.0, 65535.0, 32767.0, -1.0)
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 few = settings(max_examples=40, deadline=None)
 
 
@@ -56,6 +59,48 @@ def test_wild_voxels_change_nothing_of_ct(wild: list[float], seed: int) -> None:
     values, own = scattered(ct(), wild, seed)
     assert is_ct(values)
     np.testing.assert_array_equal(normalize(values.astype(np.float32))[own], normalize(ct().astype(np.float32))[own])
+
+
+def _spread(low: float, high: float) -> Draw:
+    """Numbers that are as often of one order of magnitude as of another."""
+    return lambda rng, count: 10 ** rng.uniform(np.log10(low), np.log10(high), count)
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.002, 0.005])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        _spread(700, 1e6),
+        _spread(700, 1e8),
+        _spread(700, 9000),
+        lambda rng, count: 600 * (1 + np.abs(rng.standard_cauchy(count))),
+        lambda rng, count: rng.uniform(700, 1e6, count),
+        lambda rng, count: -_spread(20, 2000)(rng, count),
+        lambda rng, count: -rng.uniform(0, 600, count),
+        lambda rng, count: -rng.uniform(1e3, 1e6, count),
+        lambda rng, count: rng.choice((-1, 1), count) * _spread(700, 1e6)(rng, count),
+    ],
+    ids=["bright", "brighter", "less bright", "heavy tail", "uniformly bright", "overshoot", "slight overshoot", "far below", "both"],
+)
+@pytest.mark.parametrize("air", ["noisy", "masked"])
+def test_failed_fits_and_overshoot_leave_the_others_as_they_are(wrong: Draw, share: float, air: str) -> None:
+    # As maps of T1 and diffusion have them: wrong by any factor, with no gap between them and what is right.
+    plain = mr() if air == "noisy" else np.where(mr() > 60, mr(), 0.0)
+    rng = np.random.default_rng(3)
+    values, own = scattered(plain, wrong(rng, int(share * plain.size)), 4)
+    for scale in (1.0, 1e-3):
+        assert np.abs(normalize(values * scale) - normalize(plain))[own].mean() < 0.02
+
+
+@pytest.mark.parametrize("body", [1.0, 0.0], ids=["vessels in tissue", "an object in air"])
+def test_a_small_bright_part_is_no_failed_fit(body: float) -> None:
+    values = body * mr() + np.abs(np.random.default_rng(0).normal(0, 8, SHAPE))
+    _, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    # Partial volumes at the border of what would fill half a percent.
+    values += 2500 / (1 + np.exp(np.clip((np.hypot(x - 0.2, y) - 0.08) / 0.02, -50, 50)))
+    assert 0.002 < (values > 1250).mean() < 0.008
+    assert bounds(values)[1] == values.max()
+    np.testing.assert_array_equal(tamed(values), values)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64])

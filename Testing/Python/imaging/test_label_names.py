@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from RAUSlicerLib.imaging.files import read_segmentation
+from RAUSlicerLib.imaging.label_names import find_names
 
 LABELS = (1, 2, 3)
 NAMES = ["right ventricle", "myocardium", "left ventricle"]
@@ -268,3 +269,12 @@ def test_labels_of_any_size_have_names(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
 
     assert names_of(path) == ["root", "supraoculomotor", "last"]
+
+
+@pytest.mark.parametrize(
+    "line", ["1" + " " * 60_000 + "x", "1 a" + " 1" * 60_000 + " x", '1 0 0 0 1 1 1 "' + '" ' * 60_000, "1 " + "a " * 60_000]
+)
+def test_a_long_line_of_a_table_is_read_at_once(tmp_path: Path, line: str, in_time: None) -> None:
+    # A pattern that goes back for each blank takes minutes, and a table may have megabytes.
+    (tmp_path / "labels.txt").write_text("1 liver 0 0 0 255\n" + line)
+    assert find_names(tmp_path / "seg.nrrd", [1]) == {}

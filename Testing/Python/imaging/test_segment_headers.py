@@ -182,3 +182,18 @@ def test_the_files_that_once_failed(name: str, expected: dict[str, int] | None, 
             read_segmentation(path)
     else:
         assert found(path) == expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"Segment0_ID": "S_a", "Segment0_Name": "a"}], ids=["no segments", "no label values"])
+def test_labels_that_no_segment_describes_are_structures_of_their_own(
+    fields: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path / "a.seg.nrrd", {"Segmentation_MasterRepresentation": "Binary labelmap", **fields})
+    assert found(path) == {"label 1": 30, "label 2": 30, "label 3": 12}
+    assert "belong to no segment" in caplog.text
+
+
+def test_layers_of_labels_without_segments_are_told_apart_too(tmp_path: Path) -> None:
+    other = np.where(voxels() == 3, 7, 0).astype(np.uint8)
+    path = save(tmp_path / "a.seg.nrrd", {"Segmentation_MasterRepresentation": "Binary labelmap"}, [voxels(), other])
+    assert found(path) == {"label 1": 30, "label 2": 30, "label 3": 12, "label 7": 12}

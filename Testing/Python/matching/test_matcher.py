@@ -9,6 +9,7 @@ from RAUSlicerLib.device import autocast
 from RAUSlicerLib.imaging.frame import canonical, normalized, working_spacing
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
+from RAUSlicerLib.matching import demons
 from RAUSlicerLib.matching.demons import LEVELS
 from RAUSlicerLib.matching.matcher import Matcher, affordable_spacing, body, correspond
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
@@ -129,6 +130,25 @@ def test_a_structure_without_a_voxel_on_the_working_grid_comes_out_empty(matcher
     haunted = Reference(case.volume, replace(case.segmentation, structures=(*case.segmentation.structures, ghost)))
     match = matcher.match(haunted, case.volume, ignore, CancelToken())
     assert match is not None and match.prior([ghost], canonical(case.volume))[ghost].values.max() == 0
+
+
+@pytest.mark.parametrize("iterations", [0, 3])
+def test_a_cancel_within_the_first_look_is_heard_at_the_next_iteration(
+    matcher: Matcher, case: Reference, iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, steps = CancelToken(), []
+
+    def counted(*given: object) -> object:
+        steps.append(cancel.cancelled)
+        if len(steps) > iterations:
+            cancel.cancel()
+        return one_step(*given)
+
+    one_step = demons._steps
+    monkeypatch.setattr(demons, "_steps", counted)
+
+    assert matcher.match(case, case.volume, ignore, cancel) is None
+    assert steps == [False] * (iterations + 1)
 
 
 @pytest.mark.parametrize("events", [1, 2])

@@ -181,7 +181,7 @@ def test_nothing_is_written_outside_of_the_exchange_folder(scripted, case, wait_
     inside = scripted.new_run_folder()
     mine = tmp_path / "mine.seg.nrrd"
     mine.write_text("my own")
-    outside = [mine, tmp_path / "new.seg.nrrd", inside / ".." / ".." / ".." / "mine.seg.nrrd", inside.parent]
+    outside = [mine, tmp_path / "new.seg.nrrd", inside / ".." / ".." / ".." / "mine.seg.nrrd", inside.parent, inside.parent / "token"]
     if os.name != "nt":
         (inside / "folder").symlink_to(tmp_path, target_is_directory=True)
         (inside / "file.seg.nrrd").symlink_to(mine)

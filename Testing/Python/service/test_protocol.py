@@ -42,3 +42,9 @@ def test_other_lines_are_refused_with_a_reason(line, problem):
 
 def test_an_id_is_not_required_to_be_there():
     assert decode(json.dumps({"version": 1, "type": "cancel"}).encode(), REQUESTS)["type"] == "cancel"
+
+
+@pytest.mark.parametrize("version", [True, float(VERSION), str(VERSION), None, [VERSION]])
+def test_a_version_is_a_whole_number(version):
+    with pytest.raises(ProtocolError, match="version"):
+        decode(json.dumps({"version": version, "type": "hello", "id": "a"}).encode(), REQUESTS)

@@ -1,6 +1,7 @@
 """RAU's recipe on a tiny random Qwen-VL and a tiny SAM2.1: its configuration, its three stages, and the model that comes out."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -443,3 +444,11 @@ def test_names_come_with_the_data(tmp_path: Path) -> None:
     (tmp_path / "heart_mr").mkdir()
     (tmp_path / "heart_mr" / "labels.json").write_text('{"1": "right ventricle cavity"}')
     assert read_names(tmp_path, ["heart_mr", "other"]) == {"heart_mr": {1: "right ventricle cavity"}, "other": {}}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "."])
+def test_a_configuration_without_an_end_is_refused(name: str, tmp_path: Path, in_time: None) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="can't be used"):
+        read_config(tmp_path / name)
