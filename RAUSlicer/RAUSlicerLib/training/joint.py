@@ -22,7 +22,7 @@ from ..device import autocast
 from ..rau.network import MatchEvidence, RauVlm, VlmConfig, boxes_of, matched_boxes
 from ..rau.sam2 import MemorySegmenter, Sam2Config, plain_attention
 from .cases import IGNORE, load_cases
-from .loop import options, train
+from .loop import Settings, options, train
 from .metrics import box_iou, dice
 from .planes import PairSampler, PlanePair
 
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
         return "all", (*draw_pairs(sampler, args.batch, rng), rng)
 
-    train(trainee, draw, WEIGHTS, args, decay=0.05)
+    train(trainee, draw, WEIGHTS, Settings.of(args), decay=0.05)
 
 
 def main() -> None:

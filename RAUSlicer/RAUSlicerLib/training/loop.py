@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,32 @@ from torch import nn
 
 _WARM_UP = 50
 _LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stage trains.
+
+    ``output`` is the folder of ``state.pt`` and ``log.jsonl``, ``rate`` the highest learning rate, which comes down over the last share
+    ``cooldown`` of the ``steps``; ``ema`` is the decay of the averaged weights per step, ``start`` what the weights began as.
+    """
+
+    output: Path | str
+    steps: int
+    rate: float
+    device: str = "auto"
+    threads: int = 2
+    seed: int = 0
+    save_every: int = 100
+    cooldown: float = 1.0
+    ema: float = 0.998
+    tensorboard: bool = False
+    start: Path | str | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Settings:
+        """What a command line says of it."""
+        return cls(**{one.name: getattr(args, one.name) for one in fields(cls) if hasattr(args, one.name)})
 
 
 def options(description: str | None, output: str, steps: int, rate: float) -> argparse.ArgumentParser:
@@ -36,7 +63,6 @@ def options(description: str | None, output: str, steps: int, rate: float) -> ar
         "--cooldown", type=float, default=1.0, metavar="SHARE", help="the learning rate comes down over this last share of the steps"
     )
     parser.add_argument("--ema", type=float, default=0.998, help="of the averaged weights, a step")
-    parser.set_defaults(start=None, tensorboard=False)
     return parser
 
 
@@ -55,27 +81,27 @@ def train(
     trainee: nn.Module,
     draw: Callable[[np.random.Generator], tuple[str, tuple[Any, ...]]],
     weights: Mapping[str, float],
-    args: argparse.Namespace,
+    settings: Settings,
     *,
     decay: float = 0.02,
 ) -> None:
-    """Train to ``args.steps``, from where ``state.pt`` of the output folder stopped if there is one.
+    """Train to ``settings.steps``, from where ``state.pt`` of the output folder stopped if there is one.
 
     Args:
         trainee: Its forward takes what ``draw`` returns and gives named losses; names without a weight are only logged.
         draw: Makes a step's name for the log and its arguments, from a generator of its own; while one step trains it draws the next.
         weights: Of the losses.
-        args: As parsed by `options`.
+        settings: How long, how fast, and where it is kept.
         decay: Weight decay of matrices.
     """
-    accelerator = Accelerator(cpu=args.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    torch.set_num_threads(args.threads)
-    output = Path(args.output)
+    accelerator = Accelerator(cpu=settings.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    torch.set_num_threads(settings.threads)
+    output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     learned = [p for p in trainee.parameters() if p.requires_grad]
     matrices, vectors = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98)))
+    model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98)))
     ema = {key: value.clone() for key, value in learned_state(trainee).items()}
     first = 0
     state_file = output / "state.pt"
@@ -86,22 +112,22 @@ def train(
         ema, first = state["ema"], state["step"]
 
     def drawn(step: int) -> tuple[str, tuple[Any, ...]]:
-        return draw(np.random.default_rng([args.seed, step, accelerator.process_index]))
+        return draw(np.random.default_rng([settings.seed, step, accelerator.process_index]))
 
-    board = _board(output) if args.tensorboard and accelerator.is_main_process else None
+    board = _board(output) if settings.tensorboard and accelerator.is_main_process else None
     recent: dict[str, list[float]] = {}
     start = time.time()
     # Drawing takes a fraction of a step: with as many threads as training it would only be in its way.
     ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
     coming = ahead.submit(drawn, first)
     coming.result()
-    torch.set_num_threads(args.threads)
-    for step in range(first, args.steps):
+    torch.set_num_threads(settings.threads)
+    for step in range(first, settings.steps):
         name, arguments = coming.result()
-        if step + 1 < args.steps:
+        if step + 1 < settings.steps:
             coming = ahead.submit(drawn, step + 1)
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / _WARM_UP) * scheduled(step / args.steps, args.cooldown)
+            group["lr"] = settings.rate * min(1, (step + 1) / _WARM_UP) * scheduled(step / settings.steps, settings.cooldown)
         parts = model(*arguments)
         loss = torch.stack([weights[key] * value for key, value in parts.items() if key in weights]).sum()
         optimizer.zero_grad()
@@ -109,7 +135,7 @@ def train(
         norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
-        keep = min(args.ema, (step + 1) / (step + 20))
+        keep = min(settings.ema, (step + 1) / (step + 20))
         with torch.no_grad():
             for key, value in learned_state(trainee).items():
                 ema[key].lerp_(value, 1 - keep)
@@ -125,11 +151,17 @@ def train(
                 board.flush()
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             temporary = state_file.with_suffix(".tmp")
-            made = {"model": learned_state(trainee), "optimizer": optimizer.state_dict(), "ema": ema, "step": step + 1, "steps": args.steps}
+            made = {
+                "model": learned_state(trainee),
+                "optimizer": optimizer.state_dict(),
+                "ema": ema,
+                "step": step + 1,
+                "steps": settings.steps,
+            }
             # As text: of a path nothing could be read again without unpickling code.
-            torch.save({**made, "start": str(args.start or "")}, temporary)
+            torch.save({**made, "start": str(settings.start or "")}, temporary)
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()

@@ -28,7 +28,7 @@ from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, r
 from .cases import IGNORE, TrainingCase, load_cases
 from .datasets import Datasets, load, shipped
 from .invented import DOMAIN, invented_pair, tissue
-from .loop import add_without, options, train
+from .loop import Settings, add_without, options, train
 
 # Two numbering schemes of the brain share a classifier: below 100 they mean the same, from 100 on the cortex of one, from 208 on the
 # cortex and the outside of the other.
@@ -296,7 +296,7 @@ def run(args: argparse.Namespace) -> None:
     trainee = Trainee(MatchingConfig(labels=tuple(datasets.label_sets.values())), datasets)
     if args.start:
         trainee.net.load_state_dict(grown(load_model(args.start).matching.state_dict(), trainee.net))
-    train(trainee.to(memory_format=torch.channels_last_3d), draw, WEIGHTS, args)
+    train(trainee.to(memory_format=torch.channels_last_3d), draw, WEIGHTS, Settings.of(args))
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +143,7 @@ def _questions(config: RecipeConfig, opened: Opened, names: Names, split: str) -
 
 def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questions) -> None:
     try:
-        from .loop import load_learned, train
+        from .loop import Settings, load_learned, train
     except ImportError as error:
         raise ResourceError(
             "The package 'accelerate' is missing.", "Training runs on it.", "Install it: pip install 'rauslicer[train]'."
@@ -155,7 +154,7 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
     opened.vlm.forget()
     trainee = Trainee(opened.vlm, opened.segmenter, stage, settings)
     output = config.output / stage
-    args = Namespace(
+    how = Settings(
         output=str(output),
         steps=settings.steps,
         rate=settings.rate,
@@ -163,9 +162,6 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
         threads=config.threads,
         seed=config.seed,
         save_every=config.save_every,
-        cooldown=1.0,
-        ema=0.998,
-        start=None,
         tensorboard=config.tensorboard,
     )
 
@@ -175,7 +171,7 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
 
     trainee.train()
     try:
-        train(trainee, draw, WEIGHTS[stage], args, decay=0.0)
+        train(trainee, draw, WEIGHTS[stage], how, decay=0.0)
         load_learned(trainee, torch.load(output / "state.pt", weights_only=True, map_location=opened.device)["ema"])
     finally:
         trainee.leave()

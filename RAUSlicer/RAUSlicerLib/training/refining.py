@@ -24,7 +24,7 @@ from ..matching.label_posteriors import UNKNOWN
 from ..refinement.network import RefinerConfig, RefinerNet, doubled
 from ..refinement.refiner import Cells, Window, inner
 from .augment import random_affine, recolor
-from .loop import options, train
+from .loop import Settings, options, train
 from .metrics import dice
 from .priors import Prior
 
@@ -259,7 +259,7 @@ def run(args: argparse.Namespace) -> None:
         refiner = load_model(args.start).refiner
         assert refiner is not None
         trainee.net.load_state_dict(refiner.state_dict())
-    train(trainee.to(memory_format=torch.channels_last_3d), sampler, WEIGHTS, args)
+    train(trainee.to(memory_format=torch.channels_last_3d), sampler, WEIGHTS, Settings.of(args))
 
 
 def main() -> None:

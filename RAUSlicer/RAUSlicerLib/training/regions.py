@@ -26,7 +26,7 @@ from ..anatomy.terms import load_graph
 from ..device import autocast
 from ..interpretation.region.network import RegionConfig, RegionNet
 from ..interpretation.region.phrases import load_knowledge
-from .loop import options, train
+from .loop import Settings, options, train
 from .regions_batches import TRUE, Bank, Batch, Vocabulary, assemble, image_truths, region_truths
 from .regions_cases import ABDOMEN, CHEST, RegionCase, load_projections, load_radiographs, model_nodes
 from .regions_losses import against_negation, choose_positives, contrast, detection, hide, hierarchy, reconstruction, regional_contrast
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> None:
         bank = vocabulary.bank(rng) if args.stage in ("image", "region") else None
         return args.stage, (args.stage, batch, other, bank, int(rng.integers(2**31)))
 
-    train(trainee, draw, WEIGHTS[args.stage], args)
+    train(trainee, draw, WEIGHTS[args.stage], Settings.of(args))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from RAUSlicerLib.confidence.calibration import MatchEvidence as Proof
+from RAUSlicerLib.confidence.calibration import StructureEvidence as Proof
 from RAUSlicerLib.loading import RauModel, load_model
 from RAUSlicerLib.training import export, joint, matching, priors, refining
 from RAUSlicerLib.training.augment import Patch

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from RAUSlicerLib.training.loop import train
+from RAUSlicerLib.training.loop import Settings, train
 
 STEPS = 6
 
@@ -41,7 +40,7 @@ def main(output: str, crash_at: int) -> None:
         values, wanted = (torch.from_numpy(whole.standard_normal((4, width)).astype(np.float32)) for width in (4, 2))
         return "net", (values[rank::world], wanted[rank::world])
 
-    settings = Namespace(output=output, steps=STEPS, rate=1e-2, device="cpu", threads=1, seed=0, save_every=2)
+    settings = Settings(output=output, steps=STEPS, rate=1e-2, device="cpu", threads=1, seed=0, save_every=2)
     train(Net(), draw, {"loss": 1.0}, settings)
     if not os.path.exists(os.path.join(output, "state.pt")):
         raise RuntimeError("a process went on before the state was written")
