@@ -101,9 +101,10 @@ def transfer(
 ) -> Result:
     """Carry the structures of one or several annotated cases over to a new one.
 
-    >>> import rauslicer                                                                # doctest: +SKIP
-    >>> result = rauslicer.transfer("ref.nii.gz", "ref.seg.nrrd", "target.nii.gz")      # doctest: +SKIP
-    >>> result.save("target.seg.nrrd")                                                  # doctest: +SKIP
+    ::
+
+        result = rauslicer.transfer("ref.nii.gz", "ref.seg.nrrd", "target.nii.gz")
+        result.save("target.seg.nrrd")
 
     Args:
         reference: The annotated volume, or several: paths, images, or arrays of the shape (z, y, x).

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from ..errors import InputError, KeptElsewhereError, OutputError, RAUSlicerError
 from ..support.outputs import require_free, require_writable, writing
 from ..support.scratch import ScratchFolder
+from ..support.text import is_text
 from . import slicer_seg_nrrd
 from .dicom import is_dicom, read_dicom_file, read_dicom_folder
 from .dicom_seg import prove_dicom_seg, source_series, write_dicom_seg
@@ -168,7 +169,9 @@ def _prove_grid(path: Path, volume: sitk.Image) -> None:
     empty = sitk.Image(volume.GetSize(), sitk.sitkUInt8)
     empty.CopyInformation(volume)
     try:
-        with ScratchFolder(path.absolute().parent) as folder:
+        # The image library can't be given a name that is no text.
+        parent = path.absolute().parent
+        with ScratchFolder(parent if is_text(str(parent)) else Path(tempfile.gettempdir())) as folder:
             suffix = next(suffix for suffix in OUTPUT_SUFFIXES if has_suffix(path, (suffix,)))
             _write(Segmentation(empty, ()), folder / f"empty{suffix}", path, volume, VolumeSource.of(None))
     except (OSError, RuntimeError) as error:

@@ -71,7 +71,7 @@ def safe_streams() -> Iterator[_Streams]:
     sys.stdout, sys.stderr = streams.out, streams.error
     # Warnings of libraries quote what they found, such as the name of a patient, and nobody who runs a command can act on them.
     warnings.showwarning = lambda *_arguments, **_named: None
-    log, silent = logging.getLogger(__package__), logging.NullHandler()
+    log, silent = logging.getLogger(__name__.partition(".")[0]), logging.NullHandler()
     handler = _Log(logging.WARNING)
     log.addHandler(handler)
     logging.getLogger().addHandler(silent)

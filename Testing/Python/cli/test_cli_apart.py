@@ -94,7 +94,7 @@ def test_each_output_is_compared_once_with_all_inputs(files: Path, monkeypatch: 
     def note(path: Path, what: str, *, force: bool, inputs: Sequence[Path] = ()) -> None:
         compared.append((path.name, len({*inputs})))
 
-    for place in ("cli_transfer", "imaging.files", "interpretation.rendering.files"):
+    for place in ("cli.transfer", "imaging.files", "interpretation.rendering.files"):
         monkeypatch.setattr(f"RAUSlicerLib.{place}.require_free", note)
     main(transfer(files, report="o.md", json="o.json", pictures="d"))
     assert sorted(compared) == [("contact_sheet.png", 3), ("o.json", 3), ("o.md", 3), ("o.nrrd", 3), ("volume_3d.png", 3)]
@@ -170,12 +170,12 @@ def test_demo_and_benchmark_write_neither_into_a_model_nor_over_what_is_not_thei
 
 def test_a_log_that_no_benchmark_has_written_is_left_as_it_is(tmp_path: Path) -> None:
     from RAUSlicerLib.errors import OutputError
-    from RAUSlicerLib.evaluation.records import LOG, RunLog
+    from RAUSlicerLib.evaluation.records import LOG, RecordedRuns
 
     for text in ('{"mine": 1}\n', "no JSON", '{"mine": 1}', '{"domain": "x"}\n', "[]\n", '"text"\n', "\n"):
         (tmp_path / LOG).write_text(text)
         with pytest.raises(OutputError, match="no benchmark has written"):
-            RunLog(tmp_path)
+            RecordedRuns(tmp_path)
         assert (tmp_path / LOG).read_text() == text
 
 

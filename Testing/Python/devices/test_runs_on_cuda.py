@@ -153,4 +153,4 @@ def test_sides_are_judged_on_it(cuda_for_all: Any, pipeline: Pipeline, case: Ref
     frames = [normalized(canonical(case.volume))] * 2
     margins = label_margins(pipeline.matcher, case, frames, CancelToken())
     assert margins is not None and margins[0] == pytest.approx(margins[1])
-    assert cuda_for_all.calls["handedness.py:_sureness"] > 0
+    assert cuda_for_all.calls["laterality_by_labels.py:_sureness"] > 0

@@ -99,7 +99,7 @@ def test_an_exported_model_gives_the_outputs_of_the_trained_one(trained: Path, e
             torch.testing.assert_close(head.posterior(rows, which), logits.softmax(1), atol=5e-3, rtol=0)
         ours, theirs = exported.segmenter.encode(plane).low, whole.segmenter.eval().encode(plane).low
         assert (ours - theirs).abs().mean() < 0.01 * theirs.abs().mean() + 1e-3
-        evidence = joint.Evidence(torch.rand(2, 24, 24), torch.rand(2, 24, 24), torch.rand(2, 4), torch.rand(2, 4))
+        evidence = joint.MatchEvidence(torch.rand(2, 24, 24), torch.rand(2, 24, 24), torch.rand(2, 4), torch.rand(2, 4))
         answers = [vlm.eval()(theirs, theirs, evidence) for vlm in (exported.vlm, whole.vlm)]
     torch.testing.assert_close(answers[0].presence, answers[1].presence, atol=2e-2, rtol=0)
     torch.testing.assert_close(answers[0].boxes, answers[1].boxes, atol=2e-3, rtol=0)
