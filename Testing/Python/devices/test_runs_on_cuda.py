@@ -29,12 +29,12 @@ MATCHING = (
     "correspondence.py:fuse_labels",
     "correspondence.py:similarity",
     "correspondence.py:self_similarity",
-    "refinement.py:_demons",
-    "recognition.py:recognize",
-    "posteriors.py:_worth",
-    "posteriors.py:_most_probable",
+    "demons.py:_demons",
+    "global_attention.py:global_attention",
+    "label_posteriors.py:_worth",
+    "label_posteriors.py:_most_probable",
 )
-NETWORKS = ("network.py:forward", "refiner.py:redraw", "sam2.py:encode", "propagation.py:_decode", "asking.py:put_to")
+NETWORKS = ("network.py:forward", "refiner.py:redraw", "sam2.py:encode", "propagation.py:_decode", "queries.py:put_to")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline:
     assert theirs[1].device.type == "cuda" and theirs[0].inlier_ratio == pytest.approx(ours[0].inlier_ratio)
     torch.testing.assert_close(theirs[1].cpu(), ours[1], atol=1e-2, rtol=0)
     structures = case.segmentation.structures
-    for told in ("attend", "recognize"):
+    for told in ("attend", "attend_globally"):
         mine, its = (getattr(one, told)(structures) for one in (match, other))
         for structure in structures:
             np.testing.assert_allclose(its[structure].values, mine[structure].values, atol=1e-3)
