@@ -35,8 +35,15 @@ def opened(folder: Path, **changes: object) -> FullSizeVlm:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def vlm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FullSizeVlm:
+def opened_vlm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FullSizeVlm:
     return opened(folders[request.param])
+
+
+@pytest.fixture
+def vlm(opened_vlm: FullSizeVlm) -> FullSizeVlm:
+    """A model that knows nothing of earlier runs."""
+    opened_vlm.forget()
+    return opened_vlm
 
 
 @pytest.fixture(scope="module")
