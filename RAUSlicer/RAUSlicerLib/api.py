@@ -61,12 +61,13 @@ class Result:
         return self.transfer.warnings
 
     def mask(self, name: str) -> np.ndarray:
-        """A structure's voxels, booleans of the shape (z, y, x) of the target.
+        """A structure's voxels, booleans of the shape (z, y, x) of the target; names that several share have numbers in ``confidences``.
 
         Raises:
             InputError: no structure has that name.
         """
-        (structure,) = self.segmentation.select([name])
+        named = dict(zip(self.transfer.names, (one.structure for one in self.transfer.results), strict=True))
+        structure = named[name] if name in named else self.segmentation.select([name])[0]
         return self.segmentation.array(structure)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> list[str]:
@@ -199,7 +200,15 @@ def _image(given: sitk.Image | np.ndarray, spacing: Sequence[float] | None, what
         )
     if values.dtype == bool:
         values = values.astype(np.uint8)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"The {what} is an array of {values.dtype}.", "Volumes hold numbers.", "Give an array of integers or floats.")
+    sizes = [1.0, 1.0, 1.0] if spacing is None else np.atleast_1d(np.asarray(spacing, float)).tolist()
+    if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
+        raise InputError(
+            f"The spacing {spacing!r} is no voxel size.", "Three lengths (x, y, z) in mm are needed.", "Give for example (0.8, 0.8, 2.5)."
+        )
     image = cast(sitk.Image, sitk.GetImageFromArray(values if values.ndim == 3 else values[None]))
-    if spacing is not None:
-        image.SetSpacing([float(one) for one in spacing])
+    image.SetSpacing(sizes)
     return image

@@ -12,6 +12,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from .confidence.assessment import STAGE as CONFIDENCE
 from .confidence.assessment import Assessment, assess
 from .confidence.scoring import way_back
 from .correction.edits import Correction, check_correction
@@ -83,30 +84,43 @@ class Pipeline:
         require_localizer(localizer)
         self.forget()
         self.matcher.most_voxels = MOST_VOXELS // 4**economy
-        cancel = cancel or CancelToken()
-        steps = _Steps(progress)
         given = [references] if isinstance(references, Reference) else list(references)
         try:
-            with steps("frames", 0.0):
-                inputs = check_inputs([(reference.volume, reference.segmentation) for reference in given], target)
-                wanted = inputs.references[0].segmentation.select(structures)
-            case, found = self._locate(inputs, wanted, localizer, steps, cancel)
-            present = [one for one in found if one.box_mm is not None]
-            with steps("segment", 0.85) as share:
-                masks = self.propagator.segment(case, present, share, cancel) if present else {}
-            with steps("label map", 0.9):
-                # What was not reached before a cancel is left out; what is not there comes out empty.
-                absent = {one.structure for one in found if one.box_mm is None}
-                finished = [structure for structure in wanted if structure in masks or structure in absent]
-                segmentation = resolve(masks, finished, inputs.target, least=DRAWN)
-            with steps("confidence", 1.0) as share:
-                known = (inputs, case.matches, segmentation, masks, found)
-                assessed = assess(self.matcher, self.model.calibration, *known, share, cancel)
-            if keep_mb > 0 and case.matches:
-                self._keep(inputs, localizer, case, found, masks, assessed, keep_mb)
+            return self._transfer(given, target, structures, localizer, keep_mb, progress, cancel or CancelToken())
         finally:
+            # Not within the run: what it holds has to be gone before memory can be handed back.
             if self.state is None:
                 self.forget()
+
+    def _transfer(
+        self,
+        given: Sequence[Reference],
+        target: sitk.Image,
+        structures: Sequence[str] | None,
+        localizer: str,
+        keep_mb: float,
+        progress: ProgressCallback,
+        cancel: CancelToken,
+    ) -> Transfer:
+        """The steps of a run, one after the other."""
+        steps = _Steps(progress)
+        with steps("frames", 0.0):
+            inputs = check_inputs([(reference.volume, reference.segmentation) for reference in given], target)
+            wanted = inputs.references[0].segmentation.select(structures)
+        case, found = self._locate(inputs, wanted, localizer, steps, cancel)
+        present = [one for one in found if one.box_mm is not None]
+        with steps("segment", 0.85) as share:
+            masks = self.propagator.segment(case, present, share, cancel) if present else {}
+        with steps("label map", 0.9):
+            # What was not reached before a cancel is left out; what is not there comes out empty.
+            absent = {one.structure for one in found if one.box_mm is None}
+            finished = [structure for structure in wanted if structure in masks or structure in absent]
+            segmentation = resolve(masks, finished, inputs.target, least=DRAWN)
+        with steps("confidence", 1.0) as share:
+            known = (inputs, case.matches, segmentation, masks, found)
+            assessed = assess(self.matcher, self.model.calibration, *known, share, cancel)
+        if keep_mb > 0 and case.matches and found:
+            self._keep(inputs, localizer, case, found, masks, assessed, keep_mb)
         segmentation, results = _without_lost(segmentation, assessed.results)
         progress(ProgressEvent("done", 1.0))
         warnings = (*inputs.warnings, *self.model.warnings, *assessed.warnings)
@@ -121,7 +135,13 @@ class Pipeline:
         progress: ProgressCallback = ignore,
         cancel: CancelToken | None = None,
     ) -> list[Localization]:
-        """Where structures are, by the steps of `transfer` up to "locate"; nothing after a cancel."""
+        """Where structures are, by the steps of `transfer` up to "locate"; nothing after a cancel.
+
+        Raises:
+            InputError: there is no such localizer.
+        """
+        require_localizer(localizer)
+        self.matcher.most_voxels = MOST_VOXELS
         try:
             return self._locate(inputs, structures, localizer, _Steps(progress), cancel or CancelToken())[1]
         finally:
@@ -135,21 +155,23 @@ class Pipeline:
         with steps("match", 0.35) as share:
             matches = self._matchers[localizer].match_all(inputs.references, target, share, cancel)
         with steps("prior"):
-            votes = reference_votes(matches, cancel)
+            votes = reference_votes(matches, cancel) if self.refiner is not None else []
         refined: list[dict[Structure, SoftMask]] = []
         # One reference after the other: what is laid over the target takes hundreds of megabytes.
         for match in matches:
+            if cancel.cancelled:
+                break
             if self.refiner is None:
                 with steps("prior"):
                     refined.append(match.prior(structures, canonical(target)))
                 continue
-            if cancel.cancelled:
-                break
             with steps("prior"):
                 laid = overlay(match, target, votes)
             with steps("refine"):
                 refined.append(self.refiner.refine(laid, structures, cancel))
                 del laid
+        # With several references they hold every structure of each.
+        del votes
         with steps("merge"):
             case = MatchedCase(target, matches, self.model.segmenter, self.device)
             if cancel.cancelled:
@@ -224,10 +246,12 @@ class Pipeline:
                     localizer=localizer,
                     keep_mb=math.inf,
                     economy=economy,
-                    progress=part(progress, 0.0, start),
+                    progress=_first_pass(part(progress, 0.0, start)),
                     cancel=cancel,
                 )
             if cancel.cancelled:
+                if self.state is not None and megabytes(self.state) > keep_mb:
+                    self.forget()
                 return replace(first, segmentation=replace(first.segmentation, structures=()), results=())
         if self.state is None:
             raise InputError(
@@ -248,6 +272,16 @@ class Pipeline:
         progress(ProgressEvent("done", 1.0))
         segmentation, result = corrected
         return Transfer(segmentation, (result,), timings, state.inputs.warnings, False, self.model.name, state.localizer)
+
+
+def _first_pass(progress: ProgressCallback) -> ProgressCallback:
+    """Progress of a run that a correction goes on from: no structure is finished with it, and nothing is done."""
+
+    def report(event: ProgressEvent) -> None:
+        if event.stage not in (CONFIDENCE, "done"):
+            progress(replace(event, structure=None))
+
+    return report
 
 
 def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ...]) -> tuple[Segmentation, tuple[StructureResult, ...]]:
@@ -319,7 +353,7 @@ def transfer(
         structures: Names to carry over; None takes all.
         localizer: ``vlm`` or ``registration``.
         model: Name or folder of the model, which is opened for this call.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         pipeline: A loaded model to use instead; keep one for several runs. Without one, a run for which memory runs out is repeated with
             less: on the CPU in place of a GPU, then on fewer voxels. The result's warnings say so.
         progress: Is called with every step, on the calling thread.

@@ -61,9 +61,16 @@ def test_images_and_arrays_come_to_the_same(case: Reference, arrays: tuple, tiny
         (lambda volume, labels: (volume, labels.astype(int) - 1), "whole numbers"),
         (lambda volume, labels: (volume[None], labels), "dimensions"),
         (lambda volume, labels: ([volume, volume], labels), "2 references and 1 segmentations"),
+        (lambda volume, labels: (volume.astype(object), labels), "array of object"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_model_is_opened(arrays: tuple, wrong, says: str) -> None:
     volume, labels = wrong(*arrays)
     with pytest.raises(rauslicer.InputError, match=says):
         rauslicer.transfer(volume, labels, arrays[0], model="there is none")
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), 2.0, (1.0, 0.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_a_spacing_that_is_none_is_refused(arrays: tuple, spacing: object) -> None:
+    with pytest.raises(rauslicer.InputError, match="voxel size"):
+        rauslicer.transfer(arrays[0], arrays[1], arrays[0], spacing=spacing, model="there is none")

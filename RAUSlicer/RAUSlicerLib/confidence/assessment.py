@@ -77,9 +77,11 @@ def assess(
         there = (match, field, segmentation, inputs.target)
         back = unless_cancelled(lambda: round_trip_dice(*there), cancel)
     progress(ProgressEvent(STAGE, 0.5))
-    labels = {} if stopped else _label_support(match, segmentation)
+    labels = {} if stopped or cancel.cancelled else _label_support(match, segmentation)
     if back is None:
-        return Assessment(scorer.score(segmentation, masks, found, {}, labels, stopped=True), field=field)
+        return Assessment(
+            scorer.score(segmentation, masks, found, {}, labels, stopped=True), field=field, labels=match.labels if labels else None
+        )
     doubted, warnings = _doubts(matcher, calibration, inputs, segmentation.structures, matches, cancel)
     results = scorer.doubting(doubted).score(segmentation, masks, found, back, labels, stopped=False)
     return Assessment(results, tuple(doubted), warnings, field, match.labels)

@@ -61,7 +61,11 @@ def drop_embeddings(case: MatchedCase) -> None:
         match = reference.match
         empty = Embedded(nothing, nothing, nothing, nothing, match.target_view.embedded.spacing)
         reference.match = replace(
-            match, target_view=View(match.target_view.grid, empty), reference_view=View(match.reference_view.grid, empty), field=nothing
+            match,
+            target_view=View(match.target_view.grid, empty),
+            reference_view=View(match.reference_view.grid, empty),
+            field=nothing,
+            transform=sitk.Transform(),
         )
 
 
@@ -75,6 +79,8 @@ def megabytes(state: RunState) -> float:
     if state.labels is not None:
         sizes += [tensor.nbytes for tensor in (state.labels.index, state.labels.share, state.labels.ratio)]
     sizes += [localization.prior.values.nbytes for localization in state.found.values() if localization.prior is not None]
+    if isinstance(state.back, sitk.DisplacementFieldTransform):
+        sizes.append(24 * state.back.GetDisplacementField().GetNumberOfPixels())
     images = [state.inputs.target]
     for given in state.inputs.references:
         images += [given.volume, *given.segmentation.layers]

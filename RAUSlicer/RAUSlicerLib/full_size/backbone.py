@@ -11,7 +11,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -235,12 +235,3 @@ def _joined(head: dict[str, Tensor], tail: dict[str, Tensor]) -> dict[str, Tenso
         along = 1 if key in _PER_TOKEN or (key.startswith("pixel") and head[key].ndim > 3) else 0
         out[key] = torch.cat([head[key], tail[key]], dim=along)
     return out
-
-
-def without_answer(encoded: Encoded) -> Encoded:
-    """The same prompt with nothing said yet."""
-    if not encoded.answer:
-        return encoded
-    tail = {key: value[:, : -encoded.answer] if key in _PER_TOKEN else value for key, value in encoded.tail.items()}
-    positions = None if encoded.positions is None else encoded.positions[..., : -encoded.answer]
-    return replace(encoded, tail=tail, answer=0, positions=positions)

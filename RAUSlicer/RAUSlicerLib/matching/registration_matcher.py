@@ -18,6 +18,8 @@ from .transforms import nearest_affine, transform_field
 class RegistrationMatcher:
     """Lays references over a target by registration.
 
+    Both volumes are matched by the network too: of that match the grids, embeddings, inlier ratio and similarity stay, the places do not.
+
     Args:
         matcher: Embeds both volumes; attention and label posteriors read that, around the places that registration finds.
         deformable: Whether diffeomorphic demons follow the affine stage.

@@ -74,16 +74,19 @@ def ask(
     levels = levels_to_ask(sought, slices.grid.GetSpacing()[2])
     shown = [_Shown(slices, reference, level, here, heats) for level, here in enumerate(sought)]
     said: dict[int, dict[Structure, _SliceAnswer]] = {}
-    for first in range(0, len(levels), BATCH):
-        some = levels[first : first + BATCH]
-        if not cancel.cancelled:
-            slices.read(reference, some)
-        for level in some:
-            if cancel.cancelled:
-                return {structure: Asked() for structure in heats}
-            said[level] = shown[level].put_to(vlm, device)
-            progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
-    vlm.forget()
+    try:
+        for first in range(0, len(levels), BATCH):
+            some = levels[first : first + BATCH]
+            if not cancel.cancelled:
+                slices.read(reference, some)
+            for level in some:
+                if cancel.cancelled:
+                    return {structure: Asked() for structure in heats}
+                said[level] = shown[level].put_to(vlm, device)
+                progress(ProgressEvent(STAGE, (level + 1) / len(slices)))
+    finally:
+        # What a large model keeps of a reference must not reach the next run.
+        vlm.forget()
     out = {structure: Asked() for structure in heats}
     size = slices.images.shape[-1]
     for level, here in enumerate(sought):

@@ -11,10 +11,11 @@ from ..imaging.frame import canonical, normalized
 from ..imaging.names import same_structure
 from ..imaging.segmentation import Reference, Structure
 from ..matching.warping import inside, merge, warp_structures
-from ..progress import CancelToken, ProgressCallback, part
+from ..progress import CancelToken, ProgressCallback, ProgressEvent, ignore
 from ..results import Localization, SoftMask
 from .slices import MatchedCase
 
+STAGE = "localization"
 # A structure whose carried-over voxels are fewer than half sure has left the field of view.
 _SURE = 0.5
 # Voxels around a mask whose intensities tell whether it landed on similar anatomy.
@@ -43,9 +44,9 @@ class RegistrationLocalizer:
         frame = canonical(case.target)
         votes: dict[Structure, list[tuple[SoftMask, float]]] = {}
         for number, match in enumerate(case.matches):
-            share = part(progress, number / len(case.matches), (number + 1) / len(case.matches))
-            for structure, vote in self._votes(match.reference, structures, match.transform, frame, share, cancel).items():
+            for structure, vote in self._votes(match.reference, structures, match.transform, frame, cancel).items():
                 votes.setdefault(structure, []).append(vote)
+            progress(ProgressEvent(STAGE, (number + 1) / len(case.matches)))
             if cancel.cancelled:
                 return []
         return [_localization(structure, votes[structure], priors.get(structure)) for structure in structures if structure in votes]
@@ -56,14 +57,13 @@ class RegistrationLocalizer:
         structures: Sequence[Structure],
         transform: sitk.Transform,
         frame: sitk.Image,
-        progress: ProgressCallback,
         cancel: CancelToken,
     ) -> dict[Structure, tuple[SoftMask, float]]:
-        warped = warp_structures(reference, structures, transform, frame, progress, cancel)
+        warped = warp_structures(reference, structures, transform, frame, ignore, cancel)
         target_values = sitk.GetArrayFromImage(normalized(frame))
         warped_volume = sitk.Resample(normalized(canonical(reference.volume)), frame, transform, sitk.sitkLinear, 0.0)
         reference_values = sitk.GetArrayFromImage(warped_volume)
-        growth = _volume_ratio(reference.volume, frame, transform)
+        growth = _volume_ratio(frame, transform)
         votes = {}
         for structure, mask in warped.items():
             expected = _volume_mm3(reference, structure) / growth
@@ -79,7 +79,7 @@ def _volume_mm3(reference: Reference, structure: Structure) -> float:
     return 0.0 if own is None else float(reference.segmentation.array(own).sum() * np.prod(reference.volume.GetSpacing()))
 
 
-def _volume_ratio(reference: sitk.Image, target: sitk.Image, transform: sitk.Transform) -> float:
+def _volume_ratio(target: sitk.Image, transform: sitk.Transform) -> float:
     """How much larger the reference's anatomy is than the target's, from where the corners of the target's middle half are mapped."""
     size = np.array(target.GetSize()) - 1
     corners = [[0.25, 0.25, 0.25], [0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]]

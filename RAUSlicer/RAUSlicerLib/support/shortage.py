@@ -253,7 +253,7 @@ def with_less(
 
     Args:
         run: Is given the device and how often it should be made smaller.
-        device: As for ``models.device.choose_device``.
+        device: As for ``device.choose_device``.
         uses_gpu: Whether such a device is a GPU with memory of its own.
         again: Called before each further try, to let go of what the last one held.
         cancel: After a cancel nothing is tried again.

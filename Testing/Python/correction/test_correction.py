@@ -394,3 +394,27 @@ def test_a_large_structure_is_worked_on_in_coarser_steps_with_the_same_outcome(m
     monkeypatch.setattr("RAUSlicerLib.correction.interpolation._MOST_VOXELS", 20_000)
     coarse = propagate_edits(mask, edits, grid, EditExtent(12.0, 8.0)).spread(grid) > 0.5
     assert dice(coarse, fine) > 0.95
+
+
+def test_the_first_pass_of_a_correction_finishes_nothing_and_is_not_done(tiny_pipeline: Pipeline, case: Reference) -> None:
+    mask = sitk.Image(case.segmentation.labelmap) == 2
+    events: list = []
+
+    tiny_pipeline.correct(Correction("left organ", mask, slices=((2, 9),)), case, case.volume, progress=events.append)
+    tiny_pipeline.forget()
+
+    assert [event.stage for event in events].count("done") == 1 and events[-1].stage == "done"
+    assert all(event.structure is None for event in events if event.stage != "segmentation" or event.fraction < 0.85)
+
+
+def test_a_cancelled_first_pass_is_kept_only_as_far_as_asked(tiny_pipeline: Pipeline, case: Reference) -> None:
+    cancel = CancelToken()
+    mask = sitk.Image(case.segmentation.labelmap) == 2
+
+    def stop(event) -> None:
+        if event.fraction > 0.8:
+            cancel.cancel()
+
+    tiny_pipeline.correct(Correction("left organ", mask, slices=((2, 9),)), case, case.volume, keep_mb=0, progress=stop, cancel=cancel)
+
+    assert tiny_pipeline.state is None
