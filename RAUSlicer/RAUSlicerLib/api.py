@@ -13,7 +13,8 @@ import SimpleITK as sitk
 
 from .errors import InputError
 from .imaging.files import read_segmentation, read_volume, write_segmentation
-from .imaging.segmentation import Segmentation, Structure
+from .imaging.labelmap import segmentation_of
+from .imaging.segmentation import Segmentation
 from .inputs import check_inputs
 from .pipeline import transfer as _transfer
 from .progress import CancelToken, ProgressCallback
@@ -179,13 +180,7 @@ def _segmentation(given: LabelMap, volume: sitk.Image, names: Mapping[int, str] 
                 "Give an array of the volume's shape, or an image that says where it lies.",
             )
         labels.CopyInformation(volume)
-    values = np.unique(sitk.GetArrayViewFromImage(labels))
-    if values.dtype.kind not in "iu" or (values < 0).any():
-        raise InputError(
-            "The segmentation's labels are no whole numbers from 0 on.", "Each structure has one, 0 is background.", "Give a label map."
-        )
-    known = names or {}
-    return Segmentation(labels, tuple(Structure(int(value), known.get(int(value), f"label {value}")) for value in values if value > 0))
+    return segmentation_of(labels, Path("segmentation"), names or {})
 
 
 def _image(given: sitk.Image | np.ndarray, spacing: Sequence[float] | None, what: str) -> sitk.Image:

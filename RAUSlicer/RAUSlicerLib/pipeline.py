@@ -232,13 +232,11 @@ class Pipeline:
             InputError: there is no such structure, no run to correct, or the correction doesn't fit the target.
         """
         cancel = cancel or CancelToken()
-        timings: dict[str, float] = {}
-        start = 0.0
+        steps = _Steps(progress)
         if reference is not None and target is not None:
             asked = find_structure(reference.segmentation, correction.structure)
             check_correction(correction, target)
-            start = 0.85
-            with _timed(timings, "first pass"):
+            with steps("first pass", 0.85) as share:
                 first = self.transfer(
                     reference,
                     target,
@@ -246,7 +244,7 @@ class Pipeline:
                     localizer=localizer,
                     keep_mb=math.inf,
                     economy=economy,
-                    progress=_first_pass(part(progress, 0.0, start)),
+                    progress=_first_pass(share),
                     cancel=cancel,
                 )
             if cancel.cancelled:
@@ -260,18 +258,18 @@ class Pipeline:
                 "Transfer the structure again, then correct it.",
             )
         state = self.state
-        with _timed(timings, "correction"):
+        with steps("correction", 1.0) as share:
             update = StructureUpdate(state, self.propagator, self.model.calibration)
-            corrected = update.correct(correction, part(progress, start, 1.0), cancel)
+            corrected = update.correct(correction, share, cancel)
         if megabytes(state) > keep_mb:
             self.forget()
         if corrected is None:
             return Transfer(
-                resolve({}, (), state.inputs.target), (), timings, state.inputs.warnings, True, self.model.name, state.localizer
+                resolve({}, (), state.inputs.target), (), steps.seconds, state.inputs.warnings, True, self.model.name, state.localizer
             )
         progress(ProgressEvent("done", 1.0))
         segmentation, result = corrected
-        return Transfer(segmentation, (result,), timings, state.inputs.warnings, False, self.model.name, state.localizer)
+        return Transfer(segmentation, (result,), steps.seconds, state.inputs.warnings, False, self.model.name, state.localizer)
 
 
 def _first_pass(progress: ProgressCallback) -> ProgressCallback:
@@ -324,13 +322,6 @@ def require_localizer(name: str) -> None:
     """Raise InputError unless there is a localizer of that name."""
     if name not in LOCALIZERS:
         raise InputError(f"There is no localizer named {name!r}.", f"Localizers are: {', '.join(LOCALIZERS)}.", "Choose one of these.")
-
-
-@contextmanager
-def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[step] = time.perf_counter() - start
 
 
 def transfer(

@@ -57,8 +57,8 @@ def test_images_and_arrays_come_to_the_same(case: Reference, arrays: tuple, tiny
     ("wrong", "says"),
     [
         (lambda volume, labels: (volume, labels[:-1]), "voxels"),
-        (lambda volume, labels: (volume, labels + 0.5), "whole numbers"),
-        (lambda volume, labels: (volume, labels.astype(int) - 1), "whole numbers"),
+        (lambda volume, labels: (volume, labels + 0.5), "not a label map"),
+        (lambda volume, labels: (volume, labels.astype(int) - 1), "not a label map"),
         (lambda volume, labels: (volume[None], labels), "dimensions"),
         (lambda volume, labels: ([volume, volume], labels), "2 references and 1 segmentations"),
         (lambda volume, labels: (volume.astype(object), labels), "array of object"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ _MOST_LABELS = 1000
 _ROUNDING = 0.01
 
 
-def segmentation_of(image: sitk.Image, path: Path) -> Segmentation:
-    """The segmentation that a label image holds, in the smallest integer type that keeps its values, with names as ``find_names`` has them.
+def segmentation_of(image: sitk.Image, path: Path, names: Mapping[int, str] | None = None) -> Segmentation:
+    """The segmentation that a label image holds, in the smallest integer type that keeps its values.
+
+    Without ``names`` they are as ``find_names`` has them.
 
     Raises:
         InputError: voxels are fractions, negative, or too many different values to be labels; the message repeats ``path``.
@@ -32,7 +35,7 @@ def segmentation_of(image: sitk.Image, path: Path) -> Segmentation:
     labels = present_labels(labelmap)
     if len(labels) > _MOST_LABELS:
         raise _not_labels(path, f"{len(labels)} different values")
-    names = find_names(path, labels)
+    names = find_names(path, labels) if names is None else names
     return Segmentation(labelmap, tuple(Structure(label, names.get(label, f"label {label}"), label_color(label)) for label in labels))
 
 
