@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,7 +14,9 @@ from .models.opening import PRECISION_VARIABLE, Opening, load_part
 from .models.store import EMBEDDED, resolve
 from .rau.network import SliceReader, StructureHeads
 from .rau.sam2 import MemorySegmenter
+from .rau.settings import LocalizerSettings
 from .refinement.network import RefinerNet
+from .support.settings import settings_from
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class RauModel:
     segmenter: MemorySegmenter
     refiner: RefinerNet | None
     calibration: Calibration
+    localization: LocalizerSettings = field(default_factory=LocalizerSettings)
     plan: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -55,6 +58,7 @@ def load_model(name: str, device: torch.device | None = None, precision: str | N
     segmenter = load_part(folder, "sam2", MemorySegmenter)
     vlm = load_part(folder, "vlm", StructureHeads, opening)
     assert isinstance(vlm, SliceReader)
+    asking = load_config(folder.part("vlm")).get("settings", {})
     return RauModel(
         folder.name,
         matching,
@@ -62,6 +66,7 @@ def load_model(name: str, device: torch.device | None = None, precision: str | N
         segmenter,
         load_part(refined, "refiner", RefinerNet) if "refiner" in refined.parts else None,
         calibration,
+        settings_from(LocalizerSettings, asking, "The settings of the model's vision-language model"),
         tuple(one.words for one in opening.places),
         tuple(warning for one in opening.places for warning in one.warnings),
     )

@@ -23,7 +23,7 @@ from .imaging.frame import canonical
 from .imaging.segmentation import Reference, Segmentation, Structure
 from .inputs import Inputs, check_inputs
 from .loading import RauModel, load_model
-from .matching.matcher import MOST_VOXELS, Matcher
+from .matching.matcher import Matcher
 from .matching.registration_matcher import RegistrationMatcher
 from .progress import CancelToken, ProgressCallback, ProgressEvent, ignore, part
 from .protocols import Localizer, ReferenceMatcher
@@ -32,8 +32,9 @@ from .rau.propagation import Sam2Propagator
 from .rau.registration_localizer import RegistrationLocalizer
 from .rau.slices import MatchedCase
 from .refinement.fusion import merge_priors
-from .refinement.label_map import DRAWN, resolve
+from .refinement.label_map import resolve
 from .refinement.refiner import Refiner, overlay, reference_votes
+from .refinement.settings import RefinementSettings
 from .results import Localization, SoftMask, Status, StructureResult, Transfer
 from .support.shortage import limited_memory, with_less
 
@@ -51,10 +52,12 @@ class Pipeline:
         self.device = choose_device(device)
         self.model: RauModel = load_model(model, self.device)
         self.matcher = Matcher(self.model.matching, self.device)
-        self.refiner = Refiner(self.model.refiner, self.device) if self.model.refiner is not None else None
+        refiner = self.model.refiner
+        self.refiner = Refiner(refiner, self.device) if refiner is not None else None
+        self.refinement = refiner.config.settings if refiner is not None else RefinementSettings()
         self.propagator = Sam2Propagator(self.model.segmenter, self.device)
         self._localizers: dict[str, Localizer] = {
-            "vlm": VlmLocalizer(self.model.vlm, self.device),
+            "vlm": VlmLocalizer(self.model.vlm, self.device, self.model.localization),
             "registration": RegistrationLocalizer(),
         }
         self._matchers: dict[str, ReferenceMatcher] = {"vlm": self.matcher, "registration": RegistrationMatcher(self.matcher)}
@@ -83,7 +86,7 @@ class Pipeline:
         """
         require_localizer(localizer)
         self.forget()
-        self.matcher.most_voxels = MOST_VOXELS // 4**economy
+        self.matcher.most_voxels = self.matcher.settings.most_voxels // 4**economy
         given = [references] if isinstance(references, Reference) else list(references)
         try:
             return self._transfer(given, target, structures, localizer, keep_mb, progress, cancel or CancelToken())
@@ -115,7 +118,8 @@ class Pipeline:
             # What was not reached before a cancel is left out; what is not there comes out empty.
             absent = {one.structure for one in found if one.box_mm is None}
             finished = [structure for structure in wanted if structure in masks or structure in absent]
-            segmentation = resolve(masks, finished, inputs.target, least=DRAWN)
+            settings = self.refinement
+            segmentation = resolve(masks, finished, inputs.target, least=settings.drawn, island=settings.island)
         with steps("confidence", 1.0) as share:
             known = (inputs, case.matches, segmentation, masks, found)
             assessed = assess(self.matcher, self.model.calibration, *known, share, cancel)
@@ -141,7 +145,7 @@ class Pipeline:
             InputError: there is no such localizer.
         """
         require_localizer(localizer)
-        self.matcher.most_voxels = MOST_VOXELS
+        self.matcher.most_voxels = self.matcher.settings.most_voxels
         try:
             return self._locate(inputs, structures, localizer, _Steps(progress), cancel or CancelToken())[1]
         finally:
@@ -166,7 +170,7 @@ class Pipeline:
                     refined.append(match.prior(structures, canonical(target)))
                 continue
             with steps("prior"):
-                laid = overlay(match, target, votes)
+                laid = overlay(match, target, votes, self.refinement)
             with steps("refine"):
                 refined.append(self.refiner.refine(laid, structures, cancel))
                 del laid
@@ -176,7 +180,7 @@ class Pipeline:
             case = MatchedCase(target, matches, self.model.segmenter, self.device)
             if cancel.cancelled:
                 return case, []
-            priors = {structure: _merged(structure, case, refined) for structure in structures}
+            priors = {structure: _merged(structure, case, refined, self.refinement) for structure in structures}
         with steps("locate", 0.55) as share:
             return case, self._localizers[localizer].locate(case, structures, refined, priors, share, cancel)
 
@@ -259,7 +263,7 @@ class Pipeline:
             )
         state = self.state
         with steps("correction", 1.0) as share:
-            update = StructureUpdate(state, self.propagator, self.model.calibration)
+            update = StructureUpdate(state, self.propagator, self.model.calibration, self.refinement)
             corrected = update.correct(correction, share, cancel)
         if megabytes(state) > keep_mb:
             self.forget()
@@ -295,11 +299,13 @@ def _without_lost(segmentation: Segmentation, results: tuple[StructureResult, ..
     return segmentation.map_layers(layers), kept
 
 
-def _merged(structure: Structure, case: MatchedCase, refined: Sequence[Mapping[Structure, SoftMask]]) -> SoftMask:
+def _merged(
+    structure: Structure, case: MatchedCase, refined: Sequence[Mapping[Structure, SoftMask]], settings: RefinementSettings
+) -> SoftMask:
     """A structure's prior from all references that have it."""
     own = [(reference, masks[structure]) for reference, masks in zip(case.references, refined, strict=True) if structure in masks]
     volumes = [reference.volume(structure) for reference, _ in own]
-    return merge_priors([mask for _, mask in own], canonical(case.target), volumes)
+    return merge_priors([mask for _, mask in own], canonical(case.target), volumes, settings)
 
 
 class _Steps:

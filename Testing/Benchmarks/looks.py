@@ -1,9 +1,9 @@
 """What the sizes of voxels and of surroundings at which volumes are looked at are worth: Dice and seconds of train pairs.
 
-    python Testing/Benchmarks/looks.py --domain heart_mr --pairs 12 --try "" "_NEARER_EXTENT=128 _AROUND=0.3" "_NEARER_EXTENT=112"
+    python Testing/Benchmarks/looks.py --domain heart_mr --pairs 12 --try "" "second_pass_width=128" "finer=1 label_scale=1.4"
 
-Each quoted text is one way to run every pair: names and values of constants of `RAUSlicerLib.matching.matcher`. An empty one
-is the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
+Each quoted text is one way to run every pair: names and values of `RAUSlicerLib.matching.settings.MatchingSettings`. An
+empty one is the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from RAUSlicerLib.evaluation.scoring import FEWEST_VOXELS
 from RAUSlicerLib.imaging.overlap import dice
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.matching import matcher
+from RAUSlicerLib.matching.settings import MatchingSettings
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Transfer
+from RAUSlicerLib.support.settings import settings_from
 from RAUSlicerLib.training.calibration import annotated, pairs
 
 
@@ -32,13 +33,10 @@ def mean_dice(result: Transfer, truth: Reference) -> float:
     return float(np.mean([dice(found == label, known == label) for label in both if (known == label).sum() >= FEWEST_VOXELS]))
 
 
-def settings(text: str) -> dict[str, float]:
-    """Constants by name, as in ``_AROUND=0.3 _SHARPER=1``."""
+def settings(text: str) -> MatchingSettings:
+    """Settings by name, as in ``second_pass_margin=0.3 finer=1``."""
     named = dict(one.split("=") for one in text.split())
-    unknown = [name for name in named if not hasattr(matcher, name)]
-    if unknown:
-        raise SystemExit(f"The matcher has no {', '.join(unknown)}.")
-    return {name: float(value) for name, value in named.items()}
+    return settings_from(MatchingSettings, {name: float(value) for name, value in named.items()}, text)
 
 
 def main() -> None:
@@ -53,15 +51,13 @@ def main() -> None:
     torch.set_num_threads(2)
     pipeline = Pipeline("embedded")
     ways = {text: settings(text) for text in options.ways}
-    usual = {name: getattr(matcher, name) for chosen in ways.values() for name in chosen}
     scores: dict[str, list[tuple[float, float]]] = {text: [] for text in ways}
     for pair in pairs(options.data, options.pairs, wrong=0, changed=0, seed=options.seed):
         if pair.domain != options.domain:
             continue
         source, goal = (annotated(options.data, options.domain, case) for case in (pair.reference, pair.target))
         for text, chosen in ways.items():
-            for name, value in (usual | chosen).items():
-                setattr(matcher, name, value)
+            pipeline.matcher.settings = chosen
             start = time.perf_counter()
             result = pipeline.transfer(source, goal.volume)
             scores[text].append((mean_dice(result, goal), time.perf_counter() - start))

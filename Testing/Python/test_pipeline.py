@@ -186,16 +186,16 @@ def test_a_cancel_while_the_reference_is_matched_back_stops_it_and_keeps_everyth
     cancel, iterations = CancelToken(), []
     match_back, step = Matcher.reversed_field, demons._steps
 
-    def cancelled_first(match, token):
+    def cancelled_first(matcher, match, token):
         token.cancel()
         iterations.clear()
-        return match_back(match, token)
+        return match_back(matcher, match, token)
 
     def counted(*given):
         iterations.append(1)
         return step(*given)
 
-    monkeypatch.setattr(Matcher, "reversed_field", staticmethod(cancelled_first))
+    monkeypatch.setattr(Matcher, "reversed_field", cancelled_first)
     monkeypatch.setattr(demons, "_steps", counted)
 
     result = tiny_pipeline.transfer(case, case.volume, cancel=cancel)
@@ -228,7 +228,7 @@ def test_a_cancel_while_structures_are_carried_back_is_answered_at_once_and_keep
 def test_an_economical_run_matches_on_fewer_voxels_and_finds_the_same(
     tiny_pipeline: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("RAUSlicerLib.pipeline.MOST_VOXELS", 40_000)
+    monkeypatch.setattr(tiny_pipeline.matcher, "settings", replace(tiny_pipeline.matcher.settings, most_voxels=40_000))
     sizes = []
     for economy in (0, 1):
         result = tiny_pipeline.transfer(case, case.volume, ["left organ"], keep_mb=500, economy=economy)

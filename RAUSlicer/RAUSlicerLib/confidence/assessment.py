@@ -107,7 +107,8 @@ def _doubts(
     sided = lateralized(structures)
     if not sided or cancel.cancelled:
         return (), ()
-    verdict = compare_laterality(matcher, inputs.references[0], inputs.target, cancel, inlier_ratio=matches[0].inlier_ratio)
+    pair, ratio = (inputs.references[0], inputs.target), matches[0].inlier_ratio
+    verdict = compare_laterality(matcher, *pair, cancel, inlier_ratio=ratio, settings=calibration.laterality)
     return (sided, (MIRRORED_WARNING,)) if verdict is Laterality.MIRRORED else ((), ())
 
 

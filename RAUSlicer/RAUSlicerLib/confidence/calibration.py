@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import ModelError
 from ..matching.label_posteriors import UNKNOWN
 from ..results import SoftMask, Status
+from ..support.settings import require_known, settings_from
+from .settings import LateralitySettings
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Calibration:
     absent: float = 0.03
     similar: tuple[float, float] = (0.0, 1.0)
     other_body_part: float = 0.0
+    laterality: LateralitySettings = field(default_factory=LateralitySettings)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
@@ -58,16 +60,10 @@ class Calibration:
         Raises:
             ModelError: it names something that this version does not know.
         """
-        known = {one.name for one in fields(cls)}
-        evidence = {one.name for one in fields(StructureEvidence)}
-        strange = [*(values.keys() - known), *(values.get("weights", {}).keys() - evidence)]
-        if strange:
-            raise ModelError(
-                f"The model's calibration names {', '.join(map(repr, sorted(strange)))}.",
-                "This RAUSlicer knows nothing of that name; the model was made by another version.",
-                "Install the model again from the release that you use, or update RAUSlicer.",
-            )
-        return cls(**values)
+        sides = settings_from(LateralitySettings, values.get("laterality", {}), "The model's calibration")
+        calibration = settings_from(cls, {**values, "laterality": sides}, "The model's calibration")
+        require_known(calibration.weights, StructureEvidence, "The model's calibration")
+        return calibration
 
     def confidence(self, evidence: StructureEvidence) -> float:
         """Expected Dice, 0 to 1."""

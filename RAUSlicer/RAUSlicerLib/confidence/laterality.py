@@ -18,18 +18,9 @@ from ..imaging.segmentation import Reference
 from ..matching.correspondence import COARSE_STEP, sample
 from ..matching.matcher import Matcher, View, affordable_spacing, correspond
 from ..progress import CancelToken
-from .laterality_by_labels import LEAST_MARGIN, label_margins, mirrored
+from .laterality_by_labels import label_margins, mirrored
+from .settings import LateralitySettings
 
-# Asymmetries that all people share are large: at twice the working spacing they are seen as well, in an eighth of the voxels.
-_COARSER = 2.0
-# Least share of coarse matches that agree, in every fit. Of training pairs, no hearts and no abdomens had it in all four fits; brains
-# that had less showed margins of either sign. In the match itself five brains had .76 and more, five abdomens and four hearts .49 and less.
-INLIER_RATIO = 0.6
-# Differences in correlation. On training brains with that ratio the smallest mean of both margins that was right was 0.003, the largest
-# margin 0.050, and two that were right differed by 0.052 at most; where fits went wrong it was 0.067 and 0.125.
-UNSURE, ASYMMETRIC = 0.002, 0.06
-# As for `refine`. What was measured above rests on these.
-_LEVELS = ((4, 15, 1.0), (2, 8, 0.8))
 # A grid of fewer cells along an axis, as of a single slice, has no shape to judge.
 _FEWEST_CELLS = 2
 MIRRORED_WARNING = (
@@ -56,23 +47,30 @@ class Fit:
 
 
 def compare_laterality(
-    matcher: Matcher, reference: Reference, target: sitk.Image, cancel: CancelToken, *, inlier_ratio: float = 1.0
+    matcher: Matcher,
+    reference: Reference,
+    target: sitk.Image,
+    cancel: CancelToken,
+    *,
+    inlier_ratio: float = 1.0,
+    settings: LateralitySettings | None = None,
 ) -> Laterality:
     """Compare an annotated volume with another of the same part of the body; unknown wherever that can't be told, and after a cancel.
 
     ``inlier_ratio`` is that of their match, if there is one: where it is poor, so are the fits.
     """
-    pair = _Pair(matcher, reference.volume, target)
+    settings = settings or LateralitySettings()
+    pair = _Pair(matcher, reference.volume, target, settings)
     if pair.thin:
         return Laterality.UNKNOWN
-    verdict = _by_fits(pair, cancel) if inlier_ratio >= INLIER_RATIO else Laterality.UNKNOWN
+    verdict = _by_fits(pair, cancel) if inlier_ratio >= settings.inlier_ratio else Laterality.UNKNOWN
     return verdict if verdict is not Laterality.UNKNOWN else _by_labels(pair, reference, cancel)
 
 
 def _by_labels(pair: _Pair, reference: Reference, cancel: CancelToken) -> Laterality:
     """What the training labels say where no fit does."""
-    margins = label_margins(pair.matcher, reference, pair.frames, cancel)
-    if margins is None or min(map(abs, margins)) <= LEAST_MARGIN:
+    margins = label_margins(pair.matcher, reference, pair.frames, cancel, pair.settings.label_voxels)
+    if margins is None or min(map(abs, margins)) <= pair.settings.label_margin:
         return Laterality.UNKNOWN
     return Laterality.AGREES if (margins[0] > 0) == (margins[1] > 0) else Laterality.MIRRORED
 
@@ -87,8 +85,8 @@ def _by_fits(pair: _Pair, cancel: CancelToken) -> Laterality:
     if margin is not None and margin <= 0:
         again = _margin(pair, True, cancel)
         # Where the two disagree by so much, one of the fits went wrong.
-        margin = None if again is None or abs(margin - again) > ASYMMETRIC else (margin + again) / 2
-    if margin is None or abs(margin) <= UNSURE:
+        margin = None if again is None or abs(margin - again) > pair.settings.asymmetric else (margin + again) / 2
+    if margin is None or abs(margin) <= pair.settings.unsure:
         return Laterality.UNKNOWN
     return Laterality.AGREES if margin > 0 else Laterality.MIRRORED
 
@@ -103,19 +101,19 @@ def _margin(pair: _Pair, mirror: bool, cancel: CancelToken) -> float | None:
         if cancel.cancelled:
             return None
         fits.append(pair.fit(mirror_reference, mirror))
-        if fits[-1].inlier_ratio < INLIER_RATIO:
+        if fits[-1].inlier_ratio < pair.settings.inlier_ratio:
             return None
     margin = fits[0].correlation - fits[1].correlation
-    return margin if abs(margin) <= ASYMMETRIC else None
+    return margin if abs(margin) <= pair.settings.asymmetric else None
 
 
 class _Pair:
     """Two volumes, each as it is and mirrored; a view is embedded when it is first asked for."""
 
-    def __init__(self, matcher: Matcher, reference: sitk.Image, target: sitk.Image) -> None:
-        self.matcher = matcher
+    def __init__(self, matcher: Matcher, reference: sitk.Image, target: sitk.Image, settings: LateralitySettings) -> None:
+        self.matcher, self.settings = matcher, settings
         self.frames = [normalized(canonical(image)) for image in (reference, target)]
-        spacing = _COARSER * working_spacing(self.frames[0], sitk.GetArrayViewFromImage(self.frames[0]))
+        spacing = settings.coarser * working_spacing(self.frames[0], sitk.GetArrayViewFromImage(self.frames[0]))
         self._spacing = max(spacing, *(affordable_spacing(frame, matcher.most_voxels) for frame in self.frames))
         self._views: dict[tuple[int, bool], tuple[View, torch.Tensor]] = {}
 
@@ -128,7 +126,7 @@ class _Pair:
     def fit(self, mirror_reference: bool, mirror_target: bool) -> Fit:
         """Align the reference to the target, either of them mirrored or not."""
         (reference, moving), (target, fixed) = self._view(0, mirror_reference), self._view(1, mirror_target)
-        affine, field = correspond(target, reference, _LEVELS)
+        affine, field = correspond(target, reference, self.settings.levels, settings=self.matcher.settings)
         body = torch.stack([moving, reference.embedded.inside.float()])
         moved, inside = sample(body, field, reference.embedded.spacing)
         both = target.embedded.inside & (inside > 0.5)

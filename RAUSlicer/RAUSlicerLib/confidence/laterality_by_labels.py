@@ -17,20 +17,17 @@ from ..matching.label_posteriors import LabelHead, telling_set
 from ..matching.matcher import Matcher, Reading, affordable_spacing, numbered_layers
 from ..progress import CancelToken
 
-# Fewer voxels than for matching: sides are told by whole organs, and all 17 abdomens and 17 hearts of training were told by so many.
-_MOST_VOXELS = 1_000_000
-# Less says nothing. Of ten of these abdomens and eight hearts the smallest margin was 0.079, of four brains the largest 0.002. At a third
-# of the voxels some abdomens had none.
-LEAST_MARGIN = 0.012
 
-
-def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.Image], cancel: CancelToken) -> tuple[float, float] | None:
+def label_margins(
+    matcher: Matcher, reference: Reference, frames: Sequence[sitk.Image], cancel: CancelToken, most_voxels: int
+) -> tuple[float, float] | None:
     """By how much the training labels are surer of the reference, and of the target, than of their mirror images.
 
     None where the network knows no labels, or after a cancel.
 
     Args:
         frames: Both volumes, canonical and normalized.
+        most_voxels: At how many voxels labels are read.
 
     Source: own design.
     """
@@ -41,7 +38,7 @@ def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.
     margins = []
     for frame in frames:
         spacing = working_spacing(frame, sitk.GetArrayViewFromImage(frame))
-        spacing = max(spacing, affordable_spacing(frame, min(matcher.most_voxels, _MOST_VOXELS)))
+        spacing = max(spacing, affordable_spacing(frame, min(matcher.most_voxels, most_voxels)))
         sure = []
         for volume in (frame, mirrored(frame)):
             if cancel.cancelled:
@@ -49,7 +46,7 @@ def label_margins(matcher: Matcher, reference: Reference, frames: Sequence[sitk.
             reading = matcher.read(volume, spacing)
             if which is None:
                 layers, counts, _ = numbered_layers(reference, reference.segmentation.structures, reading.grid)
-                which = telling_set(reading.rows, layers, counts, head)
+                which = telling_set(reading.rows, layers, counts, head, matcher.settings)
             sure.append(_sureness(reading, head, which))
         margins.append(sure[0] - sure[1])
     return margins[0], margins[1]

@@ -137,7 +137,7 @@ def round_trip_dice(match: Match, field: torch.Tensor, segmentation: Segmentatio
     if not structures:
         return {}
     annotated = Reference(target, segmentation)
-    carried = carry_labels(annotated, match.reference_view, match.target_view, field, structures, radius=1)
+    carried = carry_labels(annotated, match.reference_view, match.target_view, field, structures, radius=1, settings=match.settings)
     out = {}
     own = match.reference.segmentation
     grid = match.reference_view.grid

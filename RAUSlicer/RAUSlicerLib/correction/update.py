@@ -23,7 +23,8 @@ from ..matching.matcher import View
 from ..progress import CancelToken, ProgressCallback, ProgressEvent, part
 from ..rau.propagation import Frame, Sam2Propagator
 from ..rau.slices import MatchedCase
-from ..refinement.label_map import DRAWN, without_specks
+from ..refinement.label_map import without_specks
+from ..refinement.settings import DEFAULT, RefinementSettings
 from ..results import Localization, SoftMask, StructureResult
 from .edits import Correction, Painted, check_correction, painted, painted_share, restore
 from .interpolation import edit_extent, propagate_edits
@@ -91,8 +92,10 @@ def megabytes(state: RunState) -> float:
 class StructureUpdate:
     """Corrects single structures of a run that is kept."""
 
-    def __init__(self, state: RunState, propagator: Sam2Propagator, calibration: Calibration) -> None:
-        self._state, self._propagator, self._calibration = state, propagator, calibration
+    def __init__(
+        self, state: RunState, propagator: Sam2Propagator, calibration: Calibration, settings: RefinementSettings = DEFAULT
+    ) -> None:
+        self._state, self._propagator, self._calibration, self._settings = state, propagator, calibration, settings
 
     def correct(
         self, correction: Correction, progress: ProgressCallback, cancel: CancelToken
@@ -113,7 +116,7 @@ class StructureUpdate:
         if mask is None:
             return None
         rivals = [theirs for other, theirs in state.masks.items() if other != structure and other.layer == structure.layer]
-        inside = final_mask(mask, rivals, edits, frame)
+        inside = final_mask(mask, rivals, edits, frame, self._settings)
         # From now on this is what its neighbours compete with.
         state.masks[structure] = mask
         progress(ProgressEvent(STAGE, 0.9))
@@ -239,19 +242,21 @@ def _plane(grid: sitk.Image, level: float) -> sitk.Image:
     return plane
 
 
-def final_mask(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, frame: sitk.Image) -> np.ndarray:
-    """A structure's voxels (z, y, x) on the canonical frame: where it is likelier than `DRAWN` and likelier than any rival, without specks.
+def final_mask(
+    mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None, frame: sitk.Image, settings: RefinementSettings = DEFAULT
+) -> np.ndarray:
+    """A structure's voxels (z, y, x) on the canonical frame: likelier than ``drawn`` and than any rival, without specks.
 
     What the user has painted is the structure's in any case, and an island that touches it stays, however small.
     """
     inside = np.zeros(frame.GetSize()[::-1], bool)
-    found = mask.on(frame, least=DRAWN)
+    found = mask.on(frame, least=settings.drawn)
     if found is not None:
         values, where = found
         region = frame[where[2], where[1], where[0]]
-        best = np.full(values.shape, DRAWN, np.float32)
+        best = np.full(values.shape, settings.drawn, np.float32)
         for rival in rivals:
-            theirs = rival.on(region, least=DRAWN)
+            theirs = rival.on(region, least=settings.drawn)
             if theirs is not None:
                 best[theirs[1]] = np.maximum(best[theirs[1]], theirs[0])
         inside[where] = values > best
@@ -264,5 +269,5 @@ def final_mask(mask: SoftMask, rivals: Iterable[SoftMask], edits: Painted | None
             inside[tuple(plane)] = edits.truth[tuple(plane)]
     box = ndimage.find_objects(inside.astype(np.uint8))
     if box:
-        inside[box[0]] = without_specks(inside[box[0]], drawn[box[0]])
+        inside[box[0]] = without_specks(inside[box[0]], drawn[box[0]], island=settings.island)
     return inside

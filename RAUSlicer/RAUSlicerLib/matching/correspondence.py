@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .settings import DEFAULT, MatchingSettings
+
 COARSE_STEP = 4
 MOST_CELLS = 4000
 # What is compared at once should fit into the processor's cache: voxels with their windows, and cells with all others.
@@ -253,9 +255,7 @@ def coarse_field(
     target: Embedded,
     reference: Embedded,
     affine: Affine,
-    *,
-    scale: float = 50.0,
-    rounds: tuple[tuple[float, float], ...] = ((0.16, 3.0), (0.10, 2.0), (0.07, 1.5)),
+    settings: MatchingSettings = DEFAULT,
 ) -> Tensor:
     """Reference positions in mm (D/4, H/4, W/4, 3) of the target's coarse cells.
 
@@ -271,11 +271,15 @@ def coarse_field(
     extent = float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
     base = affine(cells.view(-1, 3)).view(cells.shape)
     some = at_once(_ROWS, cells.device)
-    for width, sigma in rounds:
+    for width, sigma in settings.coarse_rounds:
         places = torch.cat([where, (where**2).sum(1, keepdim=True)], dim=1)
         means = []
         for rows, near in zip(query.split(some), estimate[inside].split(some), strict=True):
-            logits = (rows @ keys.t()).mul_(scale).sub_(torch.cdist(near, where).square_(), alpha=0.5 / (width * extent) ** 2)
+            logits = (
+                (rows @ keys.t())
+                .mul_(settings.coarse_sharpness)
+                .sub_(torch.cdist(near, where).square_(), alpha=0.5 / (width * extent) ** 2)
+            )
             means.append(attention(logits) @ places)
         answer, square = torch.cat(means).split([3, 1], dim=1)
         # Variance as mean square minus square of the mean: no second matrix of distances.
@@ -334,9 +338,9 @@ def fuse_labels(
     labels: Tensor,
     count: int,
     *,
-    radius: int = 2,
-    scale: float = 25.0,
-    width: float = 1.5,
+    radius: int = DEFAULT.attention_radius,
+    scale: float = DEFAULT.attention_sharpness,
+    width: float = DEFAULT.attention_width,
     least: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carries labels over by local attention around the matched position.

@@ -12,21 +12,8 @@ from torch import Tensor
 
 from ..progress import CancelToken
 from .correspondence import COARSE_STEP, Embedded, at_once, axis_centres, interpolate, pool, positions
+from .settings import DEFAULT, Level, MatchingSettings
 
-# (cells of so many voxels, iterations, smoothing of the displacement in cells). Eight iterations at cells of two voxels and two at single
-# ones had .002 more Dice on training abdomens and brains at most, and took more than a tenth of a run.
-LEVELS = ((4, 15, 1.0), (2, 5, 0.8), (1, 1, 1.0))
-# Where a first look has found the way already. With a last level of single voxels a training heart had 0.001 less Dice, and took a second
-# more of ten.
-NEARER_LEVELS = ((4, 8, 1.0), (2, 6, 0.8))
-# To judge a match its way back need not be sharp.
-BACK_LEVELS = ((4, 10, 1.0), (2, 4, 0.8))
-# Share of local intensities beside the embedding: tissue borders are sharper in the image than in an embedding.
-TEXTURE = 0.25
-# The first principal components of both embeddings: more changed nothing on brains and hearts and cost twice the time.
-COMPONENTS = 12
-# Largest update of an iteration and smoothing of the update, in cells.
-_LONGEST, _FLUID = 1.0, 0.5
 # Slices that are compared at once: what a slab takes should fit into the processor's cache.
 _SLAB = 3
 
@@ -35,36 +22,39 @@ def refine(
     target: Embedded,
     reference: Embedded,
     estimate: Tensor,
-    levels: tuple[tuple[int, int, float], ...] = LEVELS,
+    levels: tuple[Level, ...] = DEFAULT.levels,
     cancel: CancelToken | None = None,
+    settings: MatchingSettings = DEFAULT,
 ) -> Tensor:
     """Reference positions in mm (D, H, W, 3) of every target voxel; ``estimate`` is that of the coarse cells, from `coarse_field`.
 
     Without ``levels`` the estimate is only brought to every voxel. After a cancel the field is as far as it came.
     """
     field, step = estimate.permute(3, 0, 1, 2), COARSE_STEP
-    volumes = _anatomy(target, reference) if levels else ()
+    volumes = _anatomy(settings, target, reference) if levels else ()
     for finer, iterations, smoothing in levels:
         field = _resize(field, step, finer, target.size)
         step = finer
-        fixed, moving = (_channels(anatomy, embedded, step) for anatomy, embedded in zip(volumes, (target, reference), strict=True))
-        field = _demons(target, reference, fixed, moving, field, step, iterations, smoothing, cancel)
+        fixed, moving = (
+            _channels(anatomy, embedded, step, settings) for anatomy, embedded in zip(volumes, (target, reference), strict=True)
+        )
+        field = _demons(target, reference, fixed, moving, field, step, iterations, smoothing, settings, cancel)
     return _resize(field, step, 1, target.size).permute(1, 2, 3, 0).contiguous()
 
 
-def _anatomy(*volumes: Embedded) -> tuple[Tensor, ...]:
+def _anatomy(settings: MatchingSettings, *volumes: Embedded) -> tuple[Tensor, ...]:
     """The directions in which the fine embeddings of all volumes vary most: (D, H, W, k) of each."""
     seen = torch.cat([volume.fine_rows[volume.inside.flatten().nonzero()[::37, 0]] for volume in volumes])
     centred = seen - seen.mean(0)
     # A CPU takes a few dozen channels apart as fast as a GPU does.
-    basis = torch.linalg.eigh((centred.t() @ centred).cpu())[1][:, -COMPONENTS:].to(seen.device) * (1 - TEXTURE) ** 0.5
+    basis = torch.linalg.eigh((centred.t() @ centred).cpu())[1][:, -settings.components :].to(seen.device) * (1 - settings.texture) ** 0.5
     return tuple((volume.fine_rows @ basis).view(*volume.size, -1) for volume in volumes)
 
 
-def _channels(anatomy: Tensor, embedded: Embedded, step: int) -> Tensor:
+def _channels(anatomy: Tensor, embedded: Embedded, step: int, settings: MatchingSettings) -> Tensor:
     """What is compared, (d, h, w, k + 6)."""
     texture = pool(embedded.texture, step)
-    texture = texture * (TEXTURE**0.5 / _length(texture).clamp(min=0.05))
+    texture = texture * (settings.texture**0.5 / _length(texture).clamp(min=0.05))
     return torch.cat([pool(anatomy, step, first=0), texture.permute(1, 2, 3, 0)], dim=3)
 
 
@@ -77,6 +67,7 @@ def _demons(
     step: int,
     iterations: int,
     smoothing: float,
+    settings: MatchingSettings,
     cancel: CancelToken | None = None,
 ) -> Tensor:
     """The field (3, d, h, w) in mm after some iterations at cells of ``step`` voxels."""
@@ -94,20 +85,22 @@ def _demons(
         )
     )
     numbers = torch.stack(torch.meshgrid(*(torch.arange(n, device=device).float() for n in size), indexing="ij"))
-    fluid, stiff = ([_smoother(n, sigma).to(device) for n in size] for sigma in (_FLUID, smoothing))
+    fluid, stiff = ([_smoother(n, sigma).to(device) for n in size] for sigma in (settings.fluid, smoothing))
     moved = field - cells
     for _ in range(iterations):
         if cancel is not None and cancel.cancelled:
             break
-        update = _along(_steps(fixed, moving, (moved + cells - first) / pitch, (cell / pitch).flatten()) * inside, fluid)
-        update *= _LONGEST / _length(update).clamp(min=_LONGEST)
+        update = _along(
+            _steps(fixed, moving, (moved + cells - first) / pitch, (cell / pitch).flatten(), settings.longest_step) * inside, fluid
+        )
+        update *= settings.longest_step / _length(update).clamp(min=settings.longest_step)
         rows = moved.flatten(1).t().contiguous()
         there = interpolate(rows, size, (numbers + update).flatten(1)).t().reshape(moved.shape)
         moved = _along(there + update * cell, stiff)
     return cells + moved
 
 
-def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tensor:
+def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor, longest: float) -> Tensor:
     """Every voxel's next displacement in cells (3, d, h, w).
 
     Args:
@@ -115,6 +108,7 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
         moving: The reference's channels (d', h', w', C).
         where: Places in ``moving`` (3, d, h, w), in its cells.
         aside: The target's cells in cells of ``moving``, (3,).
+        longest: About twice the longest step, in cells.
     """
     channels, depth, height, width = fixed.shape
     rows, size = moving.view(-1, channels), moving.shape[:3]
@@ -145,15 +139,15 @@ def _steps(fixed: Tensor, moving: Tensor, where: Tensor, aside: Tensor) -> Tenso
                 shift = shift.view(3, 1, 1, 1)
                 ahead, behind = (sampled(where[:, start:end] + sign * shift) for sign in (1, -1))
                 slopes.append((ahead - behind) * 2)
-        out[:, start:end] = _update(difference, slopes)
+        out[:, start:end] = _update(difference, slopes, longest)
     return out
 
 
-def _update(difference: Tensor, slopes: list[Tensor]) -> Tensor:
+def _update(difference: Tensor, slopes: list[Tensor], longest: float) -> Tensor:
     """The displacement in cells (3, d, h, w) that best explains a difference of channels by four times their slopes along each axis."""
     b0, b1, b2 = ((slope * difference).sum(0) / 4 for slope in slopes)
-    # Thirion's normalization: where the difference is large beside the slopes, no step is longer than half a cell times `_LONGEST`.
-    damping = difference.square().sum(0) / (2 * _LONGEST) ** 2 + 1e-4
+    # Thirion's normalization: where the difference is large beside the slopes, no step is longer than half a cell times ``longest``.
+    damping = difference.square().sum(0) / (2 * longest) ** 2 + 1e-4
     a00, a11, a22 = (slope.square().sum(0) / 16 + damping for slope in slopes)
     a01, a02, a12 = ((slopes[i] * slopes[j]).sum(0) / 16 for i, j in ((0, 1), (0, 2), (1, 2)))
     # The inverse of a symmetric 3x3 matrix by its cofactors: batched solvers are slow on a million of these.

@@ -10,25 +10,21 @@ import torch
 from torch import Tensor
 
 from .correspondence import COARSE_STEP, Embedded, at_once, attention, pool, positions
+from .settings import DEFAULT, MatchingSettings
 
-# Cells of the reference that are compared with: attention costs their number times that of the target's. Twice as many changed the Dice of
-# three hearts and two abdomens by .001 and less; but where a reference has 130 structures most cells hold several labels, and without half
-# of these a ventricle lost half of its Dice.
-_KEYS, _MOST_KEYS = 6000, 12_000
 # What is compared at once should stay in the processor's cache.
 _AT_ONCE = 128
 
 
 def global_attention(
-    target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, *, scale: float = 80.0, width: float = 0.2
+    target: Embedded, reference: Embedded, field: Tensor, labels: Tensor, count: int, settings: MatchingSettings = DEFAULT
 ) -> Tensor:
     """Label probabilities of the target's coarse cells.
 
     Args:
         field: Reference positions in mm (D, H, W, 3) of the target's voxels.
         labels: The reference's labels (D', H', W'), 0 is background, below ``count``.
-        scale: Sharpness of the attention.
-        width: Standard deviation of a weak preference for the matched place, as a share of the reference's extent.
+        settings: Sharpness and reach of the attention.
 
     Returns:
         (count, D/4, H/4, W/4), extents rounded up; zeros where the target is air.
@@ -42,16 +38,16 @@ def global_attention(
         return out
     shares = _shares(labels, count)[known]
     where = positions(reference.size, reference.spacing, COARSE_STEP, device=known.device)[known]
-    chosen, weight = _thinned(shares)
+    chosen, weight = _thinned(shares, settings.global_keys)
     shares, where = shares[chosen], where[chosen]
     expected = pool(field, COARSE_STEP, first=0)[inside]
-    reach = width * float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
+    reach = settings.global_width * float((where.max(0)[0] - where.min(0)[0]).norm()) / 3**0.5
     pull = 1 / max(reach, 1e-3) ** 2
     # Of a squared distance only the mixed product and the key's own square tell keys apart: looks and distance are one product.
     centre = where.mean(0)
     expected, where = expected - centre, where - centre
     own = weight.log() - 0.5 * pull * where.square().sum(1)
-    query = torch.cat([target.looks(inside) * scale, expected * pull, expected.new_ones(len(expected), 1)], dim=1)
+    query = torch.cat([target.looks(inside) * settings.global_sharpness, expected * pull, expected.new_ones(len(expected), 1)], dim=1)
     keys = torch.cat([reference.looks(known)[chosen], where, own[:, None]], dim=1).t().contiguous()
     every = query.split(at_once(_AT_ONCE, query.device))
     out[:, inside] = torch.cat([attention(some @ keys) @ shares for some in every]).t()
@@ -72,15 +68,16 @@ def _shares(labels: Tensor, count: int) -> Tensor:
     return counts / counts.sum(3, keepdim=True)
 
 
-def _thinned(shares: Tensor) -> tuple[Tensor, Tensor]:
+def _thinned(shares: Tensor, keys: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Which cells to compare with, and how many each stands for, given every cell's shares of the labels (N, count).
 
-    Cells that hold one label alone are thinned out first: they are the inside of large structures, and look alike.
+    Cells that hold one label alone are thinned out first: they are the inside of large structures, and look alike. ``keys`` are the usual
+    number and the largest.
     """
     plain = shares.max(1)[0] > 0.99
     # Drawn on the CPU, so that every device thins out the same.
     order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(0)).to(shares.device)
-    count = min(max(_KEYS, int((~plain).sum())), _MOST_KEYS)
+    count = min(max(keys[0], int((~plain).sum())), keys[1])
     chosen = order[plain[order].int().argsort(stable=True)][:count]
     kept = plain[chosen]
     weight = shares.new_ones(len(chosen))

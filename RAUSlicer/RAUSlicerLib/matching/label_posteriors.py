@@ -16,13 +16,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from .correspondence import Embedded, at_once
+from .settings import DEFAULT, MatchingSettings
 
 # What the training labels say where they say nothing.
 UNKNOWN = 0.5
-# The most probable labels that are kept for a voxel; the rest of its probability speaks neither for nor against a structure.
-KEPT = 4
-# Voxels around a structure that it has to be told from, and how they are thinned out along each axis.
-_AROUND, _THINNED = 8, 2
+# The voxels around a structure are thinned out by so much along each axis.
+_THINNED = 2
 # Voxels of a structure that are looked at.
 _ENOUGH = 2000
 # What is looked at together should stay in the processor's cache.
@@ -95,7 +94,12 @@ def _said(worth: Tensor, index: Tensor, share: Tensor) -> Tensor:
 
 
 def label_evidence(
-    target: Embedded, reference: Embedded, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead
+    target: Embedded,
+    reference: Embedded,
+    layers: Sequence[Tensor],
+    counts: Sequence[int],
+    head: LabelHead,
+    settings: MatchingSettings = DEFAULT,
 ) -> LabelEvidence:
     """What the training labels say of a target.
 
@@ -106,18 +110,20 @@ def label_evidence(
 
     Source: own design; the ratio is the likelihood ratio of naive Bayes with even odds.
     """
-    every = _worths(reference.label_rows, layers, counts, head)
+    every = _worths(reference.label_rows, layers, counts, head, settings)
     best = _clearest(every)
-    index, share = _most_probable(target, head, best)
+    index, share = _most_probable(target, head, best, settings.labels_kept)
     return LabelEvidence(index.cpu(), share.cpu(), torch.cat([worth for worth, _ in every[best]]).cpu())
 
 
-def telling_set(reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> int:
+def telling_set(
+    reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead, settings: MatchingSettings = DEFAULT
+) -> int:
     """Which set of labels tells a reference's structures from what is around them best.
 
     ``reference`` is what the classifier reads of its voxels (D * H * W, C); the label maps are those of `label_evidence`.
     """
-    return _clearest(_worths(reference, layers, counts, head))
+    return _clearest(_worths(reference, layers, counts, head, settings))
 
 
 _Worth = tuple[Tensor, Tensor]
@@ -148,17 +154,19 @@ class _Layer:
         return torch.bincount(self.labels.flatten(), minlength=self.count + 1).cumsum(0).tolist()
 
 
-def _worths(reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead) -> list[list[_Worth]]:
+def _worths(
+    reference: Tensor, layers: Sequence[Tensor], counts: Sequence[int], head: LabelHead, settings: MatchingSettings
+) -> list[list[_Worth]]:
     """What `_worth` says of each set and layer."""
     known = [_Layer(layer, count) for layer, count in zip(layers, counts, strict=True)]
-    return [[_worth(reference, layer, head, which) for layer in known] for which in range(len(head.weights))]
+    return [[_worth(reference, layer, head, which, settings.label_surroundings) for layer in known] for which in range(len(head.weights))]
 
 
 def _clearest(every: list[list[_Worth]]) -> int:
     return max(range(len(every)), key=lambda which: sum(float(clear.sum()) for _, clear in every[which]))
 
 
-def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Worth:
+def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int, around: int) -> _Worth:
     """What each label is worth for each structure (count, L), and how clearly that tells the structure from what is around it (count,)."""
     size = len(head.weights[which])
     inner, outer = torch.zeros(2, layer.count, size, device=reference.device)
@@ -170,7 +178,7 @@ def _worth(reference: Tensor, layer: _Layer, head: LabelHead, which: int) -> _Wo
         if box is None:
             continue
         inner[number - 1] = head.posterior(reference[layer.some_of(number).to(reference.device)], which).mean(0)
-        near = tuple(slice(max(side.start - _AROUND, 0) // _THINNED, (side.stop + _AROUND) // _THINNED + 1) for side in box)
+        near = tuple(slice(max(side.start - around, 0) // _THINNED, (side.stop + around) // _THINNED + 1) for side in box)
         others = sparse[near] != number
         if others.any():
             # A product of matrices: choosing the voxels first, and averaging them then, takes several times as long.
@@ -188,9 +196,9 @@ def _in_parts(rows: Tensor, head: LabelHead, which: int) -> Tensor:
     return out
 
 
-def _most_probable(target: Embedded, head: LabelHead, which: int) -> tuple[Tensor, Tensor]:
+def _most_probable(target: Embedded, head: LabelHead, which: int, kept: int) -> tuple[Tensor, Tensor]:
     """Labels and probabilities (K, D, H, W), uint8; zero where the target is air."""
-    kept = min(KEPT, len(head.weights[which]))
+    kept = min(kept, len(head.weights[which]))
     inside = target.inside.flatten().nonzero()[:, 0]
     index = torch.zeros(kept, target.inside.numel(), dtype=torch.uint8, device=inside.device)
     share = torch.zeros_like(index)

@@ -32,29 +32,17 @@ from .correspondence import (
     self_similarity,
     similarity,
 )
-from .demons import BACK_LEVELS, LEVELS, NEARER_LEVELS, refine
+from .demons import refine
 from .global_attention import global_attention
 from .label_posteriors import LabelEvidence, LabelHead, label_evidence
 from .network import MatchingNet
+from .settings import DEFAULT, Level, MatchingSettings
 from .transforms import field_transform
 from .warping import warp_structures
 
 STAGE = "matching"
 # Probabilities below this are not kept.
 NEGLIGIBLE = 0.02
-# The network holds some 500 bytes a voxel while it works.
-MOST_VOXELS = 4_000_000
-# Labels are read again at voxels larger by this factor. On five training brains and abdomens the likeliest label's Dice was .007 to .016
-# higher with it; on three hearts .020, .014 and -.012. Smaller voxels, or larger ones still, brought less.
-_FARTHER = 1.2
-# The look that labels come from sees voxels smaller than the working spacing by this factor. On nine pairs of training abdomens it brought
-# .011 of Dice, on four of brains .008; 0.8 cost twice the memory and lost most of that again.
-_SHARPER = 0.9
-# A second look is taken if it is nearer by this factor or more, at the annotated part and this share of its width around it.
-_NEARER, _AROUND = 0.8, 0.2
-# So many voxels wide is what the second look sees. On 23 pairs of training hearts voxels 1.15 times smaller had .012 less Dice and took a
-# quarter more time: slices of 10 mm have nothing to show between them.
-_NEARER_EXTENT = 96
 
 
 @dataclass(frozen=True)
@@ -94,19 +82,20 @@ class Match:
     inlier_ratio: float
     similarity: float
     head: LabelHead | None = None
+    settings: MatchingSettings = DEFAULT
 
-    def prior(self, structures: Sequence[Structure], frame: sitk.Image, *, radius: int = 2) -> dict[Structure, SoftMask]:
+    def prior(self, structures: Sequence[Structure], frame: sitk.Image) -> dict[Structure, SoftMask]:
         """The structures' probabilities on the target's canonical frame; structures that the reference lacks are left out.
 
         The mean of two ways: attention on the working grid knows what a voxel looks like, the warped masks have the full resolution.
         """
-        attended = self.attend(structures, radius=radius)
+        attended = self.attend(structures)
         warped = warp_structures(self.reference, structures, self.transform, frame, ignore, CancelToken())
         return {structure: weighted([(mask, 0.5), (warped[structure], 0.5)], frame) for structure, mask in attended.items()}
 
-    def attend(self, structures: Sequence[Structure], *, radius: int = 2) -> dict[Structure, SoftMask]:
+    def attend(self, structures: Sequence[Structure]) -> dict[Structure, SoftMask]:
         """The structures' probabilities on the target's working grid, from attention around the matched places alone."""
-        return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, radius=radius)
+        return carry_labels(self.reference, self.target_view, self.reference_view, self.field, structures, settings=self.settings)
 
     def attend_globally(self, structures: Sequence[Structure]) -> dict[Structure, SoftMask]:
         """The probabilities by looks alone of structures that the reference has, on coarse cells."""
@@ -119,8 +108,9 @@ class Match:
             known = torch.from_numpy(numbered(sitk.GetArrayFromImage(labels), [structure.label for structure in asked]))
             known = known.to(self.field.device)
             with torch.no_grad():
-                shares = global_attention(target.embedded, reference.embedded, self.field, known, len(asked) + 1).cpu().numpy()
-            out |= {structure: _whole(shares[number], cells) for number, structure in enumerate(asked, start=1)}
+                shares = global_attention(target.embedded, reference.embedded, self.field, known, len(asked) + 1, self.settings)
+            shares = shares.cpu()
+            out |= {structure: _whole(shares[number].numpy(), cells) for number, structure in enumerate(asked, start=1)}
         return {structure: out[structure] for structure in structures}
 
     @cached_property
@@ -131,7 +121,7 @@ class Match:
         structures = self.reference.segmentation.structures
         layers, counts, order = numbered_layers(self.reference, structures, self.reference_view.grid)
         with torch.no_grad():
-            found = label_evidence(self.target_view.embedded, self.reference_view.embedded, layers, counts, self.head)
+            found = label_evidence(self.target_view.embedded, self.reference_view.embedded, layers, counts, self.head, self.settings)
         places = [order.index(structure) for structure in structures]
         return LabelEvidence(found.index, found.share, found.ratio[places])
 
@@ -146,13 +136,14 @@ class Matcher:
 
     def __init__(self, net: MatchingNet, device: torch.device) -> None:
         self._net: MatchingNet = net.to(device).eval()
+        self.settings = net.config.settings
         if device.type == "cpu":
             self._net.to(memory_format=torch.channels_last_3d)
         self._device = device
         # Apple's GPUs lack some of what matching needs, and nobody has tried one.
         self._matches_on = device if device.type == "cuda" else torch.device("cpu")
         # Where memory has run out, fewer are tried.
-        self.most_voxels = MOST_VOXELS
+        self.most_voxels = self.settings.most_voxels
 
     @property
     def head(self) -> LabelHead | None:
@@ -183,7 +174,7 @@ class Matcher:
             image = torch.from_numpy(values)[None, None].to(self._device)
             fine, coarse, read = self._net(image)
             if surely and self.head is not None:
-                smaller = [max(1, round(extent / _FARTHER)) for extent in values.shape]
+                smaller = [max(1, round(extent / self.settings.label_scale)) for extent in values.shape]
                 farther = self._net.read(F.interpolate(image, smaller, mode="trilinear"))
                 # The classifier is linear in what it reads: this is the mean of its logits. CUDA's autocast interpolates in float32.
                 read = torch.lerp(read, F.interpolate(farther, values.shape, mode="trilinear").to(read.dtype), 0.5)
@@ -211,13 +202,13 @@ class Matcher:
             and self._nearer_spacing(reference, frames[0], reference_view.grid.GetSpacing()[0]) is not None
         ):
             # It could not be taken: the first look has to do, with its last level too.
-            field = correspond(target_view, reference_view, cancel=cancel)[1]
+            field = correspond(target_view, reference_view, self.settings.levels, cancel, self.settings)[1]
         progress(ProgressEvent(STAGE, 0.8))
         if cancel.cancelled:
             return None
         dense = field_transform(field, target_view.grid, reference_view.grid)
         progress(ProgressEvent(STAGE, 1.0))
-        return Match(reference, target_view, reference_view, world, dense, field, affine.inlier_ratio, alike, self.head)
+        return Match(reference, target_view, reference_view, world, dense, field, affine.inlier_ratio, alike, self.head, self.settings)
 
     def match_all(
         self, references: Sequence[Reference], target: sitk.Image, progress: ProgressCallback, cancel: CancelToken
@@ -244,7 +235,7 @@ class Matcher:
         if last:
             # Smaller than those of both volumes there is nothing more to see.
             finest = min(size for frame in frames for size in frame.GetSpacing())
-            spacing = max(_SHARPER * working, min(working, finest), affordable)
+            spacing = max(self.settings.finer * working, min(working, finest), affordable)
         views = []
         for frame in frames:
             views.append(self.view(frame, spacing, surely=last))
@@ -252,8 +243,8 @@ class Matcher:
             if cancel.cancelled:
                 return None
         reference_view, target_view = views
-        levels = LEVELS if last else LEVELS[:-1]
-        affine, field = correspond(target_view, reference_view, levels if self.refined else (), cancel)
+        levels = self.settings.levels if last else self.settings.levels[:-1]
+        affine, field = correspond(target_view, reference_view, levels if self.refined else (), cancel, self.settings)
         progress(ProgressEvent(STAGE, 1.0))
         return None if cancel.cancelled else (reference_view, target_view, affine, field)
 
@@ -270,7 +261,7 @@ class Matcher:
         if spacing is None:
             return None
         labelled = _labelled_box(reference)
-        margin = round(_AROUND * max(_sides(labelled, frame)) / spacing)
+        margin = round(self.settings.second_pass_margin * max(_sides(labelled, frame)) / spacing)
         grid = grid_over(frame, spacing, labelled, margin)
         box = _matched_box(field, target_view.grid, reference_view.grid, grid_over(frame, spacing, labelled, 0), target_frame)
         if box is None:
@@ -288,22 +279,22 @@ class Matcher:
         given = sample(field.permute(3, 0, 1, 2), cells + there.to(field.device), target_view.embedded.spacing, outside="border")
         estimate = given.permute(1, 2, 3, 0) - back.to(field.device)
         with torch.no_grad():
-            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, NEARER_LEVELS, cancel)
+            levels = self.settings.second_pass_levels
+            return closer, target_closer, refine(target_closer.embedded, closer.embedded, estimate, levels, cancel, self.settings)
 
-    @staticmethod
-    def _nearer_spacing(reference: Reference, frame: sitk.Image, spacing: float) -> float | None:
+    def _nearer_spacing(self, reference: Reference, frame: sitk.Image, spacing: float) -> float | None:
         """The spacing of a second look after one at ``spacing``; None where it would not be much nearer."""
         width = max(_sides(_labelled_box(reference), frame)[1:])
-        nearer = max((1 + 2 * _AROUND) * width / _NEARER_EXTENT, min(frame.GetSpacing()))
-        return nearer if nearer <= _NEARER * spacing else None
+        seen = (1 + 2 * self.settings.second_pass_margin) * width
+        nearer = max(seen / self.settings.second_pass_width, min(frame.GetSpacing()))
+        return nearer if nearer <= self.settings.second_pass * spacing else None
 
-    @staticmethod
-    def reversed_field(match: Match, cancel: CancelToken) -> torch.Tensor | None:
+    def reversed_field(self, match: Match, cancel: CancelToken) -> torch.Tensor | None:
         """Places in the target's grid of the reference's voxels, found anew from the embeddings and not by inverting the field.
 
         None after a cancel.
         """
-        field = correspond(match.reference_view, match.target_view, BACK_LEVELS, cancel)[1]
+        field = correspond(match.reference_view, match.target_view, self.settings.way_back_levels, cancel, self.settings)[1]
         return None if cancel.cancelled else field
 
 
@@ -312,13 +303,17 @@ def _foreground_grid(frame: sitk.Image, spacing: float) -> sitk.Image:
 
 
 def correspond(
-    target: View, reference: View, levels: tuple[tuple[int, int, float], ...] = LEVELS, cancel: CancelToken | None = None
+    target: View,
+    reference: View,
+    levels: tuple[Level, ...] = DEFAULT.levels,
+    cancel: CancelToken | None = None,
+    settings: MatchingSettings = DEFAULT,
 ) -> tuple[Affine, torch.Tensor]:
     """The affine map and the dense field from one view to another; ``levels`` and ``cancel`` as for `refine`."""
     with torch.no_grad():
         affine = global_affine(target.embedded, reference.embedded)
-        coarse = coarse_field(target.embedded, reference.embedded, affine)
-        return affine, refine(target.embedded, reference.embedded, coarse, levels, cancel)
+        coarse = coarse_field(target.embedded, reference.embedded, affine, settings=settings)
+        return affine, refine(target.embedded, reference.embedded, coarse, levels, cancel, settings)
 
 
 def _sides(box: tuple[slice, slice, slice], frame: sitk.Image) -> list[float]:
@@ -358,11 +353,18 @@ def _between(grid: sitk.Image, other: sitk.Image) -> torch.Tensor:
 
 
 def carry_labels(
-    reference: Reference, target_view: View, reference_view: View, field: torch.Tensor, structures: Sequence[Structure], *, radius: int = 2
+    reference: Reference,
+    target_view: View,
+    reference_view: View,
+    field: torch.Tensor,
+    structures: Sequence[Structure],
+    *,
+    radius: int | None = None,
+    settings: MatchingSettings = DEFAULT,
 ) -> dict[Structure, SoftMask]:
     """Carry structures of an annotated volume along a field; ``reference_view`` is that volume's, ``target_view`` the other's.
 
-    Structures that the volume lacks are left out.
+    Structures that the volume lacks are left out. ``radius`` is that of the attention, if not the usual one.
     """
     found = {structure: same_structure(reference.segmentation, structure) for structure in structures}
     own = {structure: mine for structure, mine in found.items() if mine is not None}
@@ -380,7 +382,9 @@ def carry_labels(
                 field,
                 torch.from_numpy(compact).to(field.device),
                 len(asked) + 1,
-                radius=radius,
+                radius=settings.attention_radius if radius is None else radius,
+                scale=settings.attention_sharpness,
+                width=settings.attention_width,
                 least=NEGLIGIBLE,
             )
         counts = torch.bincount(label, minlength=len(asked) + 1).tolist()[1:]
@@ -430,7 +434,7 @@ def body(values: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(plane) for plane in foreground(values)])
 
 
-def affordable_spacing(image: sitk.Image, most: int = MOST_VOXELS) -> float:
+def affordable_spacing(image: sitk.Image, most: int) -> float:
     """The smallest isotropic spacing in mm at which a volume has no more voxels than memory allows for.
 
     It matters where a small reference, say a heart, meets a whole body.

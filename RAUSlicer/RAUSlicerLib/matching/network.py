@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.blocks import Block, Up, fast_layout, gelu, one_channel, padded_to
+from ..support.settings import changed, settings_from
 from .label_posteriors import LabelHead
+from .settings import MatchingSettings
 
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
 _DETAIL = 2
@@ -24,7 +26,7 @@ class MatchingConfig:
     """Sizes of a matching network; the ``config.json`` of its checkpoint folder.
 
     ``widths`` are the channels at strides 2, 4, 8, ...; the coarse embedding lies at stride 4, the fine one at stride 1. ``labels`` are
-    the numbers of labels of the sets that it was trained with, if it still knows them.
+    the numbers of labels of the sets that it was trained with, if it still knows them. ``settings`` are the parameters of matching with it.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 192)
@@ -32,15 +34,18 @@ class MatchingConfig:
     fine_dim: int = 32
     coarse_dim: int = 64
     labels: tuple[int, ...] = ()
+    settings: MatchingSettings = field(default_factory=MatchingSettings)
 
     @classmethod
     def from_dict(cls, values: dict) -> MatchingConfig:
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         known |= {key: tuple(known[key]) for key in ("widths", "labels") if key in known}
+        known["settings"] = settings_from(MatchingSettings, known.get("settings", {}), "The settings of the model's matching")
         return cls(**known)
 
     def to_dict(self) -> dict:
-        return {"model_type": "rau_matching", **asdict(self)}
+        values = {"model_type": "rau_matching", **asdict(self), "settings": changed(self.settings)}
+        return values if values["settings"] else {key: value for key, value in values.items() if key != "settings"}
 
 
 def _gather(features: Tensor, at: Tensor) -> Tensor:

@@ -15,10 +15,8 @@ from ..results import Localization, SlicePrompt, SoftMask
 from .assignment import assign
 from .network import SliceReader
 from .queries import Asked, ask
+from .settings import LocalizerSettings
 from .slices import MatchedCase, SlicedProbability
-
-# Slices whose presence answer is below this hold no box.
-_PRESENT = 0.35
 
 
 class VlmLocalizer:
@@ -26,9 +24,10 @@ class VlmLocalizer:
 
     name = "vlm"
 
-    def __init__(self, vlm: SliceReader, device: torch.device) -> None:
+    def __init__(self, vlm: SliceReader, device: torch.device, settings: LocalizerSettings | None = None) -> None:
         self._vlm = vlm.placed(device)
         self._device = device
+        self._settings = settings or LocalizerSettings()
 
     def locate(
         self,
@@ -44,13 +43,13 @@ class VlmLocalizer:
         for number, (reference, masks) in enumerate(zip(case.references, refined, strict=True)):
             share = part(progress, number / len(refined), (number + 1) / len(refined))
             sliced = {structure: SlicedProbability(mask, case.grid) for structure, mask in masks.items()}
-            answered = ask(self._vlm, case, reference, sliced, self._device, share, cancel)
+            answered = ask(self._vlm, case, reference, sliced, self._device, share, cancel, self._settings)
             if cancel.cancelled:
                 return []
             for structure, answer in answered.items():
                 asked[structure].append(answer)
         merged = {structure: _merge(asked[structure]) for structure in structures}
-        return _jointly(structures, merged, priors, case.grid, canonical(case.target))
+        return _jointly(structures, merged, priors, case.grid, canonical(case.target), self._settings.present)
 
 
 def _merge(asked: Sequence[Asked]) -> Asked:
@@ -73,10 +72,11 @@ def _jointly(
     priors: Mapping[Structure, SoftMask],
     grid: sitk.Image,
     frame: sitk.Image,
+    present: float,
 ) -> list[Localization]:
-    """Boxes that agree over the slices of a structure and between structures."""
+    """Boxes that agree over the slices of a structure and between structures; slices less likely than ``present`` hold none."""
     heats = {structure: SlicedProbability(prior, grid) for structure, prior in priors.items()}
-    ranges = {structure: _contiguous(asked[structure], heats[structure]) for structure in structures}
+    ranges = {structure: _contiguous(asked[structure], heats[structure], present) for structure in structures}
     presence = np.array([_present(asked[structure]) for structure in structures])
     holders = [structure for structure in structures if ranges[structure]]
     stacks = np.stack([_stack(asked[structure], ranges[structure], grid.GetSize()[2]) for structure in structures])
@@ -141,9 +141,9 @@ def _present(asked: Asked) -> float:
     return float(np.mean(best)) if best else 0.0
 
 
-def _contiguous(asked: Asked, prior: SlicedProbability) -> list[int]:
+def _contiguous(asked: Asked, prior: SlicedProbability, present: float) -> list[int]:
     """The run of present slices that holds most of the prior; gaps of one slice are bridged."""
-    levels = sorted(level for level, probability in asked.presence.items() if probability >= _PRESENT)
+    levels = sorted(level for level, probability in asked.presence.items() if probability >= present)
     runs: list[list[int]] = []
     for level in levels:
         if runs and level - runs[-1][-1] <= 2:

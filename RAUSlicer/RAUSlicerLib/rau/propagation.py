@@ -16,18 +16,11 @@ from ..imaging.segmentation import Structure
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from ..results import Localization, SoftMask, weighted
 from .sam2 import MemorySegmenter, SliceFeatures
+from .settings import PropagationSettings
 from .slices import MatchedCase, MatchedReference, SlicedProbability
 
 STAGE = "segmentation"
-# The reference's slice of a structure may lie this many slices from the target's: two patients' organs never end at the same level.
-_NEAREST = 3
-_PIXELS = 8
-_OBJECTS = 12
 _EMPTY = 0.02
-# A slice is left as the prior has it where less than this share of the structure's area is undecided: SAM2 takes most of the time of a run.
-_DOUBT = 1.0
-# Two slices in a row without a voxel end a structure.
-_PATIENCE = 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,7 @@ class Sam2Propagator:
 
     def __init__(self, segmenter: MemorySegmenter, device: torch.device, *, use_prior: bool = True, use_prompts: bool = True) -> None:
         self.segmenter = segmenter.to(device).eval()
+        self.settings = segmenter.config.settings
         self.device = device
         self._use_prior = use_prior
         self._use_prompts = use_prompts
@@ -90,9 +84,10 @@ class Sam2Propagator:
         """
         out: dict[Structure, SoftMask] = {}
         # A structure is finished before the next group starts, so that a cancel keeps whole structures.
-        groups = [localizations[n : n + _OBJECTS] for n in range(0, len(localizations), _OBJECTS)]
+        size = self.settings.batch
+        groups = [localizations[n : n + size] for n in range(0, len(localizations), size)]
         for number, group in enumerate(groups):
-            tracks = [_Track(slices, one, self._use_prior, (frames or {}).get(one.structure, ())) for one in group]
+            tracks = [_Track(slices, one, self.settings, self._use_prior, (frames or {}).get(one.structure, ())) for one in group]
             for step in range(len(slices)):
                 for direction in (-1, 1) if step else (1,):
                     self._advance(slices, tracks, step * direction, cancel)
@@ -191,14 +186,22 @@ class Sam2Propagator:
 class _Track:
     """One structure on its way through the slices."""
 
-    def __init__(self, slices: MatchedCase, localization: Localization, use_prior: bool, frames: Sequence[Frame] = ()) -> None:
+    def __init__(
+        self,
+        slices: MatchedCase,
+        localization: Localization,
+        settings: PropagationSettings,
+        use_prior: bool,
+        frames: Sequence[Frame] = (),
+    ) -> None:
+        self._settings = settings
         self.structure, self.localization, self.frames = localization.structure, localization, frames
         self._grid = slices.grid
         self._sharp = localization.prior if use_prior else None
         self._prior = SlicedProbability(self._sharp, slices.grid)
-        self._doubt = _doubt(self._prior) if self._sharp is not None else np.full(len(slices), np.inf)
+        self._doubt = _doubt(self._prior, settings.pixels) if self._sharp is not None else np.full(len(slices), np.inf)
         self._areas = [reference.areas(localization.structure) for reference in slices.references]
-        self._drawn = [np.flatnonzero(areas >= _PIXELS) for areas in self._areas]
+        self._drawn = [np.flatnonzero(areas >= settings.pixels) for areas in self._areas]
         self.cache: dict[tuple[int, int], _Slot] = {}
         self.remembered: dict[int, _Slot] = {}
         self._kept: dict[int, np.ndarray] = {}
@@ -225,7 +228,7 @@ class _Track:
         first, last = self._limits
         if not first <= self.start + offset <= last:
             return False
-        return offset == 0 or self._silent[1 if offset > 0 else -1] < _PATIENCE
+        return offset == 0 or self._silent[1 if offset > 0 else -1] < self._settings.patience
 
     def memory_levels(self, level: int) -> list[tuple[int, int]]:
         """(reference, its slice nearest to this level that shows the structure), for every reference that has one."""
@@ -233,7 +236,7 @@ class _Track:
         for number, drawn in enumerate(self._drawn):
             if len(drawn):
                 nearest = int(drawn[np.argmin(np.abs(drawn - level))])
-                if abs(nearest - level) <= _NEAREST:
+                if abs(nearest - level) <= self._settings.nearest:
                     out.append((number, nearest))
         return out
 
@@ -246,7 +249,7 @@ class _Track:
 
     def sure(self, level: int) -> bool:
         """Whether the prior says enough of this slice."""
-        return bool(self._doubt[level] < _DOUBT)
+        return bool(self._doubt[level] < self._settings.doubt)
 
     def nearest_frame(self, level: int) -> int | None:
         """The number of the frame nearest to a slice."""
@@ -292,11 +295,11 @@ class _Track:
         return cropped(np.stack([planes.get(level, empty) for level in range(first, last + 1)]), first, self._grid)
 
 
-def _doubt(prior: SlicedProbability) -> np.ndarray:
-    """The undecided area of every slice (N,), as a share of what is inside: 0 sure, 1 and more anything."""
+def _doubt(prior: SlicedProbability, least: int) -> np.ndarray:
+    """The undecided area of every slice (N,), as a share of what is inside, at ``least`` so many pixels: 0 sure, 1 and more anything."""
     share = prior.values.astype(np.float32)
     out = np.zeros(len(prior.peaks))
-    out[prior.where[0]] = np.minimum(share, 1 - share).sum((1, 2)) / np.maximum((share > 0.5).sum((1, 2)), _PIXELS)
+    out[prior.where[0]] = np.minimum(share, 1 - share).sum((1, 2)) / np.maximum((share > 0.5).sum((1, 2)), least)
     return out
 
 

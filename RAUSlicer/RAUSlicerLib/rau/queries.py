@@ -13,15 +13,11 @@ from torch.nn import functional as F
 from ..imaging.segmentation import Structure
 from ..progress import CancelToken, ProgressCallback, ProgressEvent
 from .network import MatchEvidence, Pictures, SlicePair, SliceReader, boxes_of, matched_boxes
+from .settings import LocalizerSettings
 from .slices import BATCH, MatchedCase, MatchedReference, SlicedProbability
 
 STAGE = "localization"
-# A slice is asked about a structure from this many pixels of its matched reference, or this much of the matched probability, on.
-_PIXELS = 8
-_HEAT = 0.15
-# Where slices lie closer than this, in mm, the model is asked on every second one: two patients' organs change less from one to the next.
-# On three abdomens with slices of 3 mm own boxes were as good as with all slices (.667), in 4 s less.
-_CLOSE = 3.5
+DEFAULT = LocalizerSettings()
 # Sides of boxes, as shares of the image, that a box is compared by.
 _SMALLEST = 0.01
 
@@ -63,15 +59,16 @@ def ask(
     device: torch.device,
     progress: ProgressCallback,
     cancel: CancelToken,
+    settings: LocalizerSettings = DEFAULT,
 ) -> dict[Structure, Asked]:
     """Presence, boxes and states of every structure on all slices that may hold it; nothing after a cancel.
 
     ``heats`` are the structures' matched probabilities.
     """
-    drawn = {structure: reference.areas(structure) >= _PIXELS for structure in heats}
-    hot = {structure: heat.peaks >= _HEAT for structure, heat in heats.items()}
+    drawn = {structure: reference.areas(structure) >= settings.pixels for structure in heats}
+    hot = {structure: heat.peaks >= settings.probability for structure, heat in heats.items()}
     sought = [[structure for structure in heats if drawn[structure][level] or hot[structure][level]] for level in range(len(slices))]
-    levels = levels_to_ask(sought, slices.grid.GetSpacing()[2])
+    levels = levels_to_ask(sought, slices.grid.GetSpacing()[2], settings.every_second_mm)
     shown = [_Shown(slices, reference, level, here, heats) for level, here in enumerate(sought)]
     said: dict[int, dict[Structure, _SliceAnswer]] = {}
     try:
@@ -107,12 +104,12 @@ def ask(
     return out
 
 
-def levels_to_ask(sought: Sequence[Sequence[Structure]], apart: float) -> list[int]:
+def levels_to_ask(sought: Sequence[Sequence[Structure]], apart: float, close: float = DEFAULT.every_second_mm) -> list[int]:
     """The slices to ask about, when each may hold the structures ``sought`` and they lie ``apart`` mm.
 
     Of slices that lie close every second one, and those with a structure that neither neighbour may hold.
     """
-    if apart >= _CLOSE:
+    if apart >= close:
         return [level for level, here in enumerate(sought) if here]
     known = [set(here) if level % 2 == 0 else set() for level, here in enumerate(sought)]
     known.append(set())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..support.settings import changed, settings_from
+from .settings import PropagationSettings
 
 # Scale and bias that make certain logits of a given mask, and how far back SAM2.1 remembers objects, in frames.
 _CERTAIN = (20.0, -10.0)
@@ -62,15 +65,18 @@ class Sam2Config:
     std: float | tuple[float, ...] = 0.25
     use_query: bool = True
     as_published: bool = False
+    settings: PropagationSettings = field(default_factory=PropagationSettings)
 
     @classmethod
     def from_dict(cls, values: dict) -> Sam2Config:
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+        plain["settings"] = settings_from(PropagationSettings, known.get("settings", {}), "The settings of the model's SAM 2")
         return cls(**plain)
 
     def to_dict(self) -> dict:
-        return {"model_type": "rau_sam2", **asdict(self)}
+        values = {"model_type": "rau_sam2", **asdict(self), "settings": changed(self.settings)}
+        return values if values["settings"] else {key: value for key, value in values.items() if key != "settings"}
 
     @property
     def stride(self) -> int:

@@ -8,15 +8,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..results import SoftMask, weighted
+from .settings import DEFAULT, RefinementSettings
 
-# A voxel that is likelier than this will be drawn; what is sharpened stays on its side of it.
-_DRAWN = 0.4
 _LEAST = 1e-4
-# A mask with half of its annotation's volume, or twice as much, still counts in full.
-_FAIR = 2.0
 
 
-def merge_priors(masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequence[float]) -> SoftMask:
+def merge_priors(
+    masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequence[float], settings: RefinementSettings = DEFAULT
+) -> SoftMask:
     """Probabilities on a frame, merged from one mask a reference; ``annotated`` are the structure's volumes in the references in mm^3.
 
     The mean of masks that differ a little is less decided than any of them, though it is more often right: on training abdomens the
@@ -27,8 +26,9 @@ def merge_priors(masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequen
     """
     if len(masks) < 2:
         return weighted([(mask, 1.0) for mask in masks], frame)
-    merged = weighted(list(zip(masks, weights_of(masks, frame, annotated), strict=True)), frame)
-    middle = np.log(_DRAWN / (1 - _DRAWN))
+    merged = weighted(list(zip(masks, weights_of(masks, frame, annotated, settings.fair_volume), strict=True)), frame)
+    # What is sharpened stays on its side of what will be drawn.
+    middle = np.log(settings.drawn / (1 - settings.drawn))
     share = merged.values.clip(_LEAST, 1 - _LEAST)
     logit = middle + (1 + (len(masks) - 1) / 2) * (np.log(share / (1 - share)) - middle)
     # Where nothing was, nothing is.
@@ -36,7 +36,9 @@ def merge_priors(masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequen
     return SoftMask(values.astype(np.float32), merged.start, merged.grid)
 
 
-def weights_of(masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequence[float]) -> list[float]:
+def weights_of(
+    masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequence[float], fair_volume: float = DEFAULT.fair_volume
+) -> list[float]:
     """How much each mask counts, with a sum of 1: how sure it is of its own voxels, times its mean soft Dice with the others.
 
     A mask much smaller or larger than what its reference has counts less: it was carried badly, or the two patients are unlike. With three
@@ -52,7 +54,7 @@ def weights_of(masks: Sequence[SoftMask], frame: sitk.Image, annotated: Sequence
             sure = float((part[0] * part[0]).sum()) / sums[one]
             alike = [2 * _shared(part, placed[other]) / (sums[one] + sums[other]) for other in range(count) if other != one]
             volume = sums[one] * voxel
-            fair = min(1.0, _FAIR * min(volume, annotated[one]) / max(volume, annotated[one]))
+            fair = min(1.0, fair_volume * min(volume, annotated[one]) / max(volume, annotated[one]))
             weights[one] += fair * sure * float(np.mean(alike))
     return [float(weight) for weight in weights / weights.sum()]
 

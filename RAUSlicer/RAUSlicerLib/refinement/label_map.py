@@ -11,17 +11,16 @@ from scipy import ndimage
 from ..imaging.frame import canonical, from_array, stored_like
 from ..imaging.segmentation import Segmentation, Structure
 from ..results import SoftMask
-
-# An island is kept if it has this share of the largest one's voxels: two-part structures stay whole, specks go. A fifth as the limit cost
-# 0.02 to 0.03 of the boxes' overlap on two abdomens, where vessels fall apart, and gained nothing on a brain and a heart.
-_ISLAND = 0.05
-# What a voxel needs to belong to a structure that the model has drawn. Its probabilities are steep and fade at thin ends first: with one
-# half boxes were too small on brains and abdomens. With 0.3 one abdomen and one heart of two each lost Dice.
-DRAWN = 0.4
+from .settings import DEFAULT
 
 
 def resolve(
-    masks: Mapping[Structure, SoftMask], structures: Sequence[Structure], target: sitk.Image, *, least: float = 0.5
+    masks: Mapping[Structure, SoftMask],
+    structures: Sequence[Structure],
+    target: sitk.Image,
+    *,
+    least: float = 0.5,
+    island: float = DEFAULT.island,
 ) -> Segmentation:
     """Label maps of the structures' own values on the target's own grid; structures of one layer exclude each other.
 
@@ -30,17 +29,18 @@ def resolve(
         structures: All structures of the result, in order; those without a mask come out empty.
         target: Gives the grid.
         least: A voxel belongs to a structure only above this probability.
+        island: An island is kept from this share of the largest one's voxels on.
     """
     frame = canonical(target)
     count = 1 + max((structure.layer for structure in structures), default=0)
     layers = []
     for layer in range(count):
-        labels = compete({s: m for s, m in masks.items() if s.layer == layer}, frame, least=least)
+        labels = compete({s: m for s, m in masks.items() if s.layer == layer}, frame, least=least, island=island)
         layers.append(stored_like(from_array(labels, frame), target))
     return Segmentation(layers[0], tuple(structures), tuple(layers[1:]))
 
 
-def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image, *, least: float = 0.5) -> np.ndarray:
+def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image, *, least: float = 0.5, island: float = DEFAULT.island) -> np.ndarray:
     """Label array (z, y, x) of a canonical frame: every voxel goes to the likeliest structure if that is likelier than ``least``.
 
     Islands are judged twice, before structures meet and after. In what order they are given doesn't matter.
@@ -55,25 +55,25 @@ def compete(masks: Mapping[Structure, SoftMask], frame: sitk.Image, *, least: fl
         if found is None:
             continue
         values, where = found
-        wins = without_specks(values > least) & (values > best[where])
+        wins = without_specks(values > least, island=island) & (values > best[where])
         best[where][wins] = values[wins]
         labels[where][wins] = structure.label
         places[structure] = where
     for structure, where in places.items():
         part = labels[where]
         mine = part == structure.label
-        part[mine & ~without_specks(mine)] = 0
+        part[mine & ~without_specks(mine, island=island)] = 0
     return labels
 
 
-def without_specks(mask: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+def without_specks(mask: np.ndarray, kept: np.ndarray | None = None, *, island: float = DEFAULT.island) -> np.ndarray:
     """Booleans without islands much smaller than the largest one; an island that touches one of the voxels ``kept`` stays."""
     islands, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count <= 1:
         return mask
     sizes = np.bincount(islands.ravel())
     sizes[0] = 0
-    large = sizes >= _ISLAND * sizes.max()
+    large = sizes >= island * sizes.max()
     if kept is not None:
         large[np.unique(islands[kept])] = True
     return large[islands] & mask

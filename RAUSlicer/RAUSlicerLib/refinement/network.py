@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.blocks import Block, Up, fast_layout, gelu, padded_to
+from ..support.settings import changed, settings_from
+from .settings import RefinementSettings
 
 # Fewest voxels along an axis inside of the network: torch's bf16 convolutions on CPUs (2.14) fail where one or two cells are left.
 _LEAST = 24
@@ -30,15 +32,19 @@ class RefinerConfig:
     """Share of the first pass in what the second one starts from; the rest is as carried."""
     heed: float = 0.0
     """How far what the training labels say moves what a pass starts from, as a factor of its logit."""
+    settings: RefinementSettings = field(default_factory=RefinementSettings)
+    """The parameters of refinement with it."""
 
     @classmethod
     def from_dict(cls, values: dict) -> RefinerConfig:
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         known["widths"] = tuple(known.get("widths", cls.widths))
+        known["settings"] = settings_from(RefinementSettings, known.get("settings", {}), "The settings of the model's refiner")
         return cls(**known)
 
     def to_dict(self) -> dict:
-        return {"model_type": "rau_refiner", **asdict(self)}
+        values = {"model_type": "rau_refiner", **asdict(self), "settings": changed(self.settings)}
+        return values if values["settings"] else {key: value for key, value in values.items() if key != "settings"}
 
 
 class RefinerNet(nn.Module):

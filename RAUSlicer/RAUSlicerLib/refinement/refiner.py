@@ -25,28 +25,19 @@ from ..progress import CancelToken
 from ..results import SoftMask, weighted
 from ..support.parallel import side_by_side
 from .network import RefinerNet, doubled
+from .settings import DEFAULT, Margins, RefinementSettings
 
 Window = tuple[slice, slice, slice]
 Corner = tuple[int, int, int]
 
-# Voxels this much smaller than those of the match, but not smaller than the target's own.
-FINER = 1.4
-# Surroundings: this share of the structure's extent, within limits in voxels. The second pass needs to see less far: a brain, an abdomen
-# and a heart came out the same to .001 in Dice, in 0.7 to 2.5 s less.
-_FAR, _NEAR = (0.25, 8, 20), (0.15, 6, 12)
 # Convolutions see at least so many voxels along each axis.
 _SMALLEST = 24
-# Where the first pass gives a structure this probability the second one looks.
-_LOCATED = 0.3
-# What the training labels say decides where to look from this worth of a label on, where it has this share of a voxel (of 255). Every
-# second voxel along each axis will do.
-_WORTH, _SHARE, _THINNED = 0.8, 128, 2
+# To see where a training label lies every second voxel along each axis will do.
+_THINNED = 2
 # Structures with more voxels in and around them are drawn one after the other: side by side they took 0.8 GB more on an abdomen.
 _ALONE = 700_000
 # On larger working grids what the networks are given is made one after the other: side by side it took half a gigabyte more on an abdomen.
 _SMALL = 2_500_000
-# A structure that reaches the rim of what the first pass sees is looked at again with more around it, so often in all.
-_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -138,19 +129,26 @@ class Overlay:
     labels: LabelEvidence | None
     working: Cells
     others: Sequence[PlacedPosteriors] = ()
+    settings: RefinementSettings = DEFAULT
 
     def box(self, structure: Structure) -> list[Window]:
         """Where the structure was carried to, in one way or the other, and where the training labels see it."""
         number = self.numbers[structure]
         windows = [self.attended[structure][1], self._warped_boxes[number - 1]]
         if self.labels is not None:
-            windows += [self._label_box(label) for label in (self.labels.ratio[number - 1] > _WORTH).nonzero()[:, 0].tolist()]
+            windows += [
+                self._label_box(label) for label in (self.labels.ratio[number - 1] > self.settings.telling_worth).nonzero()[:, 0].tolist()
+            ]
         return [window for window in windows if window is not None and all(side.stop > side.start for side in window)]
 
     def extent(self, structure: Structure) -> int:
         """How many voxels lie in and around all of these boxes."""
         boxes = self.box(structure)
-        return math.prod(side.stop - side.start for side in surroundings(boxes, self.warped.shape)) if boxes else 0
+        return (
+            math.prod(side.stop - side.start for side in surroundings(boxes, self.warped.shape, margins=self.settings.first_margins))
+            if boxes
+            else 0
+        )
 
     def planes(self, structure: Structure, window: Window) -> np.ndarray:
         """What the network sees of a window, (6, d, h, w) as in `RefinerNet`."""
@@ -209,7 +207,7 @@ class Overlay:
         """The likeliest label of training of every second voxel along each axis, 0 where that is not clear."""
         assert self.labels is not None
         index, share = (values[0, ::_THINNED, ::_THINNED, ::_THINNED].numpy() for values in (self.labels.index, self.labels.share))
-        return np.where(share >= _SHARE, index, 0)
+        return np.where(share >= self.settings.telling_share, index, 0)
 
     @cached_property
     def _label_windows(self) -> list[Window | None]:
@@ -230,7 +228,7 @@ class Overlay:
         return first, second, owner
 
 
-def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1, margins: tuple[float, int, int] = _FAR) -> Window:
+def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1, margins: Margins = DEFAULT.first_margins) -> Window:
     """The box around some boxes with a margin, within a volume, to be seen at every ``step``-th voxel."""
     around, least, most = margins
     sides = []
@@ -265,14 +263,14 @@ def reference_votes(matches: Sequence[Match], cancel: CancelToken) -> list[Refer
     return [ReferenceVote(match, match.attend(match.reference.segmentation.structures)) for match in several if not cancel.cancelled]
 
 
-def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = ()) -> Overlay:
+def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = (), settings: RefinementSettings = DEFAULT) -> Overlay:
     """Lay a matched reference over a target with all its structures: what becomes of one must not depend on which others are asked for.
 
     With several references ``votes`` are all of them, this one too: attention and the training labels are heard of each.
     """
     frame, other = normalized(canonical(target)), normalized(canonical(match.reference.volume))
     segmentation = match.reference.segmentation
-    fine = max(match.reference_view.grid.GetSpacing()[0] / FINER, min(frame.GetSpacing()))
+    fine = max(match.reference_view.grid.GetSpacing()[0] / settings.finer, min(frame.GetSpacing()))
     grid = grid_over(frame, fine, _seen(match.target_view.grid, frame))
     nothing = np.zeros((0, 0, 0), np.float32), (slice(0, 0), slice(0, 0), slice(0, 0))
     structures = segmentation.structures
@@ -305,6 +303,7 @@ def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = (
         labels,
         working,
         others,
+        settings,
     )
 
 
@@ -389,18 +388,18 @@ class Refiner:
         if not boxes:
             return None
         shape = over.warped.shape
-        for _ in range(_LOOKS):
-            far = surroundings(boxes, shape, step=2)
+        for _ in range(over.settings.first_passes):
+            far = surroundings(boxes, shape, step=2, margins=over.settings.first_margins)
             planes = torch.from_numpy(over.planes(structure, far))[None].to(self._device)
             looks = torch.from_numpy(over.looks(structure, far))[None].to(self._device)
             with torch.inference_mode(), autocast(self._device):
                 located = doubled(self._net.locate(planes, looks).float().sigmoid(), planes.shape[2:])
-            found = [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > _LOCATED)]
+            found = [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > over.settings.located)]
             boxes += found
             # Where it goes on beyond the rim, the reference's own is far smaller.
             if not any(_reaches(box, far, shape) for box in found):
                 break
-        near = _shared(surroundings(boxes, shape, margins=_NEAR), far)
+        near = _shared(surroundings(boxes, shape, margins=over.settings.second_margins), far)
         z, y, x = inner(near, far)
         with torch.inference_mode(), autocast(self._device):
             drawn = self._net.draw(planes[:, :, z, y, x], located[:, z, y, x])[0].float().sigmoid().cpu().numpy()

@@ -5,8 +5,8 @@ import torch
 from scipy import ndimage
 
 from RAUSlicerLib.confidence import laterality
-from RAUSlicerLib.confidence.laterality import ASYMMETRIC, INLIER_RATIO, UNSURE, Fit, Laterality, compare_laterality, mirrored
-from RAUSlicerLib.confidence.laterality_by_labels import LEAST_MARGIN
+from RAUSlicerLib.confidence.laterality import Fit, Laterality, compare_laterality, mirrored
+from RAUSlicerLib.confidence.settings import LateralitySettings
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.matching.matcher import Matcher
@@ -16,6 +16,7 @@ from RAUSlicerLib.progress import CancelToken
 pytestmark = pytest.mark.usefixtures("enough")
 
 SIZE = (48, 56, 40)
+LIMITS = LateralitySettings()
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_after_a_poor_match_nothing_is_fitted(matcher: Matcher, monkeypatch: pyt
     asked = []
     monkeypatch.setattr(laterality._Pair, "fit", lambda *given: pytest.fail("its fits would be poor too"))
     monkeypatch.setattr(laterality, "label_margins", lambda *given: asked.append(given))
-    said = compare_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), inlier_ratio=INLIER_RATIO - 0.01)
+    said = compare_laterality(matcher, annotated(head(40)), head(40, noise=1), CancelToken(), inlier_ratio=LIMITS.inlier_ratio - 0.01)
     assert said is Laterality.UNKNOWN and len(asked) == 1
 
 
@@ -119,12 +120,12 @@ def test_a_better_fit_of_the_mirror_image_is_confirmed(matcher: Matcher, monkeyp
 @pytest.mark.parametrize(
     "fits",
     [
-        four(0.70, 0.70 - UNSURE / 2, 0, 0),
-        four(0.70, 0.71, 0.71, 0.70 + UNSURE / 2),
-        four(0.70, 0.70 - 1.1 * ASYMMETRIC, 0, 0),
-        four(0.70, 0.71, 0.70, 0.71 + ASYMMETRIC),
+        four(0.70, 0.70 - LIMITS.unsure / 2, 0, 0),
+        four(0.70, 0.71, 0.71, 0.70 + LIMITS.unsure / 2),
+        four(0.70, 0.70 - 1.1 * LIMITS.asymmetric, 0, 0),
+        four(0.70, 0.71, 0.70, 0.71 + LIMITS.asymmetric),
         four(0.65, 0.70, 0.68, 0.66),
-        four(0.69, 0.70, 0.68, 0.70, inlier_ratio=INLIER_RATIO - 0.01),
+        four(0.69, 0.70, 0.68, 0.70, inlier_ratio=LIMITS.inlier_ratio - 0.01),
     ],
     ids=["too near", "too near when confirmed", "not symmetric", "not symmetric when confirmed", "contradictory", "not matched"],
 )
@@ -136,7 +137,7 @@ def test_what_is_unsure_is_unknown(matcher: Matcher, monkeypatch: pytest.MonkeyP
 def test_any_fit_that_found_too_few_matches_makes_it_unknown(matcher: Matcher, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     fits = four(0.69, 0.70, 0.68, 0.70)
     key = list(fits)[number]
-    fits[key] = Fit(fits[key].correlation, INLIER_RATIO - 0.01)
+    fits[key] = Fit(fits[key].correlation, LIMITS.inlier_ratio - 0.01)
     assert verdict(matcher, monkeypatch, fits) == (Laterality.UNKNOWN, number + 1)
 
 
@@ -164,8 +165,8 @@ def test_a_cancel_is_answered_before_the_next_fit(matcher: Matcher, monkeypatch:
         ((-0.1, -0.1), Laterality.AGREES),
         ((0.1, -0.1), Laterality.MIRRORED),
         ((-0.1, 0.1), Laterality.MIRRORED),
-        ((0.1, 0.9 * LEAST_MARGIN), Laterality.UNKNOWN),
-        ((-0.9 * LEAST_MARGIN, 0.1), Laterality.UNKNOWN),
+        ((0.1, 0.9 * LIMITS.label_margin), Laterality.UNKNOWN),
+        ((-0.9 * LIMITS.label_margin, 0.1), Laterality.UNKNOWN),
         (None, Laterality.UNKNOWN),
     ],
 )
@@ -173,6 +174,6 @@ def test_where_no_fit_tells_the_training_labels_do(
     matcher: Matcher, monkeypatch: pytest.MonkeyPatch, margins: tuple[float, float] | None, expected: Laterality
 ) -> None:
     monkeypatch.setattr(laterality, "label_margins", lambda *_: margins)
-    assert verdict(matcher, monkeypatch, four(0.69, 0.70, 0.68, 0.70, inlier_ratio=INLIER_RATIO - 0.01))[0] is expected
+    assert verdict(matcher, monkeypatch, four(0.69, 0.70, 0.68, 0.70, inlier_ratio=LIMITS.inlier_ratio - 0.01))[0] is expected
     # A fit that tells is believed.
     assert verdict(matcher, monkeypatch, four(0.70, 0.69, 0.0, 0.9))[0] is Laterality.AGREES

@@ -6,7 +6,8 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from RAUSlicerLib.confidence.laterality_by_labels import LEAST_MARGIN, label_margins, mirrored
+from RAUSlicerLib.confidence.laterality_by_labels import label_margins, mirrored
+from RAUSlicerLib.confidence.settings import LateralitySettings
 from RAUSlicerLib.imaging.frame import canonical, from_array, normalized
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.matching.label_posteriors import LabelHead
@@ -52,7 +53,7 @@ def body(centre: int) -> Reference:
 
 def margins(reference: Reference, target: Reference, net: LeftLivers, cancel: CancelToken | None = None) -> tuple[float, float] | None:
     frames = [normalized(canonical(case.volume)) for case in (reference, target)]
-    return label_margins(Matcher(net, torch.device("cpu")), reference, frames, cancel or CancelToken())  # type: ignore[arg-type]
+    return label_margins(Matcher(net, torch.device("cpu")), reference, frames, cancel or CancelToken(), 1_000_000)  # type: ignore[arg-type]
 
 
 def test_the_labels_are_surer_of_the_side_they_know() -> None:
@@ -61,7 +62,7 @@ def test_the_labels_are_surer_of_the_side_they_know() -> None:
         found = margins(reference, target, LeftLivers())
         assert found is not None
         for margin, case in zip(found, (reference, target), strict=True):
-            assert abs(margin) > 10 * LEAST_MARGIN and (margin > 0) == (case is left)
+            assert abs(margin) > 10 * LateralitySettings().label_margin and (margin > 0) == (case is left)
 
 
 def test_a_body_that_is_the_same_on_both_sides_has_no_margin() -> None:

@@ -151,6 +151,6 @@ def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline:
 def test_sides_are_judged_on_it(cuda_for_all: Any, pipeline: Pipeline, case: Reference) -> None:
     assert compare_laterality(pipeline.matcher, case, case.volume, CancelToken()) in Laterality
     frames = [normalized(canonical(case.volume))] * 2
-    margins = label_margins(pipeline.matcher, case, frames, CancelToken())
+    margins = label_margins(pipeline.matcher, case, frames, CancelToken(), 1_000_000)
     assert margins is not None and margins[0] == pytest.approx(margins[1])
     assert cuda_for_all.calls["laterality_by_labels.py:_sureness"] > 0

@@ -1,12 +1,12 @@
 """Recognition by looks: an organ is known wherever it lies, and by nothing but its looks where the match is wrong."""
 
-import pytest
 import torch
 from torch.nn import functional as F
 
 from RAUSlicerLib.matching import global_attention as module
 from RAUSlicerLib.matching.correspondence import COARSE_STEP, Embedded, pool, positions
 from RAUSlicerLib.matching.global_attention import global_attention
+from RAUSlicerLib.matching.settings import MatchingSettings
 
 SIZE = (24, 28, 32)
 SPACING = (2.0, 2.0, 2.0)
@@ -41,7 +41,7 @@ def test_an_organ_is_known_where_the_match_does_not_put_it() -> None:
 def test_of_two_that_look_alike_the_nearer_one_is_meant() -> None:
     labels = boxes(0)
     twins = painted(labels.clamp(max=1))
-    found = global_attention(twins, twins, positions(SIZE, SPACING), labels, 3, width=0.1)
+    found = global_attention(twins, twins, positions(SIZE, SPACING), labels, 3, MatchingSettings(global_width=0.1))
     assert found[1][2:4, 1:3, 1:3].min() > 0.9 and found[2][2:4, 4:6, 1:3].min() > 0.9
 
 
@@ -55,21 +55,20 @@ def test_air_is_nothing_and_a_volume_of_air_is_no_error() -> None:
     assert global_attention(painted(labels), painted(labels, nothing), positions(SIZE, SPACING), labels, 3).abs().max() == 0
 
 
-def test_a_thinned_out_reference_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thinned_out_reference_gives_the_same_answer() -> None:
     labels = boxes(0)
     volume = painted(labels)
     whole = global_attention(volume, volume, positions(SIZE, SPACING), labels, 3)
-    monkeypatch.setattr(module, "_KEYS", 200)
-    torch.testing.assert_close(global_attention(volume, volume, positions(SIZE, SPACING), labels, 3), whole, atol=0.1, rtol=0)
+    thinned = global_attention(volume, volume, positions(SIZE, SPACING), labels, 3, MatchingSettings(global_keys=(200, 12_000)))
+    assert not torch.equal(thinned, whole)
+    torch.testing.assert_close(thinned, whole, atol=0.1, rtol=0)
 
 
-def test_cells_of_several_labels_are_kept_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_of_several_labels_are_kept_where_there_are_many() -> None:
     shares = torch.eye(3)[torch.arange(60) % 3]
     shares[:40] = 0.5
     for keys, most, expected in ((10, 100, 40), (50, 100, 50), (10, 30, 30)):
-        monkeypatch.setattr(module, "_KEYS", keys)
-        monkeypatch.setattr(module, "_MOST_KEYS", most)
-        chosen, weight = module._thinned(shares)
+        chosen, weight = module._thinned(shares, (keys, most))
         assert len(chosen) == expected and int((chosen < 40).sum()) == min(40, most)
         assert (weight[chosen < 40] == 1).all() and float(weight[chosen >= 40].sum()) == (20 if expected > 40 else 0)
 
@@ -85,7 +84,7 @@ def test_shares_are_those_of_looks_and_distance_written_out() -> None:
     target, reference = painted(moved), painted(labels)
     # Far from the origin, where the squares of positions are largest beside their differences.
     field = positions(SIZE, SPACING) + torch.tensor([3.0, -5.0, 40.0])
-    found = global_attention(target, reference, field, labels, 3, scale=8.0, width=0.4)
+    found = global_attention(target, reference, field, labels, 3, MatchingSettings(global_sharpness=8.0, global_width=0.4))
     query, keys = (
         (torch.cat([volume.coarse, F.normalize(pool(volume.fine, COARSE_STEP), dim=0)]) / 2**0.5).flatten(1).t()
         for volume in (target, reference)

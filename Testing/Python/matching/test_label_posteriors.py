@@ -102,7 +102,7 @@ def test_worth_is_the_share_inside_beside_that_of_what_is_around() -> None:
     inside = HEAD.posterior(rows[labels == 1], 1).mean(0)
     # Eight voxels around a box from (8, 4, 4) to (16, 12, 12), every second one of each axis.
     around = HEAD.posterior(rows[:25:2, :21:2, :21:2][labels[:25:2, :21:2, :21:2] == 0], 1).mean(0)
-    worth, _ = _worth(volume.label_rows, _Layer(labels, 1), HEAD, 1)
+    worth, _ = _worth(volume.label_rows, _Layer(labels, 1), HEAD, 1, 8)
     torch.testing.assert_close(worth[0], (inside + 1e-5) / (inside + around + 2e-5), atol=1e-5, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_the_most_probable_labels_of_every_voxel_in_their_order(count: int) -> N
     generator = torch.Generator().manual_seed(2)
     head = LabelHead((30 * torch.randn(count, 16, generator=generator),), (torch.randn(count, generator=generator),))
     volume = painted(organs(), torch.rand(SIZE, generator=generator) > 0.3)
-    index, share = _most_probable(volume, head, 0)
+    index, share = _most_probable(volume, head, 0, 4)
     probability = head.posterior(volume.label_rows, 0).view(*SIZE, count)
     expected = (255 * probability.topk(min(4, count), dim=3)[0]).round().permute(3, 0, 1, 2) * volume.inside
     # Of labels that are as probable to a 255th, any will do; and summed in another order, a probability may be rounded the other way.

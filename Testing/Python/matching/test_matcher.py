@@ -10,7 +10,6 @@ from RAUSlicerLib.imaging.frame import canonical, normalized, working_spacing
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.matching import demons
-from RAUSlicerLib.matching.demons import LEVELS
 from RAUSlicerLib.matching.matcher import Matcher, affordable_spacing, body, correspond
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
@@ -279,7 +278,7 @@ def test_where_no_second_look_can_be_taken_the_first_one_is_as_sharp_as_alone(
 
     assert match is not None
     torch.testing.assert_close(match.field, correspond(match.target_view, match.reference_view)[1])
-    assert not torch.allclose(match.field, correspond(match.target_view, match.reference_view, LEVELS[:-1])[1])
+    assert not torch.allclose(match.field, correspond(match.target_view, match.reference_view, matcher.settings.levels[:-1])[1])
 
 
 def _finer(image: sitk.Image, *, nearest: bool = False) -> sitk.Image:
