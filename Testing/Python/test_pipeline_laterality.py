@@ -27,7 +27,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     def answer(verdict: Laterality) -> list[CancelToken]:
         calls: list[CancelToken] = []
 
-        def check(_matcher: object, _reference: sitk.Image, _target: sitk.Image, cancel: CancelToken, *, inlier_ratio: float) -> Laterality:
+        def check(_matcher: object, _reference: sitk.Image, _target: sitk.Image, cancel: CancelToken, **_: object) -> Laterality:
             calls.append(cancel)
             return verdict
 

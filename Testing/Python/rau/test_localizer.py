@@ -12,9 +12,9 @@ from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.inputs import Inputs
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.rau import queries
 from RAUSlicerLib.rau.localizer import _jointly
 from RAUSlicerLib.rau.queries import Asked, levels_to_ask
+from RAUSlicerLib.rau.settings import LocalizerSettings
 from RAUSlicerLib.rau.slices import MatchedCase
 from RAUSlicerLib.results import Localization, SoftMask
 
@@ -136,6 +136,7 @@ def test_a_structure_with_a_box_of_its_own_is_not_given_the_larger_one_around_it
         {small: SoftMask(inner, (0, 0, 0), grid), large: SoftMask(outer, (0, 0, 0), grid)},
         grid,
         grid,
+        0.35,
     )
 
     assert [localization.prompts[0].box for localization in found] == [(8, 8, 12, 12), (2, 2, 18, 18)]
@@ -152,7 +153,8 @@ def test_close_slices_are_asked_about_every_other_time_unless_a_structure_would_
 def test_boxes_of_slices_that_are_not_asked_about_follow_the_structure(
     localizer: Pipeline, case: Reference, monkeypatch: pytest.MonkeyPatch, close: float
 ) -> None:
-    monkeypatch.setattr(queries, "_CLOSE", close)
+    vlm = localizer._localizers["vlm"]
+    monkeypatch.setattr(vlm, "_settings", LocalizerSettings(every_second_mm=close))
     asked = []
     read = localizer.model.vlm.read
     monkeypatch.setattr(localizer.model.vlm, "read", lambda pair: (asked.append(pair.pictures.level), read(pair))[1])

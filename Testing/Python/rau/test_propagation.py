@@ -9,8 +9,11 @@ from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.rau.propagation import Sam2Propagator
+from RAUSlicerLib.rau.settings import PropagationSettings
 from RAUSlicerLib.rau.slices import MatchedCase
 from RAUSlicerLib.results import Localization, SlicePrompt, SoftMask
+
+USUAL = PropagationSettings()
 
 
 class Run:
@@ -21,8 +24,9 @@ class Run:
         matches = pipeline.matcher.match_all(references, target, ignore, CancelToken())
         self.slices = MatchedCase(target, matches, self.segmenter, self._device)
 
-    def segment(self, localizations, cancel=None, progress=ignore, **options) -> dict[Structure, SoftMask]:
+    def segment(self, localizations, cancel=None, progress=ignore, settings=USUAL, **options) -> dict[Structure, SoftMask]:
         propagator = Sam2Propagator(self.segmenter, self._device, **options)
+        propagator.settings = settings
         return propagator.segment(self.slices, localizations, progress, cancel or CancelToken())
 
     def localized(self, structure: Structure, levels: slice, value: float = 0.9) -> Localization:
@@ -46,21 +50,19 @@ def test_a_located_structure_starts_at_its_prior(run: Run, case: Reference) -> N
     np.testing.assert_allclose(whole(mask), whole(left.prior), atol=0.02)
 
 
-def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("RAUSlicerLib.rau.propagation._DOUBT", 0.2)
+def test_no_structure_depends_on_the_others_or_on_their_order(run: Run, case: Reference) -> None:
     query = np.random.default_rng(0).normal(size=32).astype(np.float32)
     body, left, right = (run.localized(s, slice(3 + n, 12 + n), 0.6) for n, s in enumerate(case.segmentation.structures))
     # Only one of them has prompts, and not on all slices.
     left = replace(left, prompts={level: SlicePrompt((20.0, 20.0, 40.0, 40.0), query) for level in range(5, 9)})
-    together = run.segment([body, left, right])
+    together = run.segment([body, left, right], settings=PropagationSettings(doubt=0.2))
     assert list(together) == [body.structure, left.structure, right.structure]
     for chosen in ([left], [right, left, body]):
-        for structure, mask in run.segment(chosen).items():
+        for structure, mask in run.segment(chosen, settings=PropagationSettings(doubt=0.2)).items():
             np.testing.assert_allclose(whole(mask), whole(together[structure]), atol=2e-3)
 
 
 def test_sam2_is_asked_where_the_prior_is_undecided(run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("RAUSlicerLib.rau.propagation._DOUBT", 0.2)
     asked = []
     decode = run.segmenter.decode
 
@@ -72,7 +74,7 @@ def test_sam2_is_asked_where_the_prior_is_undecided(run: Run, case: Reference, m
     values = np.full((7, 20, 16), 0.95, np.float32)
     values[4:] = 0.6
     left = Localization(case.segmentation.structures[1], 0.9, None, prior=SoftMask(values, (5, 22, 24), run.slices.grid))
-    mask = whole(run.segment([left])[left.structure])
+    mask = whole(run.segment([left], settings=PropagationSettings(doubt=0.2))[left.structure])
     assert asked == [1, 1, 1]
     np.testing.assert_allclose(mask[5:9], whole(left.prior)[5:9], atol=2e-3)
 
@@ -87,8 +89,7 @@ def test_a_structure_ends_where_nothing_is_left_of_it(run: Run, case: Reference)
     assert not (mask[9:] > 0.5).any()
 
 
-def test_a_cancel_keeps_whole_structures_only(run: Run, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("RAUSlicerLib.rau.propagation._OBJECTS", 1)
+def test_a_cancel_keeps_whole_structures_only(run: Run, case: Reference) -> None:
     located = [run.localized(s, slice(5, 12)) for s in case.segmentation.structures]
     cancel = CancelToken()
 
@@ -96,7 +97,7 @@ def test_a_cancel_keeps_whole_structures_only(run: Run, case: Reference, monkeyp
         if event.structure == "left organ":
             cancel.cancel()
 
-    kept = run.segment(located, cancel=cancel, progress=watch)
+    kept = run.segment(located, cancel=cancel, progress=watch, settings=PropagationSettings(batch=1))
     assert [structure.name for structure in kept] == ["body", "left organ"]
     for structure, mask in run.segment(located[:2]).items():
         np.testing.assert_array_equal(whole(kept[structure]), whole(mask))
