@@ -34,7 +34,7 @@ _LEVELS = ((4, 15, 1.0), (2, 8, 0.8))
 _FEWEST_CELLS = 2
 MIRRORED_WARNING = (
     "The target looks like a mirror image of the reference: its anatomy fits better with left and right exchanged. Structures that have a "
-    "side may carry the label of the other one, so their confidence was lowered. Check the orientation in the headers of both volumes, "
+    "side may have the label of the other one, so their confidence was lowered. Check the orientation in the headers of both volumes, "
     "correct the wrong one and transfer again."
 )
 
