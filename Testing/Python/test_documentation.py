@@ -50,6 +50,18 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not heading or heading in _anchors(target), link
 
 
+def test_pages_that_code_and_cards_name_exist() -> None:
+    named = [*(ROOT / "RAUSlicer").rglob("*.py"), *(ROOT / "Testing" / "Benchmarks").glob("*.*"), *(ROOT / "Resources").rglob("README.md")]
+    missing = {
+        f"{path.relative_to(ROOT)}: {page}"
+        for path in named
+        for page in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))
+        if not (ROOT / page).is_file()
+    }
+
+    assert sorted(missing) == []
+
+
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     yield parser
     for action in parser._actions:
