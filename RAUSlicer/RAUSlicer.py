@@ -29,7 +29,7 @@ class RAUSlicer(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["RAUSlicer contributors"]
         self.parent.helpText = _(
-            "Finds the structures of an annotated reference case in a new case and writes them as draft segments. "
+            "Transfers the structures of an annotated reference case to a new case, as draft segments. "
             "Research use only, not a medical device."
         )
         self.parent.helpText += self.getDefaultModuleDocumentationLink()

@@ -101,7 +101,7 @@ def transfer(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Result:
-    """Carry the structures of one or several annotated cases over to a new one.
+    """Transfer the structures of one or several annotated cases to a new one.
 
     ::
 
@@ -113,7 +113,7 @@ def transfer(
         segmentation: Its structures, or one segmentation for each reference: a path, a label image, an array of label values, or a
             ``Segmentation``.
         target: The new volume.
-        structures: Names to carry over; None takes all of the first reference.
+        structures: Names to transfer; None takes all of the first reference.
         names: Of the label values of images and arrays; without, they are called "label 1" and so on.
         spacing: Voxel sizes (x, y, z) in mm of arrays, which have no place of their own; their axes are taken as left, posterior, superior.
         model: Name or folder of a model.

@@ -53,7 +53,7 @@ def check_inputs(references: Sequence[tuple[sitk.Image, Segmentation]], target: 
     """
     if not references:
         raise InputError(
-            "There is no reference.", "Structures are carried over from an annotated reference.", "Give a reference and its segmentation."
+            "There is no reference.", "Structures are transferred from an annotated reference.", "Give a reference and its segmentation."
         )
     target, warnings = check_volume(target, "target")
     checked = []

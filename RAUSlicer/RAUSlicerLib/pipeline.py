@@ -216,7 +216,7 @@ class Pipeline:
         progress: ProgressCallback = ignore,
         cancel: CancelToken | None = None,
     ) -> Transfer:
-        """Carry one structure over again from what the user has corrected of it.
+        """Transfer one structure again from what the user has corrected of it.
 
         Args:
             correction: The structure and what was changed.
@@ -342,12 +342,12 @@ def transfer(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Transfer:
-    """Carry the structures of an annotated case over to a new one.
+    """Transfer the structures of an annotated case to a new one.
 
     Args:
         reference: One annotated case or several; the first one decides which structures there are.
         target: The new volume; its world position and the order of its axes don't matter.
-        structures: Names to carry over; None takes all.
+        structures: Names to transfer; None takes all.
         localizer: ``vlm`` or ``registration``.
         model: Name or folder of the model, which is opened for this call.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.

@@ -82,7 +82,7 @@ class _Session:
         ui.show3DButton.click()
         self._window.three_d.fit()
         self._select(_SHOWN)
-        self._take("tutorial-4-result.png")
+        self._take("result.png")
         self._correct()
         self._report()
 

@@ -1,4 +1,4 @@
-"""Reads anatomy graphs from their JSON files; docs/anatomy.md describes the format."""
+"""Reads anatomy graphs from their JSON files; docs/reference/anatomy.md describes the format."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _refused(path: Path, problem: str, explanation: str) -> InputError:
     return InputError(
         f"The anatomy graph {str(path)!r} {problem}.",
         explanation,
-        "Correct the file as docs/anatomy.md describes it, or install RAUSlicer again to get the shipped one back.",
+        "Correct the file as docs/reference/anatomy.md describes it, or install RAUSlicer again to get the shipped one back.",
     )
 
 

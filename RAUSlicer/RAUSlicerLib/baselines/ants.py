@@ -37,7 +37,7 @@ class AntsPeer(WarpingPeer):
             raise ResourceError(
                 "The peer 'ants' can't be run.",
                 f"The package antspyx is not installed ({error}). It needs an older numpy than RAUSlicer is tested with.",
-                "Install antspyx into an environment of its own (Testing/Benchmarks/README.md says how), or leave the peer out.",
+                "Install antspyx into an environment of its own (docs/how-to/benchmark.md says how), or leave the peer out.",
             ) from error
         return ants
 

@@ -83,7 +83,7 @@ def _report(error: RAUSlicerError, debug: bool) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rauslicer",
-        description="Carries the structures of an annotated reference to a new image.",
+        description="Transfers the structures of an annotated reference to a new image.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

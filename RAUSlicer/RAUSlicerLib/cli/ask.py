@@ -16,7 +16,7 @@ from ..support.printing import say
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    command.add_argument("question", metavar="QUESTION", help='for example "Where is the left kidney?"; see docs/questions.md')
+    command.add_argument("question", metavar="QUESTION", help='for example "Where is the left kidney?"; see docs/reference/questions.md')
     required = command.add_argument_group("required")
     required.add_argument("--target", type=Path, required=True, metavar="T", help="the image: a file or a DICOM folder")
     required.add_argument("--segmentation", type=Path, required=True, metavar="S", help="its segmentation")

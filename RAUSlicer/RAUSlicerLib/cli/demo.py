@@ -1,4 +1,4 @@
-"""The demonstration: carries the sample reference's structures to the sample target, and shows and writes what came out."""
+"""The demonstration: transfers the sample reference's structures to the sample target, and shows and writes what came out."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _mean(values: list[float]) -> float | None:
 
 def print_report(demo: DemoResult, console: Console) -> None:
     """Print a row for every structure, the totals, the times and the files."""
-    table = Table(title="Structures carried from Colin27 (AAL) to ICBM152", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Structures transferred from Colin27 (AAL) to ICBM152", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Structure", overflow="fold")
     for heading in ("Confidence", "Status", "Volume mL", "Agreement*"):
         table.add_column(heading, justify="left" if heading == "Status" else "right", no_wrap=True)

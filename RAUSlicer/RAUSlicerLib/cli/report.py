@@ -39,7 +39,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image that the structures come from, to compare with")
     command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
     command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
-    command.add_argument("--library", type=Path, metavar="FILE", help="a library of cases to compare with (JSON); see docs/anatomy.md")
+    command.add_argument("--library", type=Path, metavar="FILE", help="library of cases to compare with; see docs/reference/anatomy.md")
     command.add_argument("--force", action="store_true", help="overwrite existing reports")
 
 

@@ -25,7 +25,7 @@ from .settings import LateralitySettings
 _FEWEST_CELLS = 2
 MIRRORED_WARNING = (
     "The target looks like a mirror image of the reference: its anatomy fits better with left and right exchanged. Structures that have a "
-    "side may carry the label of the other one, so their confidence was lowered. Check the orientation in the headers of both volumes, "
+    "side may have the label of the other one, so their confidence was lowered. Check the orientation in the headers of both volumes, "
     "correct the wrong one and transfer again."
 )
 

@@ -130,7 +130,7 @@ class StructureUpdate:
         structure = find_structure(self._state.inputs.references[0].segmentation, asked)
         if structure not in self._state.found:
             raise InputError(
-                f"The structure {structure.name!r} was not carried over in the last run.",
+                f"The structure {structure.name!r} was not transferred in the last run.",
                 "Only structures of that run can be corrected.",
                 "Transfer it, then correct it.",
             )

@@ -133,7 +133,7 @@ def _refused(path: Path, problem: str, explanation: str) -> InputError:
     return InputError(
         f"The library of cases {str(path)!r} {problem}.",
         explanation,
-        "Choose another file, or make the library again; docs/anatomy.md says how and describes the format.",
+        "Choose another file, or make the library again; docs/reference/anatomy.md says how and describes the format.",
     )
 
 

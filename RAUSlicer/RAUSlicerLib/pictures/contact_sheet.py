@@ -42,7 +42,7 @@ def contact_sheet(reference: Reference, target: sitk.Image, transfer: Transfer, 
     legend = legend_height(len(entries), LEGEND_COLUMNS)
     pictures = _pictures_height(sides)
     figure = new_figure(_WIDTH, _TITLE_HEIGHT + pictures + legend)
-    write_title(figure, "Anatomical structures carried from a reference to a target", _summary(transfer))
+    write_title(figure, "Anatomical structures transferred from a reference to a target", _summary(transfer))
     height = _TITLE_HEIGHT + pictures + legend
     for index, (side, heading) in enumerate(zip(sides, ("Reference, annotated", "Target, result (draft)"), strict=True)):
         structures = shown if index == 0 else transfer.segmentation

@@ -36,7 +36,7 @@ def volume_from_node(node) -> sitk.Image:
     if image.GetNumberOfScalarComponents() != 1:
         raise InputError(
             _("The volume {name!r} has {count} values in each voxel.").format(name=name, count=image.GetNumberOfScalarComponents()),
-            _("Colour and vector volumes carry no single intensity to compare."),
+            _("Colour and vector volumes have no single intensity to compare."),
             _("Convert it to a scalar volume (module Vector to Scalar Volume) and choose that."),
         )
     matrix = vtk.vtkMatrix4x4()

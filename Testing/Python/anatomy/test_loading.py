@@ -67,7 +67,7 @@ def test_a_wrong_graph_is_refused_with_what_is_wrong_and_where(write, nodes, sai
 
     assert said in f"{caught.value.problem} {caught.value.explanation}"
     assert str(path) in caught.value.problem
-    assert "docs/anatomy.md" in caught.value.solution
+    assert "docs/reference/anatomy.md" in caught.value.solution
 
 
 def test_another_format_no_json_and_no_file_are_refused(write, tmp_path):

@@ -1,6 +1,6 @@
-"""What the sizes of voxels and of surroundings at which volumes are looked at are worth: Dice and seconds of train pairs.
+"""What the sizes of voxels and of surroundings at which volumes are matched are worth: Dice and seconds of train pairs.
 
-    python Testing/Benchmarks/looks.py --domain heart_mr --pairs 12 --try "" "second_pass_width=128" "finer=1 label_scale=1.4"
+    python Testing/Benchmarks/voxel_sizes.py --domain heart_mr --pairs 12 --try "" "second_pass_width=128" "finer=1 label_scale=1.4"
 
 Each quoted text is one way to run every pair: names and values of `RAUSlicerLib.matching.settings.MatchingSettings`. An
 empty one is the code as it is. Nothing of val is touched. Seconds are only worth something with nothing else running.
