@@ -22,7 +22,10 @@ from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.matching import matcher
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Transfer
-from RAUSlicerLib.training.calibration import annotated, pairs
+from RAUSlicerLib.training.calibration import pairs
+from RAUSlicerLib.training.cases import annotated
+from RAUSlicerLib.training.datasets import shipped
+from RAUSlicerLib.training.settings import CalibrationSettings
 
 
 def mean_dice(result: Transfer, truth: Reference) -> float:
@@ -55,10 +58,11 @@ def main() -> None:
     ways = {text: settings(text) for text in options.ways}
     usual = {name: getattr(matcher, name) for chosen in ways.values() for name in chosen}
     scores: dict[str, list[tuple[float, float]]] = {text: [] for text in ways}
-    for pair in pairs(options.data, options.pairs, wrong=0, changed=0, seed=options.seed):
+    datasets = shipped(options.data)
+    for pair in pairs(datasets, CalibrationSettings(pairs=options.pairs, wrong=0, changed=0), options.seed):
         if pair.domain != options.domain:
             continue
-        source, goal = (annotated(options.data, options.domain, case) for case in (pair.reference, pair.target))
+        source, goal = (annotated(datasets[options.domain], case) for case in (pair.reference, pair.target))
         for text, chosen in ways.items():
             for name, value in (usual | chosen).items():
                 setattr(matcher, name, value)

@@ -122,9 +122,9 @@ class MatchedPlanes:
 
     ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1. ``attended`` holds the probabilities of each structure of the
     reference and where in the grid they are. ``warped`` is the number of each voxel's structure, counted from 1 in the order of
-    ``attended``, 0 for none. ``globally_attended`` holds each structure's probabilities by global attention, on ``cells``, and the first cell's index.
-    ``labels`` are the label posteriors, on ``working``, in the order of ``attended`` from 0 on; None where nothing is known. ``others`` are
-    those by other references. Bytes count as shares of 255: training keeps them so.
+    ``attended``, 0 for none. ``globally_attended`` holds each structure's probabilities by global attention, on ``cells``, and the first
+    cell's index. ``labels`` are the label posteriors, on ``working``, in the order of ``attended`` from 0 on; None where nothing is known.
+    ``others`` are those by other references. Bytes count as shares of 255: training keeps them so.
     """
 
     target: np.ndarray

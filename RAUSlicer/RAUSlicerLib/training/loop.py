@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from ..errors import InputError
+from ..support.printing import say
 from .settings import Schedule
 
 _WARM_UP = 50
@@ -61,10 +64,17 @@ def train(
     first = 0
     state_file = output / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
-        load_learned(trainee, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, first = state["ema"], state["step"]
+        try:
+            state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
+            load_learned(trainee, state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            ema, first = state["ema"], state["step"]
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"The training can't go on from {str(state_file)!r}.",
+                f"It is damaged, or of other networks or label sets ({str(error).splitlines()[-1].strip()[:200]}).",
+                "Train into another output folder, or with the configuration that it was begun with.",
+            ) from error
 
     def drawn(step: int) -> tuple[str, tuple[Any, ...]]:
         return draw(np.random.default_rng([settings.seed, step, accelerator.process_index]))
@@ -106,6 +116,8 @@ def train(
                 board.flush()
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
+            pace = (time.time() - start) / (step + 1 - first)
+            say(f"{output.name}: step {step + 1} of {settings.steps}, {pace:.2f} s a step, loss {loss.item():.3f}")
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             temporary = state_file.with_suffix(".tmp")
             made = {

@@ -43,9 +43,9 @@ WEIGHTS: dict[str, dict[str, float]] = {
     "frozen": _BOXES | _IMAGE | _REGION,
 }
 _DATA = (
-    """- Chest radiographs of {} people, with masks of lungs, cardiomediastinum, airways, ground glass, consolidation; images CC BY, CC BY-SA or
-  CC BY-NC-SA 4.0 (Radiopaedia, Korean Journal of Radiology), annotations CC BY 4.0. {} more are held out. All are of people with pneumonia
-  or a like condition, so that nothing is known of healthy chests.""",
+    """- Chest radiographs of {} people, with masks of lungs, cardiomediastinum, airways, ground glass, consolidation; images CC BY, CC
+  BY-SA or CC BY-NC-SA 4.0 (Radiopaedia, Korean Journal of Radiology), annotations CC BY 4.0. {} more are held out. All are of people with
+  pneumonia or a like condition, so that nothing is known of healthy chests.""",
     """- Projections of {} abdominal CTs (train split of BTCV, "Multi-Atlas Labeling Beyond the Cranial Vault"; stated CC BY 4.0 by a third
   party, not verified), clipped to -125 to 275 HU, so they are no physical radiographs. {} CTs are held out.""",
 )
@@ -72,8 +72,8 @@ and knows no language: hashed words and word parts, negation marked (version {ve
 ## Scores on held-out people
 {scores}
 
-Brackets: 95 % intervals, from drawing the people anew. `mean_box_iou` and `mean_mask_point` are what the mean box and mask of the train cases
-reach without a look at the picture.
+Brackets: 95 % intervals, from drawing the people anew. `mean_box_iou` and `mean_mask_point` are what the mean box and mask of the train
+cases reach without a look at the picture.
 
 ## Limits
 Few people, one kind of illness, a small picture: lines, tubes, nodules and small effusions are not seen. Where a finding's interval reaches
