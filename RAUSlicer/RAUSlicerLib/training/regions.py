@@ -54,8 +54,8 @@ license: {front}
 ---
 # RAUSlicer region model
 
-Boxes anatomical regions of a frontal picture of the chest or the abdomen and scores phrases on them. Research use only. Not a medical
-device: a score is no probability of a disease and no diagnosis.
+Boxes anatomical regions of a frontal picture of the chest or the abdomen and scores phrases on them. Research use only.
+Not a medical device: a score is no probability of a disease and no diagnosis.
 
 ## What it is
 A small network of {millions:.2f} million parameters: convolutional stem, {layers} transformer layers over {cells} x {cells} patches of a
