@@ -32,11 +32,10 @@ def add_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParse
     command.add_argument("--config", type=Path, dest="nameless", help=argparse.SUPPRESS)
     for name, what in _ACTIONS.items():
         action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", parents=[parent])
-        guide = "docs/full-size-models.md has one to start from" if name == "recipe" else "docs/how-to/train.md explains it"
+        guide = "docs/how-to/full-size-models.md has one to start from" if name == "recipe" else "docs/how-to/train.md explains it"
         action.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"YAML; {guide}")
-        if name == "recipe":
-            action.add_argument("--dry-run", action="store_true", help="only say what it will take")
-        else:
+        action.add_argument("--dry-run", action="store_true", help="only say what it will take, or what is wrong")
+        if name != "recipe":
             action.add_argument("--output", type=Path, metavar="DIR", help="counts more than 'output' of the configuration")
         if name == "score":
             action.add_argument("--limit", type=int, default=1, help="pairs a data set (default: %(default)s)")
@@ -63,7 +62,7 @@ def run_train(options: argparse.Namespace, command: argparse.ArgumentParser) -> 
     from ..training.config import read_config
 
     config = read_config(options.config, options.output)
-    if options.action == "check":
+    if options.action == "check" or options.dry_run:
         return _check(config)
     if options.action == "score":
         from ..training.score import run

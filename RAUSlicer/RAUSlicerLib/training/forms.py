@@ -20,7 +20,7 @@ Share = Annotated[float, "share"]
 # Numbers that may be 0.
 Count = Annotated[int, "count"]
 Weight = Annotated[float, "weight"]
-HELP = "docs/how-to/train.md explains the file, docs/full-size-models.md that of `rauslicer train recipe`."
+HELP = "docs/how-to/train.md explains the file, docs/how-to/full-size-models.md that of `rauslicer train recipe`."
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """RAU's recipe on a large backbone or on the embedded pair: fine-tuning, segmentation, GRPO, each judged on val before the next begins.
 
 On several GPUs: ``accelerate launch -m RAUSlicerLib.cli train recipe --config recipe.yaml``. A run that is started again goes on where it
-stopped. docs/full-size-models.md explains the configuration.
+stopped. docs/how-to/full-size-models.md explains the configuration.
 """
 
 from __future__ import annotations

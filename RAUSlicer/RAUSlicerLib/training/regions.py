@@ -61,7 +61,7 @@ Not a medical device: a score is no probability of a disease and no diagnosis.
 A small network of {millions:.2f} million parameters: convolutional stem, {layers} transformer layers over {cells} x {cells} patches of a
 picture of {size} x {size} pixels, one learned query for each leaf of two anatomy graphs (chest X-ray and abdomen, {nodes} nodes with the
 parents, whose queries are means of their children's), a box head, and projections to a space shared with phrases. The text encoder is fixed
-and knows no language: hashed words and word parts, negation marked (version {version}). `docs/region-model.md` has the details.
+and knows no language: hashed words and word parts, negation marked (version {version}). `docs/reference/region-model.md` has the details.
 
 ## Data
 {data}
