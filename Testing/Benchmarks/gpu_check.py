@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,28 +236,28 @@ class Runs:
         from RAUSlicerLib.training.datasets import shipped
 
         torch.manual_seed(0)
-        config = matching.MatchingConfig(labels=tuple(shipped().label_sets.values()))
-        trainee = matching.Trainee(config, shipped())
+        datasets = shipped(Path("."))
+        trainee = matching.Trainee(matching.MatchingConfig(labels=tuple(datasets.label_sets.values())), datasets)
         rng = np.random.default_rng(0)
         labels = torch.zeros(32, 48, 48, dtype=torch.long)
         labels[8:24, 8:40, 8:40], labels[12:20, 14:22, 20:30] = 1, 2
         image = torch.from_numpy(rng.random(labels.shape, np.float32)) * 0.2 + labels * 0.3
-        patch = Patch(image, labels, np.eye(3, 4), "heart_mr")
-        return trained_once(trainee, (patch, patch, "heart_mr", True, rng), matching.WEIGHTS, device)
+        patch = Patch(image, labels, np.eye(3, 4))
+        return trained_once(trainee, (patch, patch, "heart_mr", True, rng), trainee.settings.weights, device)
 
     def training_of_the_refiner(self, device: str) -> dict[str, float]:
         from RAUSlicerLib.refinement.network import RefinerConfig
-        from RAUSlicerLib.training import refining
+        from RAUSlicerLib.training import refiner
 
         torch.manual_seed(0)
-        trainee = refining.Trainee(RefinerConfig())
+        trainee = refiner.Trainee(RefinerConfig())
         truth = torch.zeros(2, 24, 24, 24)
         truth[:, 6:18, 6:18, 6:18] = 1
         given = torch.rand(2, 6, 24, 24, 24), torch.rand(2, 12, 12, 12), truth, torch.tensor([16])
-        return trained_once(trainee, given, refining.WEIGHTS, device)
+        return trained_once(trainee, given, refiner.WEIGHTS, device)
 
 
-def trained_once(trainee: torch.nn.Module, given: tuple[Any, ...], weights: dict[str, float], device: str) -> dict[str, float]:
+def trained_once(trainee: torch.nn.Module, given: tuple[Any, ...], weights: Mapping[str, float], device: str) -> dict[str, float]:
     """The losses of a step on a device; where there is a way back, it is gone, and the optimizer takes a step."""
     trainee.to("cpu" if device == "cpu" else "cuda")
     parts = trainee(*given)

@@ -24,7 +24,7 @@ import torch
 
 from RAUSlicerLib.training.augment import synthesize
 from RAUSlicerLib.training.cases import SHARED, load_head
-from RAUSlicerLib.training.datasets import shipped
+from RAUSlicerLib.training.datasets import Dataset, shipped
 
 REFERENCES = ("head00", "head03", "head06")
 CONTRASTS = 2
@@ -39,7 +39,7 @@ def save(folder: Path, name: str, values: np.ndarray, labels: np.ndarray, like: 
         sitk.WriteImage(image, str(folder / f"{name}{suffix}.nii.gz"))
 
 
-def make_head(source: Path, head: str, folder: Path, name: str, *, stripped: bool, seed: int) -> None:
+def make_head(source: Dataset, head: str, folder: Path, name: str, *, stripped: bool, seed: int) -> None:
     """A made-up scan of a head, or of the brain in it."""
     case = load_head(source, head, stripped=stripped)
     values = synthesize(case.labels.long(), np.random.default_rng(seed)).numpy()
@@ -65,14 +65,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("work/heads"))
     options = parser.parse_args()
     torch.set_num_threads(2)
-    heads, brains = options.data / "head_labelmaps", options.data / "brain_t1"
+    heads, brains = shipped(options.data)["head_labelmaps"], options.data / "brain_t1"
     numbers = json.loads((brains / "labels.json").read_text())
     people = json.loads((options.data / "splits.json").read_text())["brain_t1"]["train"][: len(REFERENCES)]
     splits: dict[str, dict[str, list[str]]] = {}
     for domain, stripped in (("head_to_head", False), ("brain_to_brain", True), ("brain_to_head", False)):
         folder = options.output / domain
         folder.mkdir(parents=True, exist_ok=True)
-        targets = [f"{head}_{contrast}" for contrast in range(CONTRASTS) for head in shipped()["head_labelmaps"].held_out]
+        targets = [f"{head}_{contrast}" for contrast in range(CONTRASTS) for head in heads.held_out]
         for seed, target in enumerate(targets):
             make_head(heads, target.split("_")[0], folder, target, stripped=stripped, seed=seed)
         if domain == "head_to_head":

@@ -8,7 +8,6 @@ Prints for each kind of pair how many there were, and the smallest and largest s
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import torch
 from RAUSlicerLib.imaging.variants import NATURAL, change
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
-from RAUSlicerLib.training.calibration import annotated
-from RAUSlicerLib.training.cases import subject_of
+from RAUSlicerLib.training.cases import annotated
+from RAUSlicerLib.training.datasets import shipped
 
 CHANGES = (NATURAL, "half", "rotated20", "scaled", "mirrored")
 
@@ -33,20 +32,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(2)
-    splits = json.loads((options.data / "splits.json").read_text())
-    domains = [domain for domain in splits if "val" in splits[domain]]
+    datasets = shipped(options.data)
+    domains = list(datasets.shares("calibration"))
     matcher = Pipeline("embedded").matcher
     rng = np.random.default_rng(options.seed)
     for source, domain in product(domains, domains):
         for variant in CHANGES if source == domain else (NATURAL,):
             found = []
             while len(found) < options.pairs:
-                reference, target = str(rng.choice(splits[source]["train"])), str(rng.choice(splits[domain][options.split]))
-                if source == domain and subject_of(domain, reference, splits) == subject_of(domain, target, splits):
+                reference, target = (
+                    str(rng.choice(datasets[one].cases(split))) for one, split in ((source, "train"), (domain, options.split))
+                )
+                if source == domain and datasets[domain].person(reference) == datasets[domain].person(target):
                     continue
-                goal = annotated(options.data, domain, target)
+                goal = annotated(datasets[domain], target)
                 volume, _ = change(variant, goal.volume, goal.segmentation.labelmap, f"{domain} {target} {variant}")
-                match = matcher.match(annotated(options.data, source, reference), volume, ignore, CancelToken())
+                match = matcher.match(annotated(datasets[source], reference), volume, ignore, CancelToken())
                 assert match is not None
                 found.append(match.similarity)
             print(f"{source} to {domain}, {variant}: {len(found)} pairs, {min(found):.3f} to {max(found):.3f}", flush=True)

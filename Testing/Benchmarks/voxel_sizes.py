@@ -23,7 +23,10 @@ from RAUSlicerLib.matching.settings import MatchingSettings
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.results import Transfer
 from RAUSlicerLib.support.settings import settings_from
-from RAUSlicerLib.training.calibration import annotated, pairs
+from RAUSlicerLib.training.calibration import pairs
+from RAUSlicerLib.training.cases import annotated
+from RAUSlicerLib.training.datasets import shipped
+from RAUSlicerLib.training.settings import CalibrationSettings
 
 
 def mean_dice(result: Transfer, truth: Reference) -> float:
@@ -52,10 +55,11 @@ def main() -> None:
     pipeline = Pipeline("embedded")
     ways = {text: settings(text) for text in options.ways}
     scores: dict[str, list[tuple[float, float]]] = {text: [] for text in ways}
-    for pair in pairs(options.data, options.pairs, wrong=0, changed=0, seed=options.seed):
+    datasets = shipped(options.data)
+    for pair in pairs(datasets, CalibrationSettings(pairs=options.pairs, wrong=0, changed=0), options.seed):
         if pair.domain != options.domain:
             continue
-        source, goal = (annotated(options.data, options.domain, case) for case in (pair.reference, pair.target))
+        source, goal = (annotated(datasets[options.domain], case) for case in (pair.reference, pair.target))
         for text, chosen in ways.items():
             pipeline.matcher.settings = chosen
             start = time.perf_counter()

@@ -228,18 +228,15 @@ def _add_benchmark(commands: argparse._SubParsersAction, parent: argparse.Argume
 
 
 def _add_train(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    command = _add_command(commands, "train", "train a model with a large backbone by RAU's recipe", parent)
-    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML; docs/full-size-models.md has one to start from")
-    command.add_argument("--dry-run", action="store_true", help="only say what it will take")
+    from .train import add_actions
+
+    command = _add_command(commands, "train", "train the networks on data of your own", parent)
+    add_actions(command, parent)
 
     def run(options: argparse.Namespace) -> int:
-        from ..training.recipe import run_recipe
-        from ..training.recipe_config import read_config
+        from .train import run_train
 
-        made = run_recipe(read_config(options.config), dry_run=options.dry_run, say=say)
-        if made is not None:
-            say(f"The trained model is in {made}. Add it with: rauslicer models add {made} --name NAME")
-        return 0
+        return run_train(options, command)
 
     command.set_defaults(run=run)
 

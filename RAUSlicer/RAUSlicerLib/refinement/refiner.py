@@ -101,25 +101,23 @@ class PlacedPosteriors:
     working: Cells
     places: Mapping[Structure, int]
 
-    def on(self, structure: Structure, window: Window) -> np.ndarray:
-        """How far they speak for a structure, 0 to 1, in a window of the finer grid."""
+    def on(self, structures: Sequence[Structure], window: Window) -> np.ndarray:
+        """How far they speak for structures taken as one, 0 to 1, in a window of the finer grid."""
         box = self.working.covering(window, self.labels.index.shape[1:])
-        return self.working.spread(self.labels.of([self.places[structure]], box), box, window).numpy()
+        return self.working.spread(self.labels.of([self.places[one] for one in structures], box), box, window).numpy()
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """A target with a matched reference laid over it, on a grid as fine as either deserves.
+@dataclass(frozen=True, kw_only=True)
+class MatchedPlanes:
+    """What the refiner's network sees of a target with a matched reference laid over it; the same in a run and in training.
 
-    ``segmentation`` is the reference's. ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1. ``attended`` holds the
-    probabilities of each structure of the reference and where in the grid they are. ``warped`` is the number of each voxel's structure,
-    counted from 1 in the order of ``attended``, 0 for none. ``globally_attended`` holds each structure's probabilities by global
-    attention, on ``cells``, and the first cell's index. ``labels`` are the label posteriors, on ``working``, in the order of ``attended``
-    from 0 on; None where nothing is known. ``others`` are those by other references.
+    ``target`` and ``reference`` (z, y, x) are intensities in 0 to 1. ``attended`` holds the probabilities of each structure of the
+    reference and where in the grid they are. ``warped`` is the number of each voxel's structure, counted from 1 in the order of
+    ``attended``, 0 for none. ``globally_attended`` holds each structure's probabilities by global attention, on ``cells``, and the first
+    cell's index. ``labels`` are the label posteriors, on ``working``, in the order of ``attended`` from 0 on; None where nothing is known.
+    ``others`` are those by other references. Bytes count as shares of 255: training keeps them so.
     """
 
-    segmentation: Segmentation
-    grid: sitk.Image
     target: np.ndarray
     reference: np.ndarray
     attended: Mapping[Structure, tuple[np.ndarray, Window]]
@@ -129,6 +127,66 @@ class Overlay:
     labels: LabelEvidence | None
     working: Cells
     others: Sequence[PlacedPosteriors] = ()
+
+    def planes(self, structures: Sequence[Structure], window: Window) -> np.ndarray:
+        """What the network sees of structures, taken as one, in a window: (6, d, h, w) as in `RefinerNet`."""
+        chosen = [self.numbers[structure] for structure in structures]
+        first, second, owner = self.rivals
+        out = np.zeros((RefinerNet.CHANNELS, *(side.stop - side.start for side in window)), np.float32)
+        out[0], out[1] = _shares(self.target[window]), _shares(self.reference[window])
+        out[2] = ndimage.uniform_filter(_is_any(self.warped[window], chosen).astype(np.float32), 3)
+        for structure in structures:
+            values, where = self.attended[structure]
+            both = _shared(where, window)
+            out[3][inner(both, window)] += _shares(values[inner(both, where)])
+        if len(chosen) > 1:
+            np.minimum(out[3], 1, out=out[3])
+        # Of several taken as one, the second largest may be theirs, too.
+        out[4] = np.where(_is_any(owner[window], chosen), _shares(second[window]) * (len(chosen) == 1), _shares(first[window]))
+        own = [] if self.labels is None else [PlacedPosteriors(self.labels, self.working, self._places)]
+        said = [one.on(structures, window) for one in (*own, *self.others) if all(structure in one.places for structure in structures)]
+        out[5] = np.mean(said, axis=0) if said else UNKNOWN
+        return out
+
+    def looks(self, structures: Sequence[Structure], where: Tensor) -> Tensor:
+        """Probabilities (d, h, w) of structures, taken as one, by looks alone, at voxels (d, h, w, 3)."""
+        found = [self.globally_attended[structure] for structure in structures]
+        seen = [self.cells.at(torch.from_numpy(_shares(values)), start, where) for values, start in found]
+        return seen[0] if len(seen) == 1 else torch.stack(seen).sum(0).clamp(max=1)
+
+    @cached_property
+    def numbers(self) -> dict[Structure, int]:
+        """The structures' numbers in ``warped``."""
+        return {structure: number for number, structure in enumerate(self.attended, start=1)}
+
+    @cached_property
+    def _places(self) -> dict[Structure, int]:
+        return {structure: number - 1 for structure, number in self.numbers.items()}
+
+    @cached_property
+    def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The largest and second largest probability of each voxel, and the number of the structure that has the largest."""
+        shape = self.warped.shape
+        # Bytes where probabilities are bytes, which a training keeps hundreds of millions of.
+        kind: type[np.generic] = np.uint8 if self.target.dtype == np.uint8 else np.float16
+        first, second = np.zeros(shape, kind), np.zeros(shape, kind)
+        owner = np.zeros(shape, np.uint16)
+        for number, (values, where) in enumerate(self.attended.values(), start=1):
+            one = np.float32(255) if values.dtype == np.uint8 else values.dtype.type(1)
+            mine = ((values + one * (self.warped[where] == number)) / 2).astype(kind)
+            leads = mine > first[where]
+            second[where] = np.where(leads, first[where], np.maximum(second[where], mine))
+            first[where] = np.where(leads, mine, first[where])
+            owner[where] = np.where(leads, number, owner[where])
+        return first, second, owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay(MatchedPlanes):
+    """A target with a matched reference laid over it, on a grid as fine as either deserves. ``segmentation`` is the reference's."""
+
+    segmentation: Segmentation
+    grid: sitk.Image
     settings: RefinementSettings = DEFAULT
 
     def box(self, structure: Structure) -> list[Window]:
@@ -149,33 +207,6 @@ class Overlay:
             if boxes
             else 0
         )
-
-    def planes(self, structure: Structure, window: Window) -> np.ndarray:
-        """What the network sees of a window, (6, d, h, w) as in `RefinerNet`."""
-        number, (values, where) = self.numbers[structure], self.attended[structure]
-        first, second, owner = self.rivals
-        out = np.zeros((RefinerNet.CHANNELS, *(side.stop - side.start for side in window)), np.float32)
-        out[0], out[1] = self.target[window], self.reference[window]
-        out[2] = ndimage.uniform_filter((self.warped[window] == number).astype(np.float32), 3)
-        both = _shared(where, window)
-        out[3][inner(both, window)] = values[inner(both, where)]
-        out[4] = np.where(owner[window] == number, second[window], first[window])
-        own = [] if self.labels is None else [PlacedPosteriors(self.labels, self.working, {structure: number - 1})]
-        said = [one.on(structure, window) for one in (*own, *self.others) if structure in one.places]
-        out[5] = np.mean(said, axis=0) if said else UNKNOWN
-        return out
-
-    def looks(self, structure: Structure, window: Window) -> np.ndarray:
-        """The structure's probability by looks alone, at half of a window's resolution."""
-        axes = [torch.arange(side.start + 0.5, side.stop, 2) for side in window]
-        where = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        values, start = self.globally_attended[structure]
-        return self.cells.at(torch.from_numpy(values), start, where).numpy()
-
-    @cached_property
-    def numbers(self) -> dict[Structure, int]:
-        """The structures' numbers in ``warped``."""
-        return {structure: number for number, structure in enumerate(self.attended, start=1)}
 
     @cached_property
     def _warped_boxes(self) -> list[Window | None]:
@@ -213,19 +244,14 @@ class Overlay:
     def _label_windows(self) -> list[Window | None]:
         return ndimage.find_objects(self._likeliest)
 
-    @cached_property
-    def rivals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The largest and second largest probability of each voxel, and the number of the structure that has the largest."""
-        shape = self.warped.shape
-        first, second = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
-        owner = np.zeros(shape, np.uint16)
-        for number, (values, where) in enumerate(self.attended.values(), start=1):
-            mine = ((values + (self.warped[where] == number)) / 2).astype(np.float16)
-            leads = mine > first[where]
-            second[where] = np.where(leads, first[where], np.maximum(second[where], mine))
-            first[where] = np.where(leads, mine, first[where])
-            owner[where] = np.where(leads, number, owner[where])
-        return first, second, owner
+
+def _is_any(values: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    return values == numbers[0] if len(numbers) == 1 else np.isin(values, numbers)
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Values in 0 to 1."""
+    return values.astype(np.float32) / 255 if values.dtype == np.uint8 else values
 
 
 def surroundings(windows: Sequence[Window], shape: tuple[int, ...], *, step: int = 1, margins: Margins = DEFAULT.first_margins) -> Window:
@@ -245,6 +271,12 @@ def _shared(one: Window, other: Window) -> Window:
     starts, stops = zip(*((max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)), strict=True)
     z, y, x = (slice(low, max(low, high)) for low, high in zip(starts, stops, strict=True))
     return z, y, x
+
+
+def halved(window: Window) -> Tensor:
+    """The voxels (d, h, w, 3) of a window at half of its resolution."""
+    axes = [torch.arange(side.start + 0.5, side.stop, 2) for side in window]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
 def inner(where: Window, window: Window) -> Window:
@@ -292,18 +324,18 @@ def overlay(match: Match, target: sitk.Image, votes: Sequence[ReferenceVote] = (
     cells, working = Cells.over(grid, next(iter(looks.values())).grid), Cells.over(grid, match.target_view.grid)
     others = _others(votes, match, structures, grid)
     return Overlay(
-        segmentation,
-        grid,
-        sitk.GetArrayFromImage(resample(frame, grid)),
-        moved,
-        attended,
-        warped,
-        globally_attended,
-        cells,
-        labels,
-        working,
-        others,
-        settings,
+        segmentation=segmentation,
+        grid=grid,
+        target=sitk.GetArrayFromImage(resample(frame, grid)),
+        reference=moved,
+        attended=attended,
+        warped=warped,
+        globally_attended=globally_attended,
+        cells=cells,
+        labels=labels,
+        working=working,
+        others=others,
+        settings=settings,
     )
 
 
@@ -390,8 +422,8 @@ class Refiner:
         shape = over.warped.shape
         for _ in range(over.settings.first_passes):
             far = surroundings(boxes, shape, step=2, margins=over.settings.first_margins)
-            planes = torch.from_numpy(over.planes(structure, far))[None].to(self._device)
-            looks = torch.from_numpy(over.looks(structure, far))[None].to(self._device)
+            planes = torch.from_numpy(over.planes([structure], far))[None].to(self._device)
+            looks = over.looks([structure], halved(far))[None].to(self._device)
             with torch.inference_mode(), autocast(self._device):
                 located = doubled(self._net.locate(planes, looks).float().sigmoid(), planes.shape[2:])
             found = [_outer(box, far) for box in _boxed(located[0].cpu().numpy() > over.settings.located)]

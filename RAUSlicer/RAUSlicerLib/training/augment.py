@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cases import IGNORE, MIRRORED, TrainingCase
+from .cases import MIRRORED, TrainingCase
+from .datasets import IGNORE
 
 
 @dataclass
@@ -19,16 +20,16 @@ class Patch:
     """A patch on the working grid.
 
     ``image`` (z, y, x) in 0 to 1; ``labels`` (z, y, x), `IGNORE` where nothing is known or outside. ``to_source`` (3, 4) maps patch voxels
-    (z, y, x) to source voxels, after ``shift`` (z, y, x, 3) in patch voxels where there is one. ``domain`` is the case's, ``unmarked`` the
-    labels of which it says nothing.
+    (z, y, x) to source voxels, after ``shift`` (z, y, x, 3) in patch voxels where there is one. ``unmarked`` are the labels of which the
+    case says nothing, ``parcels`` the first and last of those that are many and alike.
     """
 
     image: Tensor
     labels: Tensor
     to_source: np.ndarray
-    domain: str = ""
     shift: Tensor | None = None
     unmarked: tuple[int, ...] = ()
+    parcels: tuple[int, ...] = ()
 
     def source_of(self, voxels: np.ndarray) -> np.ndarray:
         """Source voxels (N, 3) that patch voxels (N, 3) show."""
@@ -39,14 +40,9 @@ class Patch:
 
 def rotation(angles: np.ndarray) -> np.ndarray:
     """Rotation matrix in (z, y, x) coordinates from angles about z, y and x in radians."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [a for a in range(3) if a != axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ turn
-    return matrix
+    z, y, x = angles
+    # In this order of axes a positive turn about the middle one is a negative one.
+    return Rotation.from_euler("XYZ", (z, -y, x)).as_matrix()
 
 
 def random_affine(rng: np.random.Generator, degrees: tuple[float, float, float] = (22.0, 18.0, 18.0), scale: float = 0.16) -> np.ndarray:
@@ -81,7 +77,7 @@ def cut(case: TrainingCase, size: tuple[int, int, int], to_source: np.ndarray, s
     labels = F.grid_sample(case.labels[window][None, None].float() + 1, grid, mode="nearest", align_corners=True)[0, 0].round().long() - 1
     labels[labels < 0] = IGNORE
     image = F.grid_sample(case.image[window][None, None].float(), grid, align_corners=True)[0, 0] / 255
-    return Patch(image, labels, to_source, case.domain, shift, case.unmarked)
+    return Patch(image, labels, to_source, shift, case.unmarked, case.parcels)
 
 
 def _window(

@@ -1,19 +1,15 @@
 """Fits how evidence becomes confidence: runs the pipeline on training pairs and regresses the true Dice.
 
-    python -m RAUSlicerLib.training.calibration --data ../shared/data --output work/calibration.json
-
 Pairs of different body parts are among them, whose true Dice is zero: a model must know when the reference is the wrong one. So are targets
 that miss organs or half of the body, or are mirrored: what is said of a structure must not rest on the rest of the volume alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import cycle, islice, permutations
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +19,19 @@ from scipy.stats import spearmanr
 
 from ..anatomy.terms import lateralized
 from ..confidence.calibration import Calibration, StructureEvidence
+from ..errors import InputError
 from ..imaging import variants
-from ..imaging.image_file import read_image
 from ..imaging.overlap import dice
-from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..imaging.segmentation import Reference, Segmentation
 from ..imaging.variants import NATURAL, WITHOUT
 from ..pipeline import Pipeline
 from ..support import strict_json
-from .cases import subject_of
+from .cases import annotated
+from .config import TrainConfig
+from .datasets import Datasets
+from .settings import CalibrationSettings
 
-# Cortical parcels and other small print would drown the rest.
-_HIGHEST = {"brain_t1": 99}
+FITTED = "calibration.json"
 # What claims too much costs so many times as much as what claims too little: a wrong structure that is called found is not looked at again.
 _OVERCLAIMED = 2.0
 # Organs that operations take out.
@@ -43,15 +41,6 @@ _EVIDENCE = ("round_trip_dice", "presence", "sharpness", "inlier_ratio", "simila
 # same part .94 to .97, of hearts .91 to .95; with half of the field missing, another modality or contrast .89 and more. Of 46 pairs with
 # hearts that were not trained on one had .87.
 _SIMILAR, _FOREIGN = (0.84, 0.94), 0.86
-
-
-def annotated(data: Path, domain: str, case: str) -> Reference:
-    """A labelled case of a domain folder."""
-    names = strict_json.load(data / domain / "labels.json")
-    labels = read_image(data / domain / f"{case}_seg.nii.gz")
-    present = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels)) if 0 < value <= _HIGHEST.get(domain, 1 << 30)]
-    structures = tuple(Structure(value, names[str(value)]) for value in present)
-    return Reference(read_image(data / domain / f"{case}.nii.gz"), Segmentation(labels, structures))
 
 
 class Pair(NamedTuple):
@@ -69,30 +58,35 @@ class Pair(NamedTuple):
         return self.source != self.domain
 
 
-def pairs(data: Path, count: int, wrong: int, changed: int, seed: int) -> Iterator[Pair]:
-    """``count`` pairs a domain as they are, ``wrong`` ones across domains, and ``changed`` ones a domain whose targets are not whole."""
-    splits = strict_json.load(data / "splits.json")
-    domains = [domain for domain in splits if "val" in splits[domain]]
+def pairs(datasets: Datasets, settings: CalibrationSettings, seed: int) -> Iterator[Pair]:
+    """Pairs of train cases of different people: as they are, across data sets, and with targets that are not whole."""
+    domains = [name for name in datasets.shares("calibration") if _people(datasets, name) > 1]
     rng = np.random.default_rng(seed)
 
     def draw(domain: str) -> tuple[str, str]:
+        about = datasets[domain]
         while True:
-            reference, target = map(str, rng.choice(splits[domain]["train"], 2, replace=False))
-            if subject_of(domain, reference, splits) != subject_of(domain, target, splits):
+            reference, target = map(str, rng.choice(about.cases("train"), 2, replace=False))
+            if about.person(reference) != about.person(target):
                 return reference, target
 
     for domain in domains:
-        for _ in range(count):
+        for _ in range(settings.pairs):
             reference, target = draw(domain)
             yield Pair(domain, reference, domain, target)
-    for first, second in islice(cycle(permutations(domains, 2)), wrong):
-        yield Pair(first, str(rng.choice(splits[first]["train"])), second, str(rng.choice(splits[second]["train"])))
+    for first, second in islice(cycle(permutations(domains, 2)), settings.wrong):
+        reference, target = (str(rng.choice(datasets[one].cases("train"))) for one in (first, second))
+        yield Pair(first, reference, second, target)
     for domain in domains:
-        names = strict_json.load(data / domain / "labels.json").values()
+        names = datasets[domain].names.values()
         changes = ("half", "mirrored", *[_OPERATED] * (2 * (not _REMOVED.isdisjoint(names))))
-        for change in islice(cycle(changes), changed):
+        for change in islice(cycle(changes), settings.changed):
             reference, target = draw(domain)
             yield Pair(domain, reference, domain, target, change)
+
+
+def _people(datasets: Datasets, name: str) -> int:
+    return len({datasets[name].person(case) for case in datasets[name].cases("train")})
 
 
 def changed_target(pair: Pair, target: Reference) -> Reference:
@@ -109,12 +103,12 @@ def changed_target(pair: Pair, target: Reference) -> Reference:
     return Reference(volume, Segmentation(labels, tuple(structure for structure in structures if structure.name not in _REMOVED)))
 
 
-def gather(pipeline: Pipeline, data: Path, chosen: Iterable[Pair]) -> list[dict]:
+def gather(pipeline: Pipeline, datasets: Datasets, chosen: Iterable[Pair]) -> list[dict]:
     """StructureEvidence and true Dice of every structure of every pair; it is zero for what was found and is not there."""
     rows = []
     for pair in chosen:
-        source = annotated(data, pair.source, pair.reference)
-        goal = changed_target(pair, annotated(data, pair.domain, pair.target))
+        source = annotated(datasets[pair.source], pair.reference)
+        goal = changed_target(pair, annotated(datasets[pair.domain], pair.target))
         result = pipeline.transfer(source, goal.volume)
         truth = sitk.GetArrayFromImage(goal.segmentation.labelmap)
         # Sides that are exchanged are no matter of a structure's own evidence: they are checked for and doubted.
@@ -158,27 +152,32 @@ def held_out(rows: list[dict]) -> np.ndarray:
     return said
 
 
-def main() -> None:
-    """Fit as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs a domain as they are")
-    parser.add_argument("--wrong", type=int, default=12, help="pairs across domains")
-    parser.add_argument("--changed", type=int, default=8, help="pairs a domain whose target misses something or is mirrored")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("work/calibration.json"))
-    options = parser.parse_args()
-    pipeline = Pipeline(options.model)
+def run(config: TrainConfig) -> str:
+    """Fit the exported model's confidence, or without one that of the model to start from; return what each pair held out says of it.
+
+    Raises:
+        InputError: there is no model, or no data set with two people.
+    """
+    model = str(config.model) if config.model.is_dir() else config.start
+    chosen = list(pairs(config.datasets, config.calibration, config.seed))
+    if not model or not chosen:
+        raise InputError(
+            "There is nothing to fit the confidence on.",
+            f"It takes a model in {str(config.model)!r} or under 'start', and a data set with train cases of two people.",
+            "Run `rauslicer train export` first, and see what `rauslicer train check` says.",
+        )
+    pipeline = Pipeline(model, config.device)
     # Nothing may be taken back as "not found" here: its Dice is what is to be learned.
     pipeline.model = replace(pipeline.model, calibration=Calibration(low=0.0, absent=-1.0))
-    rows = gather(pipeline, options.data, pairs(options.data, options.pairs, options.wrong, options.changed, options.seed))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.with_suffix(".rows.json").write_text(json.dumps(rows, indent=1))
-    options.output.write_text(json.dumps(fit(rows), indent=2) + "\n")
-    said, dice = held_out(rows), np.array([row["dice"] for row in rows])
-    print(f"Each pair held out: squared error {((said - dice) ** 2).mean():.4f}, Spearman {spearmanr(said, dice).statistic:.2f}")
+    rows = gather(pipeline, config.datasets, chosen)
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "calibration.rows.json").write_text(json.dumps(rows, indent=1))
+    (config.output / FITTED).write_text(json.dumps(fit(rows), indent=2) + "\n")
+    said, truth = held_out(rows), np.array([row["dice"] for row in rows])
+    return f"Each pair held out: squared error {((said - truth) ** 2).mean():.4f}, Spearman {spearmanr(said, truth).statistic:.2f}"
 
 
-if __name__ == "__main__":
-    main()
+def fitted(config: TrainConfig) -> dict | None:
+    """What was fitted; None where nothing was."""
+    path = config.output / FITTED
+    return strict_json.load(path) if path.is_file() else None

@@ -1,26 +1,24 @@
-"""Makes a model folder of trained states: half precision, checksums, model cards.
-
-python -m RAUSlicerLib.training.export --matching work/matching/state.pt --joint work/joint/state.pt --output Resources/Models/embedded
-"""
+"""Makes a model folder of what was trained: half precision, checksums, and model cards that say what the configuration says."""
 
 from __future__ import annotations
 
-import argparse
+import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..matching.network import MatchingConfig, MatchingNet
-from ..models.checkpoint import save_checkpoint
-from ..rau.network import RauVlm, VlmConfig
-from ..rau.sam2 import MemorySegmenter, Sam2Config
-from ..refinement.network import RefinerConfig, RefinerNet
-from ..support import strict_json
-from .datasets import shipped
-from .refining import HEED
-
-LICENCE = "CC-BY-NC-SA-4.0"
+from ..errors import InputError, ModelError
+from ..models.checkpoint import load_config, load_tensors, save_checkpoint
+from ..models.manifest import CARD, read_manifest
+from ..models.store import ModelFolder, resolve
+from . import matching, rau, refiner
+from .calibration import fitted
+from .config import TrainConfig
+from .score import SCORES
 
 _WHAT = {
     "matching": "a 3D network whose embedding says which voxel of a reference corresponds to which of a target",
@@ -30,55 +28,59 @@ _WHAT = {
 }
 
 _CARD = """---
-license: cc-by-nc-sa-4.0
+license: {front}
 ---
-# RAUSlicer embedded model: {part}
+# RAUSlicer model {name}: {part}
 
-Part of RAUSlicer's embedded model: {what}. For **non-commercial research** only. Not a medical device.
+{what}. Research use only. Not a medical device.
 
 ## Data
-Trained on the train split of three sets, from random weights:
+{begun}:
 
-- T1 brain MR: scans from OASIS, labels provided by Neuromorphometrics, Inc. (neuromorphometrics.com) under academic subscription;
-  CC BY-NC. 15 people.
-- Contrast abdominal CT: BTCV ("Multi-Atlas Labeling Beyond the Cranial Vault"); stated CC BY 4.0 by a third party, not verified.
-  17 people.
-- Short-axis cardiac cine MR: ACDC; CC BY-NC-SA 4.0. 30 people.
-- Label maps of heads (SynthSeg repository; Apache-2.0), for made-up scans of any contrast; the matching network only. 10 people.
-{seen}
-No image or label of these sets is contained in the weights' folder. The weights are shared under the strictest of these licences.
+{data}
+
+No image or label of these is contained in the weights' folder.
 
 ## Training
-{training}
-What was changed while it ran, so that the command repeats the recipe and not the very weights, is in `docs/training.md`.
+`rauslicer train {stage} --config {file}` ({done} of {steps} steps done){rounded}, with
+
+```yaml
+{settings}
+```
 
 ## Scores
-`Testing/Benchmarks/README.md` has the scores of the whole pipeline on held-out people, beside its peers, with the command that repeats
-them.
+{scores}
 
-## Limits
-A short training on two CPU cores. Few people, one scanner or few a set; healthy or nearly healthy brains, skull-stripped. Small and thin
-structures (vessels, adrenal glands) are often missed. Other body parts were not seen. Confidence is a rough guide.
+## Licence
+{licence}
 """
 
-# What a part was shown beside these cases, with an empty line before it.
-_SEEN = {
-    "refiner": """
-38 matched pairs of the first three sets (13 brains, 13 abdomens, 12 hearts) in the last 1500 steps, made by
-`python -m RAUSlicerLib.training.priors --references 2` (stopped there), and 35 to 67 before.
-"""
-}
 
-_COMMAND = (
-    "`python -m RAUSlicerLib.training.{stage} --data ../shared/data --output work/{stage} --steps {steps}{start}` ({done} steps done)."
-)
-_STAGES = {"matching": "matching", "vlm": "joint", "sam2": "joint", "refiner": "refining"}
+@dataclass(frozen=True)
+class _Trained:
+    """A part of the model that was trained: the stage's name, its network, its tensors, and how far it is."""
+
+    stage: str
+    network: nn.Module
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
 
 
 def take(state: dict[str, Tensor], prefix: str, network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a part of a training state, checked against the network they are for."""
+    """The tensors of a part of a training state, checked against the network they are for.
+
+    Raises:
+        ModelError: the state is that of another network.
+    """
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            "The training's state does not fit the configuration.",
+            f"{str(error).splitlines()[-1].strip()}",
+            "Export with the configuration that it was trained with: the same data sets and the same model to start from.",
+        ) from error
     return tensors
 
 
@@ -100,48 +102,129 @@ def rounded(tensors: dict[str, Tensor], bits: int) -> dict[str, Tensor]:
     return out
 
 
-def export(
-    matching: Path | None, joint: Path | None, refiner: Path | None, output: Path, calibration: Path | None, bits: int | None = None
-) -> None:
-    """Write the checkpoint folders of the parts whose states are given; a model's other parts stay as they are."""
-    parts = {}
-    if matching is not None:
-        state = torch.load(matching, weights_only=True)
-        network = MatchingNet(MatchingConfig(labels=tuple(shipped().label_sets.values())))
-        parts["matching"] = (network.config.to_dict(), take(state["ema"], "net.", network), state)
-    if joint is not None:
-        state = torch.load(joint, weights_only=True)
-        parts["vlm"] = (VlmConfig().to_dict(), take(state["ema"], "vlm.", RauVlm()), state)
-        parts["sam2"] = (Sam2Config().to_dict(), take(state["ema"], "segmenter.", MemorySegmenter()), state)
-    if refiner is not None:
-        state = torch.load(refiner, weights_only=True)
-        parts["refiner"] = (RefinerConfig(heed=HEED).to_dict(), take(state["ema"], "net.", RefinerNet()), state)
-    if calibration is not None and "matching" in parts:
-        parts["matching"][0]["calibration"] = strict_json.load(calibration)
-    for part, (config, tensors, state) in parts.items():
-        start = f" --start {state['start']}" if state.get("start") else ""
-        training = _COMMAND.format(stage=_STAGES[part], steps=state.get("steps", state["step"]), start=start, done=state["step"])
-        if bits is not None:
-            tensors = rounded(tensors, bits)
-            training += f"\nRounded to {bits} bits a row."
-        card = _CARD.format(part=part, what=_WHAT[part], seen=_SEEN.get(part, ""), training=training)
-        save_checkpoint(output / part, config, tensors, card, name="embedded", kind=config["model_type"], licence=LICENCE)
+def run(config: TrainConfig) -> Path:
+    """Write the model's folder: what was trained, and the other parts of the model that it started from.
+
+    Raises:
+        InputError: nothing was trained.
+        ModelError: a state does not fit the configuration.
+        OutputError: the folder can't be written.
+    """
+    trained = _trained(config)
+    calibration = fitted(config)
+    if not trained and calibration is None:
+        raise InputError(
+            "There is nothing to export.",
+            f"No stage has left a state in {str(config.output)!r}.",
+            "Run `rauslicer train matching` or another stage first.",
+        )
+    start = resolve(config.start) if config.start else None
+    for part, made in trained.items():
+        described = made.network.config.to_dict()  # type: ignore[union-attr, operator]
+        if part == "matching":
+            kept = _calibration_of(start) if calibration is None else calibration
+            described |= {"calibration": kept} if kept else {}
+        tensors = rounded(made.tensors, config.bits) if config.bits else made.tensors
+        licence = licence_of(config)
+        card = _card(config, part, made, licence)
+        save_checkpoint(
+            config.model / part, described, tensors, card, name=config.output.name, kind=described["model_type"], licence=licence
+        )
+    for part in start.parts if start is not None else ():
+        if part not in trained:
+            shutil.copytree(start.part(part), config.model / part, dirs_exist_ok=True)  # type: ignore[union-attr]
+    if calibration is not None and "matching" not in trained:
+        _calibrate(config.model / "matching", calibration)
+    ModelFolder(config.output.name, config.model).verify()
+    return config.model
 
 
-def main() -> None:
-    """Export as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--matching", type=Path, help="state of the matching network")
-    parser.add_argument("--joint", type=Path, help="state of SAM 2 and the vision-language model")
-    parser.add_argument("--refiner", type=Path, help="state of the mask refiner; a model can do without")
-    parser.add_argument("--output", type=Path, default=Path("Resources/Models/embedded"))
-    parser.add_argument(
-        "--calibration", type=Path, help="JSON of the confidence model, from `RAUSlicerLib.training.calibration`; with --matching"
+def _trained(config: TrainConfig) -> dict[str, _Trained]:
+    parts: dict[str, _Trained] = {}
+    for stage in ("matching", "refiner", "rau"):
+        path = config.state(stage)
+        if path is None:
+            continue
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if stage == "rau":
+            both = rau.trainee_of(config)
+            networks = {"vlm": (both.vlm, "vlm."), "sam2": (both.segmenter, "segmenter.")}
+        else:
+            trainee = (matching if stage == "matching" else refiner).trainee_of(config)
+            networks = {stage: (trainee.net, "net.")}
+        for part, (network, prefix) in networks.items():
+            parts[part] = _Trained(stage, network, take(state["ema"], prefix, network), state)
+    return parts
+
+
+def _calibration_of(start: ModelFolder | None) -> dict[str, Any]:
+    if start is None or "matching" not in start.parts:
+        return {}
+    kept: dict[str, Any] = load_config(start.part("matching")).get("calibration", {})
+    return kept
+
+
+def _calibrate(folder: Path, calibration: dict) -> None:
+    """Put what was fitted into a matching network that stays as it is."""
+    config, manifest = load_config(folder) | {"calibration": calibration}, read_manifest(folder)
+    card = (folder / CARD).read_text()
+    save_checkpoint(folder, config, load_tensors(folder, None), card, name=manifest.name, kind=manifest.kind, licence=manifest.licence)
+
+
+def licence_of(config: TrainConfig) -> str:
+    """Licence of the weights: as the configuration says, else that of the model they began as, else that of the data sets.
+
+    Raises:
+        InputError: none of them says one.
+    """
+    licence = config.licence
+    if not licence and config.start:
+        start = resolve(config.start)
+        licence = read_manifest(start.part(start.parts[0])).licence
+    licence = licence or config.datasets.licence
+    if not licence:
+        raise InputError(
+            "The weights have no licence.",
+            f"The configuration {str(config.source)!r} names none, and no model to start from.",
+            "Write 'licence: ...' into it; of several data sets the strictest one counts.",
+        )
+    return licence
+
+
+def _card(config: TrainConfig, part: str, made: _Trained, licence: str) -> str:
+    data = []
+    for name in config.datasets.shares(made.stage):
+        about = config.datasets[name]
+        cases = about.cases("train")
+        people = len({about.person(case) for case in cases})
+        data.append(f"- {about.what or name}; {about.licence or 'no licence stated'}. {len(cases)} cases of {people} people.")
+    scores = [config.scores] if config.scores else []
+    file = config.output / "matching" / SCORES
+    if part == "matching" and file.is_file():
+        last = json.loads(file.read_text().splitlines()[-1])
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name not in ("steps", "seconds"))
+        scores.append(f"Mean Dice of labels warped with the match alone, on val cases, after {last['steps']} steps: {figures}.")
+    import yaml
+
+    start = made.state.get("start", "")
+    begun = (
+        f"Started from the model {start!r}, whose card says what that was trained on, and trained on"
+        if start
+        else "Trained from random weights on"
     )
-    parser.add_argument("--bits", type=int, help="round weights to so many bits, for a smaller history of the repository")
-    options = parser.parse_args()
-    export(options.matching, options.joint, options.refiner, options.output, options.calibration, options.bits)
-
-
-if __name__ == "__main__":
-    main()
+    return _CARD.format(
+        front=licence.lower(),
+        name=config.output.name,
+        part=part,
+        what=_WHAT[part][0].upper() + _WHAT[part][1:],
+        begun=begun + " the train split of",
+        data="\n".join(data),
+        stage=made.stage,
+        file=config.source.name,
+        done=made.state["step"],
+        steps=made.state.get("steps", made.state["step"]),
+        rounded=f", rounded to {config.bits} bits a row" if config.bits else "",
+        settings=yaml.safe_dump(json.loads(json.dumps(config.described(made.stage), default=dict)), sort_keys=False).strip(),
+        scores="\n".join(scores) or "None were given.",
+        licence=f"{licence}. The data sets above have licences of their own.",
+    )

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, smooth_noise
-from .cases import IGNORE, TrainingCase
+from .cases import TrainingCase
+from .datasets import IGNORE
 
 DOMAIN = "invented"
 # Cells and structures of an anatomy; 255 means "nothing is known".

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +18,24 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from ..errors import InputError
+from ..support.printing import say
+from .settings import Schedule
+
 _WARM_UP = 50
 _LOG_EVERY = 50
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a stage trains.
-
-    ``output`` is the folder of ``state.pt`` and ``log.jsonl``, ``rate`` the highest learning rate, which comes down over the last share
-    ``cooldown`` of the ``steps``; ``ema`` is the decay of the averaged weights per step, ``start`` what the weights began as.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Settings(Schedule):
+    """How a stage trains, and where: ``output`` is the folder of ``state.pt`` and ``log.jsonl``, ``start`` what the weights began as."""
 
     output: Path | str
-    steps: int
-    rate: float
     device: str = "auto"
     threads: int = 2
     seed: int = 0
-    save_every: int = 100
-    cooldown: float = 1.0
-    ema: float = 0.998
     tensorboard: bool = False
-    start: Path | str | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Settings:
-        """What a command line says of it."""
-        return cls(**{one.name: getattr(args, one.name) for one in fields(cls) if hasattr(args, one.name)})
-
-
-def options(description: str | None, output: str, steps: int, rate: float) -> argparse.ArgumentParser:
-    """The command line that all stages share, with a stage's defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder with splits.json and one folder a domain")
-    parser.add_argument("--output", default=output, help="folder of state.pt and log.jsonl; an interrupted run goes on from there")
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--rate", type=float, default=rate, help="highest learning rate")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu keeps it off a GPU")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=100)
-    parser.add_argument(
-        "--cooldown", type=float, default=1.0, metavar="SHARE", help="the learning rate comes down over this last share of the steps"
-    )
-    parser.add_argument("--ema", type=float, default=0.998, help="of the averaged weights, a step")
-    return parser
-
-
-def add_without(parser: argparse.ArgumentParser) -> None:
-    """Adds an option that leaves labels out of training."""
-    parser.add_argument(
-        "--without",
-        metavar="LABELS",
-        type=lambda text: tuple(int(label) for label in text.split(",")),
-        default=(),
-        help="labels of brain_t1, separated by commas, to leave out of training: `rauslicer benchmark --unseen` shows how they fare",
-    )
+    start: str = ""
 
 
 def train(
@@ -82,8 +43,6 @@ def train(
     draw: Callable[[np.random.Generator], tuple[str, tuple[Any, ...]]],
     weights: Mapping[str, float],
     settings: Settings,
-    *,
-    decay: float = 0.02,
 ) -> None:
     """Train to ``settings.steps``, from where ``state.pt`` of the output folder stopped if there is one.
 
@@ -92,7 +51,6 @@ def train(
         draw: Makes a step's name for the log and its arguments, from a generator of its own; while one step trains it draws the next.
         weights: Of the losses.
         settings: How long, how fast, and where it is kept.
-        decay: Weight decay of matrices.
     """
     accelerator = Accelerator(cpu=settings.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     torch.set_num_threads(settings.threads)
@@ -100,16 +58,23 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     learned = [p for p in trainee.parameters() if p.requires_grad]
     matrices, vectors = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": settings.decay}, {"params": vectors, "weight_decay": 0.0}]
     model, optimizer = accelerator.prepare(trainee, torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98)))
     ema = {key: value.clone() for key, value in learned_state(trainee).items()}
     first = 0
     state_file = output / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
-        load_learned(trainee, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, first = state["ema"], state["step"]
+        try:
+            state = torch.load(state_file, weights_only=True, map_location=accelerator.device)
+            load_learned(trainee, state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            ema, first = state["ema"], state["step"]
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"The training can't go on from {str(state_file)!r}.",
+                f"It is damaged, or of other networks or label sets ({str(error).splitlines()[-1].strip()[:200]}).",
+                "Train into another output folder, or with the configuration that it was begun with.",
+            ) from error
 
     def drawn(step: int) -> tuple[str, tuple[Any, ...]]:
         return draw(np.random.default_rng([settings.seed, step, accelerator.process_index]))
@@ -151,6 +116,8 @@ def train(
                 board.flush()
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "seconds": round(time.time() - start, 1), **means}) + "\n")
+            pace = (time.time() - start) / (step + 1 - first)
+            say(f"{output.name}: step {step + 1} of {settings.steps}, {pace:.2f} s a step, loss {loss.item():.3f}")
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             temporary = state_file.with_suffix(".tmp")
             made = {
@@ -160,8 +127,7 @@ def train(
                 "step": step + 1,
                 "steps": settings.steps,
             }
-            # As text: of a path nothing could be read again without unpickling code.
-            torch.save({**made, "start": str(settings.start or "")}, temporary)
+            torch.save({**made, "start": settings.start}, temporary)
             temporary.replace(state_file)
     # The others go on with what the first one wrote.
     accelerator.wait_for_everyone()

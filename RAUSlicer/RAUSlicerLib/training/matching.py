@@ -1,19 +1,15 @@
-"""Stage 1: trains the matching network on pairs of patches.
-
-    python -m RAUSlicerLib.training.matching --data ../shared/data --output work/matching --steps 8000
+"""Trains the matching network on pairs of patches.
 
 Other subjects teach which labels correspond; the same subject under two random transforms teaches exact positions, also inside large
-structures and for anatomy that nobody labelled. Nearly half of the pairs are of anatomies drawn at random (`invented`). A classifier over
-the training labels reads what the fine embedding is made of; matching asks it what a place looks like. `datasets.yaml` says what is
-trained on, and how much.
+structures and for anatomy that nobody labelled. A share of the pairs is of anatomies drawn at random (`invented`). A classifier over the
+training labels reads what the fine embedding is made of; matching asks it what a place looks like.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,23 +21,15 @@ from ..device import autocast
 from ..loading import load_model
 from ..matching.network import MatchingConfig, MatchingNet
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, synthesize
-from .cases import IGNORE, TrainingCase, load_cases
-from .datasets import Datasets, load, shipped
+from .cases import TrainingCase, load_cases
+from .config import TrainConfig
+from .datasets import IGNORE, Datasets, span
 from .invented import DOMAIN, invented_pair, tissue
-from .loop import Settings, add_without, options, train
+from .loop import train
+from .settings import MatchingSettings
 
-# Two numbering schemes of the brain share a classifier: below 100 they mean the same, from 100 on the cortex of one, from 208 on the
-# cortex and the outside of the other.
-FOREIGN = {"brain_t1": slice(208, 228), "head_labelmaps": slice(100, 208)}
-CORTEX = slice(100, 208)
 # The most that temperatures may be.
 SHARPEST = 80.0
-# Voxels of a patch whose labels are asked for: so many anywhere, and so many where labels meet, since that is what decides a mask.
-ANYWHERE, BORDERS = 5_000, 9_000
-# A label of the cortex counts so much in the masks: there are a hundred of them, and of all others 38.
-_PARCEL = 0.3
-# Shares of pairs: of the same volume; bent by a smooth field where they are of two, and where they are of one.
-_SAME, _BENT, _SAME_BENT = 0.3, 0.25, 0.7
 # Where a label has so few voxels in a patch, its Dice is counted as if so many more were right.
 _SLACK = 20.0
 
@@ -49,9 +37,9 @@ _SLACK = 20.0
 class Trainee(nn.Module):
     """The network and what only training needs: classifiers and temperatures."""
 
-    def __init__(self, config: MatchingConfig, datasets: Datasets) -> None:
+    def __init__(self, config: MatchingConfig, datasets: Datasets, settings: MatchingSettings | None = None) -> None:
         super().__init__()
-        self.datasets = datasets
+        self.datasets, self.settings = datasets, settings or MatchingSettings()
         self.net = MatchingNet(config)
         sets = datasets.label_sets
         self.coarse_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.coarse_dim)) for d, n in sets.items()})
@@ -65,18 +53,21 @@ class Trainee(nn.Module):
         return losses(self, target, reference, domain, same, rng)
 
 
-def sample_pair(cases: list[TrainingCase], datasets: Datasets, rng: np.random.Generator) -> tuple[Patch, Patch, str, bool]:
+def sample_pair(
+    cases: list[TrainingCase], datasets: Datasets, settings: MatchingSettings, rng: np.random.Generator
+) -> tuple[Patch, Patch, str, bool]:
     """Target and reference patch around the same anatomy; the flag says that all places of one are known in the other."""
-    shares = {name: dataset.share for name, dataset in datasets.datasets.items()} | {DOMAIN: datasets.invented_share}
+    shares = datasets.shares("matching") | {DOMAIN: datasets.invented_share}
     domain = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
     if domain == DOMAIN:
         return *invented_pair(cases, datasets.invented_patch, rng), domain, True
     pool = [case for case in cases if case.domain == domain]
     target = pool[int(rng.integers(len(pool)))]
-    same = bool(rng.random() < _SAME)
-    if domain == "head_labelmaps" and rng.random() < 0.4:
+    same = bool(rng.random() < settings.same)
+    partner = datasets[domain].partner
+    if partner and rng.random() < settings.partner:
         # Real brains and made-up heads learn one language.
-        pool = [case for case in cases if case.domain == "brain_t1"]
+        pool = [case for case in cases if case.domain == partner]
     others = [case for case in pool if case.subject != target.subject]
     reference = target if same else others[int(rng.integers(len(others)))]
     common = sorted(set(target.centroids) & set(reference.centroids))
@@ -84,7 +75,7 @@ def sample_pair(cases: list[TrainingCase], datasets: Datasets, rng: np.random.Ge
     size = datasets[domain].patch
     # As at work, the reference fixes the scale of both. A third of the pairs is seen from nearer, for second looks at small structures, but
     # not nearer than the voxels allow.
-    nearer = rng.random() < 0.35
+    nearer = rng.random() < settings.nearer
     working = reference.working * float(np.exp(rng.uniform(-0.7, -0.2) if nearer else rng.uniform(-0.2, 0.15)))
     working = max(working, 0.9 * min(reference.spacing))
     base = random_affine(rng, (12.0, 10.0, 10.0), 0.05)
@@ -95,7 +86,7 @@ def sample_pair(cases: list[TrainingCase], datasets: Datasets, rng: np.random.Ge
         centre = middle + rng.uniform(0.3, 1.0) * (np.array(case.centroids[anchor]) - middle)
         centre += rng.uniform(-6, 6, 3) * working / np.array(case.spacing)
         # The way from the reference back to the volume stays an affine map, which has an inverse.
-        bent = case is target and not patches and rng.random() < (_SAME_BENT if same else _BENT)
+        bent = case is target and not patches and rng.random() < (settings.same_bent if same else settings.bent)
         shift = random_shift(size, rng, 1.0 if same else 0.7) if bent else None
         patch = cut(case, size, patch_transform(case, size, centre, affine, working), shift)
         if case.synthetic:
@@ -113,8 +104,11 @@ def sample_pair(cases: list[TrainingCase], datasets: Datasets, rng: np.random.Ge
     return patches[0], patches[1], domain, same
 
 
-def stratified(labels: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """Flat indices of about ``count`` voxels: two thirds spread evenly over the labels, the rest over all labelled voxels."""
+def stratified(labels: Tensor, count: int, rng: np.random.Generator, parcels: tuple[int, ...] = (), parcel: float = 1.0) -> Tensor:
+    """Flat indices of about ``count`` voxels: two thirds spread evenly over the labels, the rest over all labelled voxels.
+
+    A label among the ``parcels`` has ``parcel`` of another's share.
+    """
     flat = labels.flatten()
     known = (flat != IGNORE).nonzero()[:, 0]
     if len(known) == 0:
@@ -125,7 +119,7 @@ def stratified(labels: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     weight[present] = 1 / counts.float()
     weight[0] *= 4
     # The cortex has most of the labels of a brain and would get most of the voxels.
-    weight[CORTEX] *= 0.4
+    weight[list(span(parcels))] *= parcel
     # multinomial refuses more than 2^24 categories and is slow on many: thin out first.
     keep = torch.from_numpy(rng.integers(0, len(known), min(len(known), 120_000)))
     even = torch.multinomial(weight[values[keep]] + 1e-12, min(2 * count // 3, len(keep)), replacement=True)
@@ -158,18 +152,18 @@ def position_loss(queries: Tensor, keys: Tensor, distance: Tensor, scale: Tensor
 
 
 def known_classes(logits: Tensor, patch: Patch) -> Tensor:
-    """Logits (N, L) with the classes out of the question that a patch's set doesn't know, or its case says nothing of."""
-    if patch.domain not in FOREIGN and not patch.unmarked:
+    """Logits (N, L) with the classes out of the question of which a patch's case says nothing."""
+    if not patch.unmarked:
         return logits
     blocked = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    if patch.domain in FOREIGN:
-        blocked[FOREIGN[patch.domain]] = True
     blocked[list(patch.unmarked)] = True
     return logits.masked_fill(blocked, -1e4)
 
 
-def asked_for(labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Voxels of a label patch (D, H, W) for the classifier: flat indices (N,), and how many of the known voxels each stands for (N,)."""
+def asked_for(labels: Tensor, anywhere: int, borders: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Voxels of a label patch (D, H, W) for the classifier, ``anywhere`` and at ``borders`` of labels: flat indices (N,), and how many of
+    the known voxels each stands for (N,).
+    """
     known = labels != IGNORE
     border = torch.zeros_like(known)
     for axis in range(3):
@@ -178,10 +172,10 @@ def asked_for(labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]
         border.narrow(axis, 0, labels.shape[axis] - 1).logical_or_(differ)
         border.narrow(axis, 1, labels.shape[axis] - 1).logical_or_(differ)
     flat, border = known.flatten(), (border & known).flatten()
-    pools = [(flat.nonzero()[:, 0], ANYWHERE), (border.nonzero()[:, 0], BORDERS)]
+    pools = [(flat.nonzero()[:, 0], anywhere), (border.nonzero()[:, 0], borders)]
     index = torch.cat([pool[torch.from_numpy(rng.integers(0, len(pool), count))] for pool, count in pools if len(pool)])
-    anywhere, at_borders = (count / max(len(pool), 1) for pool, count in pools)
-    return index, 1 / (anywhere + at_borders * border[index].float())
+    of_all, at_borders = (count / max(len(pool), 1) for pool, count in pools)
+    return index, 1 / (of_all + at_borders * border[index].float())
 
 
 def label_mask_loss(logits: Tensor, labels: Tensor, stands_for: Tensor, counts: Tensor) -> Tensor:
@@ -210,12 +204,14 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
         features = model.net.features(images)
     out: dict[str, Tensor] = {}
     kind = model.datasets[domain].labels if domain != DOMAIN else None
-    patches = target, reference
+    patches, settings = (target, reference), model.settings
     fine, coarse, labels, cell_labels, read, drawn = [], [], [], [], [], []
     for batch, patch in enumerate(patches):
         # Chosen on the CPU, by a generator that lies there.
-        index = stratified(patch.labels, 3300, rng).to(device)
-        asked, stands_for = (values.to(device) for values in asked_for(patch.labels, rng)) if kind is not None else (index[:0], None)
+        index = stratified(patch.labels, 3300, rng, patch.parcels, settings.parcel_voxels).to(device)
+        asked, stands_for = index[:0], None
+        if kind is not None:
+            asked, stands_for = (part.to(device) for part in asked_for(patch.labels, settings.anywhere, settings.borders, rng))
         known = patch.labels.to(device)
         hidden = model.net.read_at(features, images, unravel(torch.cat([asked, index]), size, batch))
         if kind is not None and stands_for is not None:
@@ -223,13 +219,13 @@ def losses(model: Trainee, target: Patch, reference: Patch, domain: str, same: b
             logits = F.linear(hidden[: len(asked)], model.net.labels.weight[own], model.net.labels.bias[own])
             logits, truth = known_classes(logits, patch), known.flatten()[asked]
             counts = torch.ones(logits.shape[1], device=device)
-            counts[CORTEX] = _PARCEL
+            counts[list(span(patch.parcels))] = settings.parcel
             read.append(F.cross_entropy(logits, truth))
             drawn.append(label_mask_loss(logits, truth, stands_for, counts))
         fine.append(model.net.embedded(hidden[len(asked) :]))
         labels.append(known.flatten()[index])
         cells = known[2::4, 2::4, 2::4]
-        index = stratified(patch.labels[2::4, 2::4, 2::4], 1200, rng).to(device)
+        index = stratified(patch.labels[2::4, 2::4, 2::4], 1200, rng, patch.parcels, settings.parcel_voxels).to(device)
         coarse.append(model.net.coarse_at(features, unravel(index, tuple(cells.shape), batch)))
         cell_labels.append(cells.flatten()[index])
     if kind is not None:
@@ -269,9 +265,6 @@ def corresponding(target: Patch, reference: Patch, size: tuple[int, ...], rng: n
     return a[seen][:count], b[seen][:count]
 
 
-WEIGHTS = {"labels": 1.0, "masks": 1.0, "labels4": 0.4, "match": 0.5, "match4": 0.4, "pos": 0.3, "pos4": 0.3}
-
-
 def grown(state: Mapping[str, Tensor], network: MatchingNet) -> dict[str, Tensor]:
     """A smaller network's state with the classifiers of further label sets, untrained, at the end."""
     out = dict(network.state_dict())
@@ -282,31 +275,38 @@ def grown(state: Mapping[str, Tensor], network: MatchingNet) -> dict[str, Tensor
     return out
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train as asked for."""
-    torch.manual_seed(args.seed)
-    datasets = load(args.datasets) if args.datasets else shipped()
-    wanted = tuple(name for name, dataset in datasets.datasets.items() if dataset.share > 0)
-    cases = load_cases(Path(args.data), wanted, without=args.without, datasets=datasets)
+def trainee_of(config: TrainConfig) -> Trainee:
+    """The network that a configuration trains, as it starts."""
+    torch.manual_seed(config.seed)
+    start = load_model(config.start).matching if config.start else None
+    datasets = config.datasets.continuing(start.config.labels if start is not None else ())
+    made = replace(start.config if start is not None else MatchingConfig(), labels=tuple(datasets.label_sets.values()))
+    trainee = Trainee(made, datasets, config.matching)
+    if start is not None:
+        trainee.net.load_state_dict(grown(start.state_dict(), trainee.net))
+    return trainee
+
+
+def run(config: TrainConfig) -> None:
+    """Train, or go on."""
+    trainee = trainee_of(config)
+    datasets = trainee.datasets
+    cases = load_cases(datasets, datasets.shares("matching"))
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
-        target, reference, domain, same = sample_pair(cases, datasets, rng)
+        target, reference, domain, same = sample_pair(cases, datasets, config.matching, rng)
         return domain[:8], (target, reference, domain, same, rng)
 
-    trainee = Trainee(MatchingConfig(labels=tuple(datasets.label_sets.values())), datasets)
-    if args.start:
-        trainee.net.load_state_dict(grown(load_model(args.start).matching.state_dict(), trainee.net))
-    train(trainee.to(memory_format=torch.channels_last_3d), draw, WEIGHTS, Settings.of(args))
+    how = config.settings("matching", config.matching)
+    train(trainee.to(memory_format=torch.channels_last_3d), draw, config.matching.weights, how)
 
 
-def main() -> None:
-    """Train as the command line says."""
-    parser = options(__doc__, "work/matching", 8000, 1.5e-3)
-    add_without(parser)
-    parser.add_argument("--start", metavar="MODEL", help="begin from this model's matching network and not from random weights")
-    parser.add_argument("--datasets", type=Path, metavar="FILE", help="another file like training/datasets.yaml")
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+def trained_network(config: TrainConfig) -> tuple[MatchingNet, int] | None:
+    """The network of the averaged weights so far, and after how many steps; None before the first are saved."""
+    path = config.state("matching")
+    if path is None:
+        return None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    network = trainee_of(config).net
+    network.load_state_dict({key.removeprefix("net."): value for key, value in state["ema"].items() if key.startswith("net.")})
+    return network.eval(), state["step"]

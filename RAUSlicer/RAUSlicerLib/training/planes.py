@@ -6,6 +6,7 @@ the prior has the reference's shapes in roughly the right places, as a real one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,12 @@ from .cases import TrainingCase
 class PlanePair:
     """Slices of one pair. ``target`` (S, S), ``reference`` (M, S, S) in 0 to 1; labels alike, 255 is ignored.
 
-    ``prior_labels`` (N, S, S): the prior's label under N random errors; their share is the prior probability.
+    ``prior_labels`` (N, S, S): the prior's label under N random errors; their share is the prior probability. ``parcels`` as in
+    `TrainingCase`.
     """
 
     domain: str
+    parcels: tuple[int, ...]
     target: Tensor
     target_labels: Tensor
     reference: Tensor
@@ -36,9 +39,9 @@ class PlanePair:
 class PairSampler:
     """Draws slices of pairs of cases."""
 
-    def __init__(self, cases: list[TrainingCase], share: dict[str, float], size: int) -> None:
+    def __init__(self, cases: list[TrainingCase], share: Mapping[str, float], size: int) -> None:
         self._pools = {domain: [case for case in cases if case.domain == domain] for domain in share}
-        self._share = share
+        self._share = {domain: value / sum(share.values()) for domain, value in share.items()}
         self._size = size
         self._maps: dict[tuple[str, str], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
@@ -73,7 +76,7 @@ class PairSampler:
         level = target.centroids[anchor][0] * spacing[0] + rng.normal(0, 0.06) * extent[0]
         level = float(np.clip(round(level / spacing[0]), 0, target.image.shape[0] - 1) * spacing[0])
         # The slice's own axes: turned, scaled and shifted in the plane, a little tilted where slices are thin.
-        tilt = 6.0 if domain != "heart_mr" else 0.0
+        tilt = 0.0 if target.thick else 6.0
         turn = rotation(np.radians(rng.uniform(-1, 1, 3) * (20.0, tilt, tilt))) * np.exp(rng.uniform(-0.15, 0.12))
         centre = np.array([level, extent[1] / 2, extent[2] / 2]) + np.array([0, *rng.uniform(-0.05, 0.05, 2)]) * extent
         plane = self._plane(pixel, torch.from_numpy(turn).float(), torch.from_numpy(centre).float(), (0.0,), step)
@@ -99,7 +102,8 @@ class PairSampler:
         wild = rng.random() < 0.2
         image = recolor(self._image(target, plane)[0][None], rng, contrast=wild)[0]
         brought_image = recolor(self._image(reference, brought), rng, contrast=wild)
-        return PlanePair(domain, image, self._labels(target, plane)[0], brought_image, self._labels(reference, brought), prior)
+        own, theirs = self._labels(target, plane)[0], self._labels(reference, brought)
+        return PlanePair(domain, target.parcels, image, own, brought_image, theirs, prior)
 
     def _plane(self, pixel: float, turn: Tensor, centre: Tensor, offsets: tuple[float, ...], step: float) -> Tensor:
         """Positions in mm (len(offsets), S, S, 3) of parallel slices."""

@@ -1,14 +1,11 @@
-"""Stage 2, first half: matches training cases to each other and keeps what the mask refiner will see of them.
-
-    python -m RAUSlicerLib.training.priors --data ../shared/data --model embedded --output work/priors --references 2
+"""Matches training cases to each other and keeps what the mask refiner will see of them.
 
 Each file holds one pair: both volumes on the target's fine grid, the carried structures and the truth. What is there is not made again.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,190 +15,167 @@ import SimpleITK as sitk
 import torch
 
 from ..device import choose_device, keep_memory, release_memory
-from ..errors import ResourceError
+from ..errors import InputError, ResourceError
 from ..imaging.frame import canonical, resample
-from ..imaging.image_file import read_image
 from ..imaging.label_values import numbered
-from ..imaging.segmentation import Reference, Segmentation, Structure
+from ..imaging.segmentation import Reference, Structure
 from ..loading import load_model
 from ..matching.label_posteriors import LabelEvidence
 from ..matching.matcher import Matcher
 from ..progress import CancelToken, ignore
-from ..refinement.refiner import Overlay, overlay
-from ..support import strict_json
-from .cases import subject_of
-from .datasets import shipped
-from .loop import add_without
+from ..refinement.refiner import Cells, MatchedPlanes, Window, overlay
+from .cases import annotated
+from .config import TrainConfig
+from .datasets import Datasets
+from .matching import trained_network
 
+# Structures with fewer voxels teach nothing.
 _FEWEST = 50
+Boxes = Mapping[Structure, tuple[np.ndarray, tuple[int, int, int]]]
+_ARRAYS = ("target", "reference", "warped")
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A matched pair on the target's fine grid; arrays (z, y, x).
-
-    ``labels`` are the data set's numbers of the structures 1, 2, ...; ``target``, ``reference``, ``first`` and ``second`` are uint8, 255
-    is 1: intensities, and the largest and second largest probability that any structure has at a voxel. ``owner``, ``warped`` and
-    ``truth`` are numbers of structures, from 1 on. ``attended`` holds each structure's probabilities (uint8) and where in the grid they
-    begin, ``globally_attended`` those by global attention, on coarse cells: a cell's centre lies at ``cell_first + cell_step * index``
-    (z, y, x) of the grid. ``known_index``, ``known_share`` and ``known_ratio`` are those of `LabelEvidence`, on a grid whose voxels lie at
-    ``known_first + known_step * index``.
+    """A matched pair on the target's fine grid: what the network sees of it, in bytes, and the ``truth`` (z, y, x) in the numbers of
+    ``planes``. Structures are called by their numbers in the data set ``domain``.
     """
 
     domain: str
-    labels: np.ndarray
-    target: np.ndarray
-    reference: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    owner: np.ndarray
-    warped: np.ndarray
+    planes: MatchedPlanes
     truth: np.ndarray
-    attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
-    globally_attended: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]
-    cell_first: np.ndarray
-    cell_step: np.ndarray
-    known_index: np.ndarray
-    known_share: np.ndarray
-    known_ratio: np.ndarray
-    known_first: np.ndarray
-    known_step: np.ndarray
-
-    @property
-    def known(self) -> LabelEvidence:
-        """What the training labels say of it."""
-        return LabelEvidence(*(torch.from_numpy(values) for values in (self.known_index, self.known_share, self.known_ratio)))
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in _PLANES}
-        arrays |= _packed("attended", self.attended) | _packed("globally_attended", self.globally_attended)
+        seen = self.planes
+        assert seen.labels is not None
+        arrays = {name: getattr(seen, name) for name in _ARRAYS} | {"truth": self.truth, "domain": np.array(self.domain)}
+        arrays["labels"] = np.array([structure.label for structure in seen.attended], np.int32)
+        arrays |= _packed("attended", {one: (values, _corner(where)) for one, (values, where) in seen.attended.items()})
+        arrays |= _packed("globally_attended", seen.globally_attended)
+        for name, cells in (("cell", seen.cells), ("known", seen.working)):
+            arrays |= {f"{name}_first": cells.first, f"{name}_step": cells.step}
+        arrays |= {f"known_{name}": getattr(seen.labels, name).numpy() for name in ("index", "share", "ratio")}
         temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, domain=np.array(self.domain), **arrays)
+        np.savez_compressed(temporary, **arrays)
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Prior:
         """Read what `save` has written."""
         with np.load(path, allow_pickle=False) as kept:
-            planes = {name: kept[name] for name in _PLANES}
-            attended, globally_attended = (_unpacked(name, kept) for name in ("attended", "globally_attended"))
-            return cls(domain=str(kept["domain"]), attended=attended, globally_attended=globally_attended, **planes)
+            structures = [Structure(int(label), f"label {label}") for label in kept["labels"]]
+            attended, globally_attended = (_unpacked(name, kept, structures) for name in ("attended", "globally_attended"))
+            planes = MatchedPlanes(
+                **{name: kept[name] for name in _ARRAYS},
+                attended={one: (values, _window(start, values.shape)) for one, (values, start) in attended.items()},
+                globally_attended=globally_attended,
+                cells=Cells(kept["cell_first"], kept["cell_step"]),
+                labels=LabelEvidence(*(torch.from_numpy(kept[f"known_{name}"]) for name in ("index", "share", "ratio"))),
+                working=Cells(kept["known_first"], kept["known_step"]),
+            )
+            return cls(str(kept["domain"]), planes, kept["truth"])
 
 
-_PLANES = (
-    *("labels", "target", "reference", "first", "second", "owner", "warped", "truth", "cell_first", "cell_step"),
-    *("known_index", "known_share", "known_ratio", "known_first", "known_step"),
-)
-
-
-def _packed(name: str, boxes: tuple[tuple[np.ndarray, tuple[int, int, int]], ...]) -> dict[str, np.ndarray]:
+def _packed(name: str, boxes: Boxes) -> dict[str, np.ndarray]:
     return {
-        f"{name}_starts": np.array([start for _, start in boxes], np.int32),
-        f"{name}_shapes": np.array([values.shape for values, _ in boxes], np.int32),
-        f"{name}_values": np.concatenate([values.ravel() for values, _ in boxes]),
+        f"{name}_starts": np.array([start for _, start in boxes.values()], np.int32),
+        f"{name}_shapes": np.array([values.shape for values, _ in boxes.values()], np.int32),
+        f"{name}_values": np.concatenate([values.ravel() for values, _ in boxes.values()]),
     }
 
 
-def _unpacked(name: str, kept: Mapping[str, np.ndarray]) -> tuple[tuple[np.ndarray, tuple[int, int, int]], ...]:
-    values, at, out = kept[f"{name}_values"], 0, []
-    for start, shape in zip(kept[f"{name}_starts"], kept[f"{name}_shapes"], strict=True):
-        count = int(np.prod(shape))
-        out.append((values[at : at + count].reshape(shape), (int(start[0]), int(start[1]), int(start[2]))))
-        at += count
-    return tuple(out)
+def _unpacked(name: str, kept: Mapping[str, np.ndarray], structures: list[Structure]) -> Boxes:
+    shapes = kept[f"{name}_shapes"]
+    parts = np.split(kept[f"{name}_values"], np.cumsum(shapes.prod(1))[:-1])
+    corners = [(int(z), int(y), int(x)) for z, y, x in kept[f"{name}_starts"]]
+    return {one: (part.reshape(shape), start) for one, part, shape, start in zip(structures, parts, shapes, corners, strict=True)}
 
 
-def pairs(data: Path, split: str, references: int, domains: tuple[str, ...], seed: int = 5) -> Iterator[tuple[str, str, str]]:
-    """(domain, reference, target): each target of a split with some training cases of other people; domains take turns."""
-    splits = strict_json.load(data / "splits.json")
+def _corner(window: Window) -> tuple[int, int, int]:
+    z, y, x = (side.start for side in window)
+    return z, y, x
+
+
+def _window(start: tuple[int, int, int], shape: tuple[int, ...]) -> Window:
+    z, y, x = (slice(first, first + extent) for first, extent in zip(start, shape, strict=True))
+    return z, y, x
+
+
+def pairs(datasets: Datasets, names: Mapping[str, Any], split: str, references: int, seed: int = 5) -> Iterator[tuple[str, str, str]]:
+    """(set, reference, target): each target of a split with some training cases of other people; sets take turns."""
     rng = np.random.default_rng(seed)
     queues = []
-    for domain in domains:
-        queue = []
-        for target in splits[domain][split]:
-            others = [case for case in splits[domain]["train"] if subject_of(domain, case, splits) != subject_of(domain, target, splits)]
-            queue.append([(domain, str(case), target) for case in rng.permutation(others)[:references]])
+    for name in names:
+        about, queue = datasets[name], []
+        for target in about.cases(split):
+            others = [case for case in about.cases("train") if about.person(case) != about.person(target)]
+            queue.append([(name, str(case), target) for case in rng.permutation(others)[:references]])
         # The first reference of every target comes before the second one of any: an early stop leaves all targets.
         queues.append([chosen[number] for number in range(references) for chosen in queue if number < len(chosen)])
-    for number in range(max(map(len, queues))):
+    for number in range(max(map(len, queues), default=0)):
         yield from (queue[number] for queue in queues if number < len(queue))
 
 
-def whole(data: Path, domain: str, case: str, without: Collection[int] = ()) -> Reference:
-    """A case with all its labels that mark a structure, less those of ``brain_t1`` that it is to be ``without``."""
-    labels = read_image(data / domain / f"{case}_seg.nii.gz")
-    values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
-    ignored = (*(shipped()[domain].ignore if domain in shipped().datasets else ()), *(without if domain == "brain_t1" else ()))
-    kept = [int(v) for v, n in zip(values, counts, strict=True) if v > 0 and n >= _FEWEST and v not in ignored]
-    structures = tuple(Structure(value, f"label {value}") for value in kept)
-    return Reference(read_image(data / domain / f"{case}.nii.gz"), Segmentation(labels, structures))
-
-
 def make(matcher: Matcher, domain: str, reference: Reference, target: Reference) -> Prior:
-    """Match and lay over."""
+    """Match and lay over.
+
+    Raises:
+        ResourceError: the matching network knows no labels.
+    """
     match = matcher.match(reference, target.volume, ignore, CancelToken())
     assert match is not None
     over = overlay(match, target.volume)
-    first, second, owner = over.rivals
-    labels = sitk.GetArrayFromImage(resample(canonical(target.segmentation.labelmap), over.grid, nearest=True))
-    numbers = numbered(labels, [structure.label for structure in over.attended]).astype(np.uint8)
-    attended = tuple((_bytes(values), _corner(over, structure)) for structure, (values, _) in over.attended.items())
-    planes = (
-        _bytes(over.target),
-        _bytes(over.reference),
-        _bytes(first),
-        _bytes(second),
-        owner.astype(np.uint8),
-        over.warped.astype(np.uint8),
-    )
-    globally_attended = tuple((_bytes(values), start) for values, start in over.globally_attended.values())
-    own = np.array([structure.label for structure in over.attended], np.int32)
-    cells = over.cells.first, over.cells.step
     if over.labels is None:
         raise ResourceError(
             "The model's matching network knows no labels.",
             "The mask refiner is trained on what they say of the target.",
-            "Export the matching network anew with `RAUSlicerLib.training.export`, which keeps them.",
+            "Train a matching network with `rauslicer train matching` first, or start from the embedded model.",
         )
-    known = over.labels.index.numpy(), over.labels.share.numpy(), over.labels.ratio.numpy(), over.working.first, over.working.step
-    return Prior(domain, own, *planes, numbers, attended, globally_attended, *cells, *known)
+    truth = sitk.GetArrayFromImage(resample(canonical(target.segmentation.labelmap), over.grid, nearest=True))
+    planes = MatchedPlanes(
+        target=_bytes(over.target),
+        reference=_bytes(over.reference),
+        warped=over.warped.astype(np.uint8),
+        attended={one: (_bytes(values), where) for one, (values, where) in over.attended.items()},
+        globally_attended={one: (_bytes(values), start) for one, (values, start) in over.globally_attended.items()},
+        cells=over.cells,
+        labels=over.labels,
+        working=over.working,
+    )
+    return Prior(domain, planes, numbered(truth, [structure.label for structure in over.attended]).astype(np.uint8))
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.round(np.clip(values.astype(np.float32), 0, 1) * 255).astype(np.uint8)
 
 
-def _corner(over: Overlay, structure: Structure) -> tuple[int, int, int]:
-    z, y, x = (side.start for side in over.attended[structure][1])
-    return z, y, x
+def make_priors(config: TrainConfig) -> list[Path]:
+    """Make the files that are missing, matched by the network that was trained so far or else by that of the model to start from.
 
+    Returns:
+        All files of that network.
 
-def run(options: argparse.Namespace) -> None:
-    """Make what is missing."""
-    options.output.mkdir(parents=True, exist_ok=True)
+    Raises:
+        InputError: there is neither.
+    """
+    trained = trained_network(config)
+    if trained is None and not config.start:
+        raise InputError(
+            "There is no matching network to make the refiner's training pairs with.",
+            f"There is no state in {str(config.output / 'matching')!r}, and the configuration names no model to start from.",
+            "Run `rauslicer train matching` first, or write 'start: embedded' into the configuration.",
+        )
+    network, steps = trained or (load_model(config.start).matching, 0)
+    folder = config.output / "priors" / (f"matching-{steps}" if trained else "start")
+    folder.mkdir(parents=True, exist_ok=True)
     keep_memory()
-    matcher = Matcher(load_model(options.model).matching, choose_device("auto"))
-    for domain, reference, target in pairs(options.data, options.split, options.references, tuple(options.domains.split(","))):
-        path = options.output / f"{domain}-{reference}-{target}.npz"
-        if not path.exists():
-            cases = (whole(options.data, domain, case, options.without) for case in (reference, target))
-            make(matcher, domain, *cases).save(path)
+    matcher, files = Matcher(network, choose_device(config.device)), []
+    chosen = config.datasets.shares("refiner")
+    for domain, *both in pairs(config.datasets, chosen, "train", config.refiner.references):
+        files.append(folder / f"{domain}-{'-'.join(both)}.npz".replace("/", "_"))
+        if not files[-1].exists():
+            cases = (annotated(config.datasets[domain], case, fewest=_FEWEST, parcels=True) for case in both)
+            make(matcher, domain, *cases).save(files[-1])
             release_memory()
-
-
-def main() -> None:
-    """As the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--output", type=Path, default=Path("work/priors"))
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--references", type=int, default=2, help="for each target")
-    parser.add_argument("--domains", default="brain_t1,abdomen_ct,heart_mr")
-    add_without(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    return files

@@ -1,15 +1,11 @@
 """RAU's recipe on a large backbone or on the embedded pair: fine-tuning, segmentation, GRPO, each judged on val before the next begins.
 
-    rauslicer train --config recipe.yaml --dry-run
-    rauslicer train --config recipe.yaml
-
-On several GPUs: ``accelerate launch -m RAUSlicerLib.training.recipe --config recipe.yaml``. A run that is started again goes on where it
-stopped. docs/full-size-models.md explains the configuration.
+On several GPUs: ``accelerate launch -m RAUSlicerLib.cli train recipe --config recipe.yaml``. A run that is started again goes on where it
+stopped. docs/how-to/full-size-models.md explains the configuration.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError, ResourceError
+from ..errors import InputError
 from ..full_size.slice_reader import FullSizeVlm
 from ..models.store import model_folders
 from ..support import strict_json
 from ..support.outputs import foreign, make_folder, require_outside, require_writable
 from .cases import load_cases
+from .datasets import Datasets
+from .loop import Settings, load_learned, train
 from .planes import PairSampler
-from .recipe_config import RecipeConfig, Stage, read_config
+from .recipe_config import RecipeConfig, Stage
 from .recipe_judging import FIGURES, judge, note
 from .recipe_model import Opened, Say, open_for_training, save_trained, trained_folder
-from .recipe_samples import Names, Questions, read_names
+from .recipe_samples import Questions
 from .recipe_stages import WEIGHTS, Trainee
 
 # Numbers of questions where each is drawn anew.
@@ -59,12 +57,12 @@ def run_recipe(config: RecipeConfig, *, dry_run: bool = False, say: Say = print)
         for sentence in estimate(config, opened.vlm, opened.segmenter, opened.device):
             say(sentence)
         return None
-    names = read_names(config.data, list(config.domains))
-    asked = {split: _questions(config, opened, names, split) for split in ("train", "val")}
+    datasets = config.read_datasets()
+    asked = {split: _questions(config, opened, datasets, split) for split in ("train", "val")}
     if asked["train"] is None:
         raise InputError(
             f"There is nothing to train on in {str(config.data)!r}.",
-            f"splits.json lists no train case of {', '.join(config.domains)}.",
+            f"A pair takes train cases of two people, and no set of {', '.join(config.domains)} has them.",
             "Check 'data' and 'domains' of the configuration.",
         )
     # With several processes all judge, which takes no longer, and one writes.
@@ -120,34 +118,21 @@ def _checkpoint(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _questions(config: RecipeConfig, opened: Opened, names: Names, split: str) -> Questions | None:
+def _questions(config: RecipeConfig, opened: Opened, datasets: Datasets, split: str) -> Questions | None:
     """Questions on the pairs of a split; None where it has no two people."""
-    try:
-        cases = load_cases(config.data, tuple(config.domains), split)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"The data in {str(config.data)!r} can't be used.",
-            f"{type(error).__name__}: {str(error)[:200]}",
-            "It needs splits.json and a folder for each domain, as docs/training.md says.",
-        ) from error
+    cases = load_cases(datasets, config.domains, split)
     people: dict[str, set[str]] = {domain: {case.subject for case in cases if case.domain == domain} for domain in config.domains}
     # A pair takes two people.
-    kept = {domain: share for domain, share in config.domains.items() if len(people[domain]) > 1}
-    if not kept:
+    shares = {domain: share for domain, share in config.domains.items() if len(people[domain]) > 1}
+    if not shares:
         return None
-    shares = {domain: share / sum(kept.values()) for domain, share in kept.items()}
     sampler = PairSampler([case for case in cases if case.domain in shares], shares, opened.segmenter.config.image_size)
     keep = split == "val" or config.questions > 0
+    names = {domain: datasets[domain].names for domain in config.domains}
     return Questions(opened.segmenter, sampler, names, (config.seed, ("train", "val").index(split)), kept=keep)
 
 
 def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questions) -> None:
-    try:
-        from .loop import Settings, load_learned, train
-    except ImportError as error:
-        raise ResourceError(
-            "The package 'accelerate' is missing.", "Training runs on it.", "Install it: pip install 'rauslicer[train]'."
-        ) from error
     settings = config.stages[stage]
     if stage is Stage.SEGMENTATION:
         opened.segmenter.config = replace(opened.segmenter.config, use_query=True)
@@ -158,6 +143,7 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
         output=str(output),
         steps=settings.steps,
         rate=settings.rate,
+        decay=0.0,
         device="cpu" if opened.device.type == "cpu" else "auto",
         threads=config.threads,
         seed=config.seed,
@@ -171,22 +157,9 @@ def _train(config: RecipeConfig, opened: Opened, stage: Stage, questions: Questi
 
     trainee.train()
     try:
-        train(trainee, draw, WEIGHTS[stage], how, decay=0.0)
+        train(trainee, draw, WEIGHTS[stage], how)
         load_learned(trainee, torch.load(output / "state.pt", weights_only=True, map_location=opened.device)["ema"])
     finally:
         trainee.leave()
         trainee.eval()
         opened.vlm.forget()
-
-
-def main() -> None:
-    """Train as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--dry-run", action="store_true")
-    options = parser.parse_args()
-    run_recipe(read_config(options.config), dry_run=options.dry_run)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ from ..full_size.prompts import boxes_answer, boxes_prompt
 from ..full_size.slice_reader import FullSizeVlm
 from ..rau.network import TOKENS_PER_STRUCTURE
 from ..rau.sam2 import MemorySegmenter
-from .joint import OBJECTS
+from .rau import OBJECTS
 from .recipe_config import RecipeConfig, Stage
 from .recipe_model import Vlm, language_of
 from .recipe_stages import Trainee

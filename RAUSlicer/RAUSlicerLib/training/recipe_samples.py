@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..device import autocast
-from ..evaluation.pairs import read_structure_names
 from ..full_size.answers_text import NamedBox
 from ..full_size.prompts import Prompt, boxes_answer, boxes_prompt, clean, name_answer, name_prompt, presence_answer, presence_prompt
 from ..full_size.slice_reader import FullSizeVlm
 from ..rau.network import MatchEvidence, Pictures, SlicePair, boxes_of, matched_boxes
 from ..rau.sam2 import MemorySegmenter, SliceFeatures
-from .joint import PRESENT, choose_objects
 from .planes import PairSampler, PlanePair
+from .rau import PRESENT, choose_objects
 
-Names = dict[str, dict[int, str]]
+# By data set and label.
+Names = Mapping[str, Mapping[int, str]]
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,6 @@ class Sample:
     scene: list[Scene] = field(default_factory=list)
 
 
-def read_names(data: Path, domains: list[str]) -> Names:
-    """Names of labels, from ``labels.json`` of each domain's folder; a label without one is called by its number.
-
-    Raises:
-        InputError: a file can't be read.
-    """
-    out: Names = {}
-    for domain in domains:
-        path = data / domain / "labels.json"
-        out[domain] = read_structure_names(path) if path.is_file() else {}
-    return out
-
-
 def make_sample(segmenter: MemorySegmenter, plane: PlanePair, labels: list[int], names: Names, device: torch.device) -> Sample:
     """A question about the structures with these labels; the vision tower is run, without gradients."""
     images = torch.stack([plane.target, plane.reference[0]])[:, None].to(device)
@@ -78,7 +64,8 @@ def make_sample(segmenter: MemorySegmenter, plane: PlanePair, labels: list[int],
     evidence = MatchEvidence(pooled[0], pooled[1], drawn.to(device), matched.to(device))
     masks = region.numpy()
     pictures = Pictures(plane.reference[:1].numpy(), plane.target[None].numpy(), 0, lambda number, _: masks[number])
-    named = tuple(names.get(plane.domain, {}).get(label, f"structure {label}") for label in labels)
+    known = names.get(plane.domain, {})
+    named = tuple(known.get(label, f"structure {label}") for label in labels)
     pair = SlicePair(features.low[1:2].float(), features.low[:1].float(), evidence, named, pictures)
     area = truth.flatten(1).sum(1).to(device)
     return Sample(

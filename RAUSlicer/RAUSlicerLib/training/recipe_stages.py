@@ -14,6 +14,7 @@ from ..full_size.prompts import clean
 from ..full_size.slice_reader import FullSizeVlm
 from ..rau.sam2 import MemorySegmenter, plain_attention
 from .metrics import box_iou, dice
+from .rau import mask_loss
 from .recipe_config import Stage, StageSettings
 from .recipe_model import Vlm
 from .recipe_samples import Sample, Scene, boxes_question, question
@@ -25,7 +26,7 @@ WEIGHTS = {
 }
 # Format counts least: it is learned first, and is worth nothing without a right box.
 _REWARDS = {"format": 0.2, "box": 1.0, "dice": 1.0}
-# Of the pixels' cross-entropy beside Dice in the mask loss. Where cross-entropy leads (20 in `joint`), a pixel is drawn that is likelier in
+# Of the pixels' cross-entropy beside Dice in the mask loss. Where cross-entropy leads (20 in `rau`), a pixel is drawn that is likelier in
 # than out; the Dice of masks that reach .45 is best with pixels of half that probability, so such masks come out too small.
 # Source: Lipton et al., Optimal thresholding of classifiers to maximize F1 measure (2014), which shows that half.
 _PIXELS = 1.0
@@ -101,7 +102,7 @@ class Trainee(nn.Module):
         truth, present = sample.truth.float(), sample.present.float()
         empty = (sample.truth.flatten(1).sum(1) == 0).float()
         out = {
-            "mask": (segmentation_loss(logits, truth) * present).sum() / present.sum().clamp(min=1),
+            "mask": (mask_loss(logits, truth, _PIXELS) * present).sum() / present.sum().clamp(min=1),
             "empty": (F.softplus(logits).flatten(1).mean(1) * empty).sum() / empty.sum().clamp(min=1),
             "score": (F.binary_cross_entropy_with_logits(score, present, reduction="none") * sample.counted).mean(),
         }
@@ -151,16 +152,6 @@ class Trainee(nn.Module):
             losses.append(-advantage * likely)
         out = {"policy": torch.stack(losses).mean(), "reward": totals.mean()}
         return out | {key: torch.tensor(float(np.mean([one[key] for one in rewards]))) for key in _REWARDS}
-
-
-def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice, and a little focal cross-entropy that tells pixels far from the mask where to go; (S, H, W) to one value a structure (S,)."""
-    probability = logits.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    wrong = (probability - masks).abs().detach().clamp(min=0.1)
-    overlap = 2 * (probability * masks).flatten(1).sum(1) + 1
-    sizes = probability.flatten(1).sum(1) + masks.flatten(1).sum(1) + 1
-    return _PIXELS * (cross * wrong).flatten(1).mean(1) + 1 - overlap / sizes
 
 
 def _advantages(worth: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ def region_truths(batch: Batch, bank: Bank, vocabulary: Vocabulary) -> Tensor:
     return out
 
 
-def image_truths(batch: Batch, bank: Bank, vocabulary: Vocabulary) -> Tensor:
+def image_truths(batch: Batch, bank: Bank) -> Tensor:
     """What is true of which picture, (B, K). Names of regions count, too, where it is known that they are in it or not."""
     out = torch.full((len(batch.graphs), len(bank.phrases)), UNKNOWN, device=batch.facts.device)
     for k in range(len(bank.phrases)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,6 @@ class RegionCase:
 
     ``image`` (S, S) in 0 to 1, letterboxed; ``regions`` names the nodes (``graph/id``) that ``planes`` (R, S, S), bool, are of. ``facts``
     maps (node, finding) to whether it is so, ``image_facts`` the same of the whole picture; what is not in them is not known.
-    ``finding_planes`` maps a finding to where it was drawn: for judging only, nothing is trained on it.
     """
 
     name: str
@@ -55,7 +54,6 @@ class RegionCase:
     planes: Tensor
     facts: Mapping[tuple[str, str], bool]
     image_facts: Mapping[str, bool]
-    finding_planes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def is_held_out(patient: str, patients: Sequence[str]) -> bool:
@@ -114,9 +112,8 @@ def _radiograph(entry: Mapping, picture: np.ndarray, mask: np.ndarray) -> Region
     of_image["device"] = any(item["label"] in _DEVICES for item in entry["objects"])
     box = Letterbox(picture.shape[0], picture.shape[1], SIDE)
     planes = torch.stack([box.put(region) > 0.5 for region in masks.values()])
-    where_drawn = {finding: box.put(where) > 0.5 for finding, where in drawn.items() if where.any()}
     regions = tuple(f"{CHEST}/{node}" for node in masks)
-    return RegionCase(entry["case"], entry["patient"], CHEST, box.put(picture / 255.0), regions, planes, facts, of_image, where_drawn)
+    return RegionCase(entry["case"], entry["patient"], CHEST, box.put(picture / 255.0), regions, planes, facts, of_image)
 
 
 def thirds(lung: np.ndarray) -> list[np.ndarray]:

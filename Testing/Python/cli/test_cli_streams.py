@@ -232,7 +232,7 @@ def test_an_error_shows_what_is_in_a_name_and_obeys_nothing(tmp_path: Path, caps
     for arguments in (
         ["models", "remove", name],
         ["models", "add", str(tmp_path / name)],
-        ["train", "--config", str(tmp_path / name)],
+        ["train", "recipe", "--config", str(tmp_path / name)],
         ["ask", name, "--target", str(tmp_path / name), "--segmentation", "s"],
     ):
         assert main(arguments) != 0

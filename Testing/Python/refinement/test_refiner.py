@@ -16,7 +16,7 @@ from RAUSlicerLib.matching.matcher import Match, Matcher
 from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
 from RAUSlicerLib.progress import CancelToken, ignore
 from RAUSlicerLib.refinement.network import RefinerConfig, RefinerNet, doubled, local_similarity
-from RAUSlicerLib.refinement.refiner import Cells, ReferenceVote, Refiner, inner, overlay, reference_votes, surroundings
+from RAUSlicerLib.refinement.refiner import Cells, ReferenceVote, Refiner, halved, inner, overlay, reference_votes, surroundings
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
@@ -138,7 +138,7 @@ def test_recognized_cells_lie_on_their_structure(match: Match, case: Reference) 
     over = overlay(match, case.volume)
     whole = (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2]))
     for structure in case.segmentation.structures:
-        looks = torch.from_numpy(over.looks(structure, whole))
+        looks = over.looks([structure], halved(whole))
         mask = torch.from_numpy((over.warped == over.numbers[structure]).astype(np.float32))
         truth = F.avg_pool3d(F.pad(mask, [v for n in reversed(mask.shape) for v in (0, n % 2)])[None, None], 2)[0, 0]
         middle, known = (torch.stack([(p.nonzero() * p[p > 0][:, None]).sum(0) / p.sum()]) for p in (looks, truth))
@@ -177,7 +177,7 @@ def test_a_volume_on_itself_shows_the_network_the_same_picture_twice(match: Matc
     over = overlay(match, case.volume)
     for structure in case.segmentation.structures:
         window = surroundings(over.box(structure), over.warped.shape)
-        planes = over.planes(structure, window)
+        planes = over.planes([structure], window)
         assert planes.shape == (6, *(side.stop - side.start for side in window))
         inside = planes[0] > 0.1
         assert np.abs(planes[0] - planes[1])[inside].mean() < 0.05
@@ -209,7 +209,7 @@ def test_what_labels_say_comes_to_the_voxel_that_it_is_of(match: Match, case: Re
     values = known.of([over.numbers[structure] - 1], [slice(0, n) for n in size])
     # An untrained network knows little.
     assert values.std() > 1e-4
-    whole = over.planes(structure, (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2])))[5]
+    whole = over.planes([structure], (slice(0, over.warped.shape[0]), slice(0, over.warped.shape[1]), slice(0, over.warped.shape[2])))[5]
     for index in ((3, 4, 5), (10, 12, 8), tuple(n - 2 for n in size)):
         place = over.working.first + over.working.step * index
         low = np.floor(place).astype(int)
@@ -217,8 +217,8 @@ def test_what_labels_say_comes_to_the_voxel_that_it_is_of(match: Match, case: Re
         near = values[tuple(slice(n - 1, n + 2) for n in index)]
         assert near.min() - 1e-5 <= corner.min() and corner.max() <= near.max() + 1e-5
     window = (slice(4, 20), slice(7, 30), slice(2, 31))
-    np.testing.assert_allclose(over.planes(structure, window)[5], whole[window], atol=1e-5)
-    assert (replace(over, labels=None).planes(structure, window)[5] == 0.5).all()
+    np.testing.assert_allclose(over.planes([structure], window)[5], whole[window], atol=1e-5)
+    assert (replace(over, labels=None).planes([structure], window)[5] == 0.5).all()
 
 
 def test_cells_spread_over_a_window_are_those_at_its_voxels() -> None:
@@ -236,14 +236,14 @@ def test_cells_spread_over_a_window_are_those_at_its_voxels() -> None:
 def test_rivals_are_the_other_structures(match: Match, case: Reference) -> None:
     body, left, _ = case.segmentation.structures
     over = overlay(match, case.volume)
-    planes = {structure: over.planes(structure, surroundings(over.box(structure), over.warped.shape)) for structure in (left, body)}
+    planes = {structure: over.planes([structure], surroundings(over.box(structure), over.warped.shape)) for structure in (left, body)}
     # In the organ's middle no other claims a voxel; around it the body does.
     middle = planes[left][2] > 0.99
     assert planes[left][4][middle].max() < 0.2 and planes[left][4].max() > 0.8
     organs = planes[body][2] < 0.01
     assert planes[body][4][organs].max() > 0.8
     alone = overlay(replace(match, reference=Reference(case.volume, replace(case.segmentation, structures=(left,)))), case.volume)
-    assert alone.planes(left, surroundings(alone.box(left), alone.warped.shape))[4].max() == 0
+    assert alone.planes([left], surroundings(alone.box(left), alone.warped.shape))[4].max() == 0
 
 
 def test_surroundings_are_larger_and_within_the_volume() -> None:
@@ -306,7 +306,7 @@ def test_attention_and_training_labels_are_heard_of_all_references(match: Match,
     together = overlay(match, case.volume, votes)
     left = case.segmentation.structures[1]
     window = tuple(slice(0, size) for size in mine.warped.shape)
-    own, given, both = (over.planes(left, window) for over in (mine, theirs, together))
+    own, given, both = (over.planes([left], window) for over in (mine, theirs, together))
     assert min(np.abs(own[3] - given[3]).max(), np.abs(own[5] - given[5]).max()) > 0.05, "the case would show nothing"
     np.testing.assert_allclose(both[[3, 5]], (own + given)[[3, 5]] / 2, atol=1e-5)
     # Its own picture, and its own structures in it, stay what the networks compare the target with.

@@ -1,4 +1,4 @@
-"""A data folder of three small hearts, and training stages cut down to them."""
+"""A data folder of three small hearts, and the data sets of a training on them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import yaml
 
-from RAUSlicerLib.training import datasets
+from RAUSlicerLib.training.datasets import Datasets, parse
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +27,11 @@ def hearts(tmp_path_factory: pytest.TempPathFactory, make_ellipsoids) -> Path:
 
 
 @pytest.fixture(scope="session")
-def only_hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped data sets with all steps on small patches of hearts."""
-    values = yaml.safe_load(datasets.SHIPPED.read_text())
-    for name, entry in values["datasets"].items():
-        entry["share"] = float(name == "heart_mr")
-    values["datasets"]["heart_mr"]["patch"] = [48, 48, 48]
-    values["invented"]["share"] = 0.0
-    file = tmp_path_factory.mktemp("datasets") / "datasets.yaml"
-    file.write_text(yaml.safe_dump(values, sort_keys=False))
-    return file
+def heart_sets(hearts: Path) -> Datasets:
+    """The hearts as the only data set, beside a label set of brains, with small patches."""
+    about = {"labels": "heart", "patch": [48, 48, 48], "thick": True, "what": "Made-up hearts", "licence": "CC0-1.0"}
+    values = {"label_sets": {"brain": 228, "heart": 4}, "licence": "CC-BY-4.0", "datasets": {"heart_mr": about}}
+    return parse(values, Path("hearts.yaml"), hearts)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from RAUSlicerLib.training.augment import (
     rotation,
     synthesize,
 )
-from RAUSlicerLib.training.cases import IGNORE, TrainingCase
+from RAUSlicerLib.training.cases import TrainingCase
+from RAUSlicerLib.training.datasets import IGNORE
 
 
 @pytest.fixture

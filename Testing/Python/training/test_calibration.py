@@ -1,6 +1,5 @@
 """Which pairs the confidence is fitted on, what is done to their targets, and what the fit makes of evidence."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,21 @@ from RAUSlicerLib.confidence.calibration import Calibration, StructureEvidence
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.training.calibration import Pair, changed_target, fit, held_out, pairs
+from RAUSlicerLib.training.datasets import Datasets, parse
+from RAUSlicerLib.training.settings import CalibrationSettings
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two data sets, of which one has an organ that operations take out."""
-    splits = {domain: {"train": [f"{domain}{number}" for number in range(4)], "val": ["other"]} for domain in ("belly", "head")}
-    (tmp_path / "splits.json").write_text(json.dumps(splits))
-    for domain, names in (("belly", {"1": "liver", "2": "spleen"}), ("head", {"1": "thalamus"})):
-        (tmp_path / domain).mkdir()
-        (tmp_path / domain / "labels.json").write_text(json.dumps(names))
-    return tmp_path
+def sets(tmp_path: Path) -> Datasets:
+    """Two data sets, of which one has an organ that operations take out, and one of a single person."""
+    names = {"belly": {1: "liver", 2: "spleen"}, "head": {1: "thalamus"}}
+    entries = {name: {"train": [f"{name}{n}" for n in range(4)], "val": ["other"], "names": names[name]} for name in names}
+    return parse({"datasets": {**entries, "alone": {"train": ["one"]}}}, Path("sets.yaml"), tmp_path)
 
 
-def test_right_wrong_and_changed_pairs_are_drawn_as_often_as_asked_and_never_from_val(data: Path) -> None:
-    drawn = list(pairs(data, 2, 4, 4, seed=3))
+def test_right_wrong_and_changed_pairs_are_drawn_as_often_as_asked_and_never_from_val(sets: Datasets) -> None:
+    asked = CalibrationSettings(pairs=2, wrong=4, changed=4)
+    drawn = list(pairs(sets, asked, seed=3))
     right = [pair for pair in drawn if not pair.wrong and pair.change == "natural"]
     assert [(pair.source, pair.domain) for pair in right] == [("belly", "belly")] * 2 + [("head", "head")] * 2
     assert [(pair.source, pair.domain) for pair in drawn if pair.wrong] == [("belly", "head"), ("head", "belly")] * 2
@@ -33,7 +32,7 @@ def test_right_wrong_and_changed_pairs_are_drawn_as_often_as_asked_and_never_fro
     changes = {domain: [pair.change for pair in changed if pair.domain == domain] for domain in ("belly", "head")}
     assert changes == {"belly": ["half", "mirrored", "operated", "operated"], "head": ["half", "mirrored"] * 2}
     assert all(pair.reference != pair.target and "other" not in (pair.reference, pair.target) for pair in drawn)
-    assert drawn == list(pairs(data, 2, 4, 4, seed=3))
+    assert drawn == list(pairs(sets, asked, seed=3))
 
 
 def test_an_operation_takes_out_organs_and_leaves_the_others() -> None:

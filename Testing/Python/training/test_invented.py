@@ -5,22 +5,23 @@ import pytest
 import torch
 
 from RAUSlicerLib.training import invented
-from RAUSlicerLib.training.cases import IGNORE, load_cases
+from RAUSlicerLib.training.cases import load_cases
+from RAUSlicerLib.training.datasets import IGNORE
 from RAUSlicerLib.training.matching import corresponding
 
 SIZE = (48, 48, 64)
 
 
 @pytest.fixture(scope="module")
-def pairs(hearts) -> list:
-    cases = load_cases(hearts, ("heart_mr",))
+def pairs(heart_sets) -> list:
+    cases = load_cases(heart_sets, ("heart_mr",))
     return [invented.invented_pair(cases, SIZE, np.random.default_rng(seed)) for seed in range(12)]
 
 
 def test_patches_are_what_the_network_takes(pairs) -> None:
     for pair in pairs:
         for patch in pair:
-            assert tuple(patch.image.shape) == tuple(patch.labels.shape) == SIZE and patch.domain == invented.DOMAIN
+            assert tuple(patch.image.shape) == tuple(patch.labels.shape) == SIZE
             assert patch.image.dtype == torch.float32 and torch.isfinite(patch.image).all()
             assert float(patch.image.min()) >= 0 and float(patch.image.max()) < 1.21
             assert int(patch.labels.min()) >= 0 and int(patch.labels.max()) <= IGNORE
@@ -38,12 +39,12 @@ def test_corresponding_voxels_carry_the_same_structure_though_subjects_differ_in
     assert len(agreed) >= 8 and np.median(agreed) > 1
 
 
-def test_before_any_part_is_dropped_nearly_all_places_agree(hearts, monkeypatch) -> None:
+def test_before_any_part_is_dropped_nearly_all_places_agree(heart_sets, monkeypatch) -> None:
     monkeypatch.setattr(invented, "_LACKING", 0.0)
     monkeypatch.setattr(invented, "drop_field_of_view", lambda patch, rng: None)
     shares = []
     for seed in range(6):
-        target, reference = invented.invented_pair(load_cases(hearts, ("heart_mr",)), SIZE, np.random.default_rng(seed))
+        target, reference = invented.invented_pair(load_cases(heart_sets, ("heart_mr",)), SIZE, np.random.default_rng(seed))
         index = np.random.default_rng(1).integers(4, np.array(SIZE) - 4, (2000, 3))
         inverse = np.linalg.inv(np.vstack([reference.to_source, [0, 0, 0, 1]]))
         other = np.round(target.source_of(index) @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
@@ -55,8 +56,8 @@ def test_before_any_part_is_dropped_nearly_all_places_agree(hearts, monkeypatch)
     assert np.mean(shares) > 0.8
 
 
-def test_one_seed_gives_one_pair(hearts) -> None:
-    cases = load_cases(hearts, ("heart_mr",))
+def test_one_seed_gives_one_pair(heart_sets) -> None:
+    cases = load_cases(heart_sets, ("heart_mr",))
     first, second = (invented.invented_pair(cases, SIZE, np.random.default_rng(5)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.image, b.image) and torch.equal(a.labels, b.labels)

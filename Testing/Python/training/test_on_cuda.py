@@ -15,15 +15,16 @@ from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
 from RAUSlicerLib.models.folders import FOLDER_VARIABLE
 from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.refinement.network import RefinerConfig
-from RAUSlicerLib.training import joint, matching, recipe, refining, regions
+from RAUSlicerLib.training import matching, rau, recipe, refiner, regions
 from RAUSlicerLib.training.cases import load_cases
-from RAUSlicerLib.training.datasets import load
+from RAUSlicerLib.training.datasets import Datasets
 from RAUSlicerLib.training.planes import PairSampler
 from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings
 from RAUSlicerLib.training.recipe_samples import make_sample
 from RAUSlicerLib.training.recipe_stages import WEIGHTS, Trainee
 from RAUSlicerLib.training.regions_batches import assemble
 from RAUSlicerLib.training.regions_cases import RegionCase
+from RAUSlicerLib.training.settings import MatchingSettings
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
 DEVICE = torch.device("cuda")
@@ -38,33 +39,33 @@ def summed(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> f
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_matching(cuda: Any, hearts: Path, only_hearts: Path, rng: np.random.Generator, same: bool) -> None:
-    datasets = load(only_hearts)
-    cases = load_cases(hearts, ("heart_mr",))
-    while (drawn := matching.sample_pair(cases, datasets, rng))[3] is not same:
+def test_matching(cuda: Any, heart_sets: Datasets, rng: np.random.Generator, same: bool) -> None:
+    settings = MatchingSettings()
+    cases = load_cases(heart_sets, ("heart_mr",))
+    while (drawn := matching.sample_pair(cases, heart_sets, settings, rng))[3] is not same:
         pass
-    config = matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(datasets.label_sets.values()))
+    config = matching.MatchingConfig(widths=(8, 8, 16, 16), labels=tuple(heart_sets.label_sets.values()))
     torch.manual_seed(0)
-    trainee = matching.Trainee(config, datasets)
-    there = summed(trainee.to(DEVICE)(*drawn, np.random.default_rng(1)), matching.WEIGHTS)
+    trainee = matching.Trainee(config, heart_sets, settings)
+    there = summed(trainee.to(DEVICE)(*drawn, np.random.default_rng(1)), settings.weights)
     torch.manual_seed(0)
-    here = matching.Trainee(config, datasets)
+    here = matching.Trainee(config, heart_sets, settings)
     parts = here(*drawn, np.random.default_rng(1))
-    assert there == pytest.approx(sum(matching.WEIGHTS[key] * value.item() for key, value in parts.items()), rel=0.1)
+    assert there == pytest.approx(sum(settings.weights[key] * value.item() for key, value in parts.items()), rel=0.1)
 
 
-def test_language_model_and_sam2_together(cuda: Any, hearts: Path, rng: np.random.Generator) -> None:
-    trainee = joint.Trainee().to(DEVICE)
-    sampler = PairSampler(load_cases(hearts, ("heart_mr",)), {"heart_mr": 1.0}, trainee.segmenter.config.image_size)
-    pairs, objects = joint.draw_pairs(sampler, 1, rng)
+def test_language_model_and_sam2_together(cuda: Any, heart_sets: Datasets, rng: np.random.Generator) -> None:
+    trainee = rau.Trainee(heart_sets).to(DEVICE)
+    sampler = PairSampler(load_cases(heart_sets, ("heart_mr",)), {"heart_mr": 1.0}, trainee.segmenter.config.image_size)
+    pairs, objects = rau.draw_pairs(sampler, 1, rng)
     for seed in range(3):
-        summed(joint.step_losses(trainee, pairs, objects, np.random.default_rng(seed)), joint.WEIGHTS)
+        summed(rau.step_losses(trainee, pairs, objects, np.random.default_rng(seed)), rau.WEIGHTS)
 
 
 def test_refiner(cuda: Any) -> None:
-    trainee = refining.Trainee(RefinerConfig(widths=(8, 8, 16))).to(DEVICE)
+    trainee = refiner.Trainee(RefinerConfig(widths=(8, 8, 16))).to(DEVICE)
     truth = (torch.rand(2, 24, 24, 24) > 0.5).float()
-    summed(trainee(torch.rand(2, 6, 24, 24, 24), torch.rand(2, 12, 12, 12), truth, torch.tensor([16])), refining.WEIGHTS)
+    summed(trainee(torch.rand(2, 6, 24, 24, 24), torch.rand(2, 12, 12, 12), truth, torch.tensor([16])), refiner.WEIGHTS)
 
 
 @pytest.mark.parametrize("stage", regions.STAGES)
@@ -82,7 +83,7 @@ def test_regions(cuda: Any, stage: str, rng: np.random.Generator) -> None:
     config = RegionConfig(nodes=CHEST, image_size=32, dim=16, heads=2, layers=1, embedding=12)
     trainee = regions.Trainee(RegionNet(config), vocabulary).to(DEVICE)
     batch, other = assemble(cases, vocabulary, 32, rng), assemble(cases, vocabulary, 32, rng) if stage == "consistency" else None
-    bank = vocabulary.bank(rng) if stage in ("image", "region") else None
+    bank = vocabulary.bank(rng) if stage in ("image", "region", "frozen") else None
     summed(trainee(stage, batch, other, bank, 0), regions.WEIGHTS[stage])
 
 
@@ -108,7 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, hearts: Path, tiny_sam2: Sam
 def test_recipe(cuda: Any, world: dict[str, RecipeConfig], kind: str, stage: Stage) -> None:
     opened = recipe.open_for_training(world[kind])
     assert opened.device.type == "cuda"
-    sampler = PairSampler(load_cases(world[kind].data, ("heart_mr",)), {"heart_mr": 1.0}, 64)
+    sampler = PairSampler(load_cases(world[kind].read_datasets(), ("heart_mr",)), {"heart_mr": 1.0}, 64)
     sample = make_sample(opened.segmenter, sampler.draw(1, np.random.default_rng(3)), [1, 2, 3], {"heart_mr": {1: "body"}}, DEVICE)
     trainee = Trainee(opened.vlm, opened.segmenter, stage, StageSettings(1, 1e-3, group=2, tokens=8, draws=2))
     try:

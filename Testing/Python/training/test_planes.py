@@ -7,8 +7,8 @@ from RAUSlicerLib.training.planes import PairSampler
 
 
 @pytest.fixture(scope="module")
-def sampler(hearts) -> PairSampler:
-    return PairSampler(load_cases(hearts, ("heart_mr",)), {"heart_mr": 1.0}, 48)
+def sampler(heart_sets) -> PairSampler:
+    return PairSampler(load_cases(heart_sets, ("heart_mr",)), {"heart_mr": 1.0}, 48)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -36,8 +36,8 @@ def test_the_prior_lies_on_the_structures_and_the_left_one_on_the_left(sampler: 
     assert len(sides) > 5 and min(sides) > 0
 
 
-def test_the_same_seed_draws_the_same_pair(hearts) -> None:
-    cases = load_cases(hearts, ("heart_mr",))
+def test_the_same_seed_draws_the_same_pair(heart_sets) -> None:
+    cases = load_cases(heart_sets, ("heart_mr",))
     pairs = []
     for _ in range(2):
         pairs.append(PairSampler(cases, {"heart_mr": 1.0}, 32).draw(2, np.random.default_rng(3)))

@@ -23,13 +23,13 @@ from RAUSlicerLib.rau.network import RauVlm
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config, build_sam2
 from RAUSlicerLib.training import recipe
 from RAUSlicerLib.training.cases import load_cases
-from RAUSlicerLib.training.joint import mask_loss
 from RAUSlicerLib.training.metrics import box_iou
 from RAUSlicerLib.training.planes import PairSampler
-from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, config_of, read_config
+from RAUSlicerLib.training.rau import mask_loss
+from RAUSlicerLib.training.recipe_config import RecipeConfig, Stage, StageSettings, read_recipe, recipe_of
 from RAUSlicerLib.training.recipe_judging import gains, note
-from RAUSlicerLib.training.recipe_samples import Sample, make_sample, question, read_names, true_boxes
-from RAUSlicerLib.training.recipe_stages import Trainee, reward, segmentation_loss
+from RAUSlicerLib.training.recipe_samples import Sample, make_sample, question, true_boxes
+from RAUSlicerLib.training.recipe_stages import Trainee, reward
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
 
@@ -78,7 +78,7 @@ def opened(world: RecipeConfig) -> recipe.Opened:
 
 @pytest.fixture
 def sample(world: RecipeConfig, opened: recipe.Opened):
-    sampler = PairSampler(load_cases(world.data, ("heart_mr",)), {"heart_mr": 1.0}, 64)
+    sampler = PairSampler(load_cases(world.read_datasets(), ("heart_mr",)), {"heart_mr": 1.0}, 64)
     plane = sampler.draw(1, np.random.default_rng(3))
     return make_sample(opened.segmenter, plane, [1, 2, 3], {"heart_mr": {1: "body"}}, torch.device("cpu"))
 
@@ -109,7 +109,7 @@ def test_the_segmentation_stage_leaves_the_token_of_boxes_alone(world: RecipeCon
     weight = opened.segmenter.sam.sam_mask_decoder.mask_tokens.weight.detach().clone()
     output = world.output.parent / "seg-only"
     config = replace(world, output=output)
-    questions = recipe._questions(config, opened, {}, "train")
+    questions = recipe._questions(config, opened, world.read_datasets(), "train")
     assert questions is not None
     recipe._train(config, opened, Stage.SEGMENTATION, questions)
     assert torch.equal(opened.vlm.special[0], before[0]) and not torch.equal(opened.vlm.special[1], before[1])
@@ -117,8 +117,8 @@ def test_the_segmentation_stage_leaves_the_token_of_boxes_alone(world: RecipeCon
     assert opened.segmenter.config.use_query
 
 
-@pytest.mark.parametrize(("loss", "drawn"), [(segmentation_loss, True), (mask_loss, False)])
-def test_the_segmentation_stage_draws_what_dice_wants_and_not_what_is_likelier_than_not(loss: Callable, drawn: bool) -> None:
+@pytest.mark.parametrize(("pixels", "drawn"), [(1.0, True), (20.0, False)])
+def test_the_segmentation_stage_draws_what_dice_wants_and_not_what_is_likelier_than_not(pixels: float, drawn: bool) -> None:
     # Ten of 28 pixels are in, each as often as the others: all of them overlap by 2 * 10 / 38 on average, none by nothing.
     masks = torch.zeros(28, 8, 8)
     for start, mask in enumerate(masks):
@@ -128,7 +128,7 @@ def test_the_segmentation_stage_draws_what_dice_wants_and_not_what_is_likelier_t
     optimizer = torch.optim.Adam([logits], 0.1)
     for _ in range(150):
         optimizer.zero_grad()
-        loss(logits.expand(28, 8, 8), masks).mean().backward()
+        mask_loss(logits.expand(28, 8, 8), masks, pixels).mean().backward()
         optimizer.step()
     assert ((logits[:4, :7] > 0) == drawn).all()
     assert (logits[4:] < 0).all()
@@ -300,7 +300,7 @@ def test_what_the_embedded_kind_learned_is_merged_into_its_weights(small: Recipe
         opened.vlm.load_state_dict({**opened.vlm.state_dict(), **_part(state, "vlm.")})
         opened.segmenter.load_state_dict({**opened.segmenter.state_dict(), **_part(state, "segmenter.")})
     opened.vlm.eval()
-    question = recipe._questions(small, opened, {}, "val")(0).pair
+    question = recipe._questions(small, opened, small.read_datasets(), "val")(0).pair
     with torch.no_grad():
         with_adapter, merged, before = (one.read(question) for one in (opened.vlm, vlm, recipe.open_for_training(small).vlm))
     # Weights are stored in half precision.
@@ -322,7 +322,7 @@ def test_a_dry_run_speaks_of_the_embedded_kind_too(small: RecipeConfig, tmp_path
 def drawn(small: RecipeConfig) -> tuple[Trainee, Sample]:
     """A model of the embedded kind before GRPO, and a question on a slice that shows a structure."""
     opened = recipe.open_for_training(small)
-    questions = recipe._questions(small, opened, {}, "train")
+    questions = recipe._questions(small, opened, small.read_datasets(), "train")
     assert questions is not None
     number = next(number for number in range(50) if questions(number).present.any())
     trainee = Trainee(opened.vlm, opened.segmenter, Stage.GRPO, StageSettings(1, 1e-3, draws=16, noise=0.1))
@@ -380,7 +380,7 @@ def test_a_gain_is_told_from_chance(tmp_path: Path) -> None:
 
 def test_a_question_is_the_same_whenever_it_is_asked(small: RecipeConfig) -> None:
     opened = recipe.open_for_training(small)
-    kept, anew = (recipe._questions(replace(small, questions=number), opened, {}, "train") for number in (4, 0))
+    kept, anew = (recipe._questions(replace(small, questions=number), opened, small.read_datasets(), "train") for number in (4, 0))
     assert kept is not None and anew is not None
     assert kept(2) is kept(2) and anew(2) is not anew(2)
     assert torch.equal(kept(2).wanted, anew(2).wanted) and not torch.equal(kept(1).prior, kept(2).prior)
@@ -402,10 +402,10 @@ BASE = {"model": "m", "data": "d", "output": "o", "domains": {"heart_mr": 1, "ab
 
 
 def test_a_configuration_has_the_papers_defaults() -> None:
-    config = config_of(BASE, Path("c.yaml"))
+    config = recipe_of(BASE, Path("c.yaml"))
     assert config.lora == Lora(8, 16, 0.01) and config.domains == {"heart_mr": 0.25, "abdomen_ct": 0.75}
     assert list(config.stages) == [Stage.SFT, Stage.SEGMENTATION, Stage.GRPO]
-    changed = config_of(BASE | {"stages": {"sft": {"steps": 5}, "grpo": {"steps": 0}}, "lora": {"r": 4}}, Path("c.yaml"))
+    changed = recipe_of(BASE | {"stages": {"sft": {"steps": 5}, "grpo": {"steps": 0}}, "lora": {"r": 4}}, Path("c.yaml"))
     assert changed.stages[Stage.SFT].steps == 5 and changed.stages[Stage.SFT].rate == config.stages[Stage.SFT].rate
     assert changed.stages[Stage.GRPO].steps == 0 and changed.lora.r == 4
 
@@ -427,7 +427,7 @@ def test_a_configuration_has_the_papers_defaults() -> None:
 )
 def test_a_configuration_that_says_something_wrong_is_refused(change: dict, said: str) -> None:
     with pytest.raises(InputError) as raised:
-        config_of(BASE | change, Path("c.yaml"))
+        recipe_of(BASE | change, Path("c.yaml"))
     assert said in raised.value.explanation
 
 
@@ -435,15 +435,16 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
     for text in ("{", "- 1", "model: m"):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(InputError, match="can't be used"):
-            read_config(tmp_path / "c.yaml")
+            read_recipe(tmp_path / "c.yaml")
     with pytest.raises(InputError):
-        read_config(tmp_path / "none.yaml")
+        read_recipe(tmp_path / "none.yaml")
 
 
-def test_names_come_with_the_data(tmp_path: Path) -> None:
-    (tmp_path / "heart_mr").mkdir()
-    (tmp_path / "heart_mr" / "labels.json").write_text('{"1": "right ventricle cavity"}')
-    assert read_names(tmp_path, ["heart_mr", "other"]) == {"heart_mr": {1: "right ventricle cavity"}, "other": {}}
+def test_a_folder_that_no_file_describes_is_a_data_set_with_names_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "toes").mkdir()
+    (tmp_path / "toes" / "labels.json").write_text('{"1": "big toe"}')
+    config = recipe_of(BASE | {"data": str(tmp_path), "domains": {"toes": 1}}, Path("c.yaml"))
+    assert config.read_datasets()["toes"].names == {1: "big toe"}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
@@ -451,4 +452,4 @@ def test_names_come_with_the_data(tmp_path: Path) -> None:
 def test_a_configuration_without_an_end_is_refused(name: str, tmp_path: Path, in_time: None) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="can't be used"):
-        read_config(tmp_path / name)
+        read_recipe(tmp_path / name)

@@ -1,6 +1,6 @@
 """Training of the region model: what is true of which region, no flips, losses that fall, and stages that resume."""
 
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from RAUSlicerLib.anatomy.graph import AnatomyGraph, Node
+from RAUSlicerLib.interpretation.region.model import RegionModel
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
 from RAUSlicerLib.interpretation.region.phrases import load_knowledge
-from RAUSlicerLib.training import regions, regions_losses
+from RAUSlicerLib.training import region_scores, regions, regions_losses
+from RAUSlicerLib.training.config import TrainConfig
+from RAUSlicerLib.training.datasets import Datasets
 from RAUSlicerLib.training.regions_batches import (
     FALSE,
     TRUE,
@@ -23,6 +26,7 @@ from RAUSlicerLib.training.regions_batches import (
     sampling_grid,
 )
 from RAUSlicerLib.training.regions_cases import RegionCase, is_held_out, load_radiographs, model_nodes, thirds
+from RAUSlicerLib.training.settings import RegionSettings, RegionStage
 
 SIDE = 48
 NODES = (
@@ -108,7 +112,7 @@ def test_negations_of_unknown_facts_stay_unknown(cases: list[RegionCase], vocabu
     columns = (bank.findings == consolidation) & (bank.nodes < 0)
     assert (region_truths(batch, bank, vocabulary)[0][:, columns] == UNKNOWN).all()
     device = (bank.findings == vocabulary.finding_number["chest_xray", "device"]).nonzero()[:, 0]
-    assert image_truths(batch, bank, vocabulary)[0, device].tolist() == [FALSE, TRUE]
+    assert image_truths(batch, bank)[0, device].tolist() == [FALSE, TRUE]
 
 
 def test_a_fifth_of_the_positives_is_a_denial() -> None:
@@ -181,33 +185,73 @@ def test_names_of_the_synthetic_graphs_reach_the_phrases() -> None:
     assert made.related.all() and made.located == ["chest_xray/part"]
 
 
-def _options(output: Path, stage: str, steps: int, start: Path | None = None) -> Namespace:
-    shared = {"data": "", "cache": "", "threads": 1, "seed": 0, "save_every": 1, "rate": 2e-3, "device": "cpu", "batch": 4, "frozen": 0}
-    return Namespace(output=str(output), stage=stage, steps=steps, start=start, **shared)
-
-
 @pytest.fixture
-def small(cases: list[RegionCase], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regions, "load_all", lambda data, split, cache: cases)
+def config(cases: list[RegionCase], heart_sets: Datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """Two steps a stage, of a small network on made-up pictures."""
+    monkeypatch.setattr(regions, "load_all", lambda data, split, cache: cases[:4] if split == "train" else cases[4:])
     monkeypatch.setattr(regions, "model_nodes", lambda: NODES)
     monkeypatch.setattr(
         regions, "RegionConfig", lambda nodes: RegionConfig(nodes=nodes, image_size=32, dim=16, heads=2, layers=1, embedding=12)
     )
+    monkeypatch.setattr(region_scores, "DRAWS", 20)
+    stages = {stage: RegionStage(steps=2, rate=2e-3, save_every=1, batches=2) for stage in regions.STAGES}
+    where = {"data": tmp_path, "output": tmp_path / "out", "source": Path("mine.yaml"), "device": "cpu", "threads": 1}
+    return TrainConfig(**where, datasets=heart_sets, regions=RegionSettings(batch=4, **stages))
 
 
-def test_stages_follow_each_other_and_resume(small: None, tmp_path: Path) -> None:
-    start = None
-    for stage in regions.STAGES:
-        for steps in (1, 2):
-            regions.run(_options(tmp_path / stage, stage, steps, start))
-        start = tmp_path / stage / "state.pt"
-        state = torch.load(start, weights_only=True)
-        assert state["step"] == 2
-        assert max(int(entry["step"]) for entry in state["optimizer"]["state"].values()) == 2
+def test_stages_follow_each_other_resume_and_leave_a_model_with_figures(config: TrainConfig) -> None:
+    first = RegionSettings(batch=4, **{s: replace(getattr(config.regions, s), steps=int(s == "consistency")) for s in regions.STAGES})
+    regions.run(replace(config, regions=first))
+    regions.run(config)
+    states = {stage: torch.load(config.output / "regions" / stage / "state.pt", weights_only=True) for stage in regions.STAGES}
+    for state in states.values():
+        assert state["step"] == 2 and max(int(entry["step"]) for entry in state["optimizer"]["state"].values()) == 2
         assert all(torch.isfinite(value).all() for value in state["ema"].values())
-    before = start.read_bytes()
-    regions.run(_options(tmp_path / "region", "region", 2, start))
-    assert start.read_bytes() == before
+    # The last stage leaves the encoder as it is, and the rest learns.
+    before, after = states["region"]["ema"], states["frozen"]["ema"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"net.queries", "net.local.weight", "net.text.weight"} <= changed
+    assert not any(name.startswith(("net.stem", "net.layers", "net.norm", "net.position")) for name in changed)
+    model = RegionModel.load(str(config.output / "regions" / "model"))
+    assert set(model.trained) == {"chest_xray/right_lung", "chest_xray/left_lung"}
+    card = (config.output / "regions" / "model" / "region" / "README.md").read_text()
+    assert "Chest radiographs of 4 people" in card and "2 more are held out" in card and "Not a medical device" in card
+    assert "frozen 2 steps" in card and "boxes/chest_xray: iou" in card and "license: cc-by-4.0" in card
+
+
+def test_figures_stand_beside_what_the_train_cases_say_without_a_model(cases: list[RegionCase], vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    net = RegionNet(RegionConfig(nodes=NODES, image_size=32, dim=16, heads=2, layers=1, embedding=12)).eval()
+    still = [replace(case, planes=cases[0].planes) for case in cases]
+    figures = region_scores.score(net, still[:4], still[4:], vocabulary)
+    # These lungs lie at the same place in all cases.
+    assert figures["boxes/chest_xray"]["mean_box_iou"]["value"] == pytest.approx(1.0)
+    assert figures["maps/chest_xray"]["mean_mask_point"]["value"] == 1.0 and figures["maps/chest_xray"]["point"]["n"] == 4
+    assert figures["phrases/chest_xray/opacity"]["score"]["n"] == 4
+    trust = region_scores.trust_of(figures | {"phrases/chest_xray/none": {"score": region_scores.figure([], np.zeros((0, 2)), np.sum)}})
+    assert trust["chest_xray/opacity"]["patients"] == 2 and "chest_xray/none" not in trust
+
+
+def test_the_area_under_the_curve() -> None:
+    def area(scores: list[float], truths: list[bool]) -> float:
+        return region_scores.area(np.array([scores, truths], float).T)
+
+    assert area([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == pytest.approx(0.75)
+    assert area([0.5, 0.5], [False, True]) == pytest.approx(0.5)
+    assert np.isnan(area([0.1, 0.2], [True, True]))
+
+
+def test_an_interval_is_over_people_not_pictures() -> None:
+    # Two people with a hundred pictures each: as uncertain as two values.
+    made = region_scores.figure(["a"] * 100 + ["b"] * 100, np.repeat([0.0, 1.0], 100), region_scores.mean)
+    assert made == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 200, "patients": 2}
+
+
+def test_pointing() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[2:4, 2:6] = True
+    heat = np.where(mask, 3.0, -1.0)
+    assert region_scores.points_at(heat, mask) and not region_scores.points_at(-heat, mask)
 
 
 @pytest.mark.parametrize("stage", ["consistency", "region"])
@@ -277,18 +321,6 @@ def test_the_models_nodes_have_parents_before_children_and_all_labelled_organs()
     assert all(not parent or parent in names[:i] for i, (_, parent) in enumerate(nodes))
     assert sum(name.startswith("chest_xray/") for name in names) == 32
     assert {"abdomen/liver", "abdomen/spleen", "abdomen/right_kidney", "abdomen/left_adrenal_gland"} <= set(names)
-
-
-def test_a_frozen_encoder_stays_and_the_rest_learns(small: None, tmp_path: Path) -> None:
-    regions.run(_options(tmp_path / "detection", "detection", 1))
-    start = tmp_path / "detection" / "state.pt"
-    options = _options(tmp_path / "region", "region", 3, start)
-    options.frozen = 2
-    regions.run(options)
-    before, after = (torch.load(path, weights_only=True)["ema"] for path in (start, tmp_path / "region" / "state.pt"))
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {"net.queries", "net.local.weight", "net.text.weight"} <= changed
-    assert not any(name.startswith(("net.stem", "net.layers", "net.norm", "net.position")) for name in changed)
 
 
 def test_coverage_says_how_much_of_a_patch_lies_in_a_box() -> None:

@@ -1,6 +1,4 @@
-"""Stage 3: trains SAM2 and the vision-language model, on one shared vision tower, on pairs of matched slices.
-
-    python -m RAUSlicerLib.training.joint --data ../shared/data --output work/joint --steps 1500
+"""Trains SAM2 and the vision-language model, on one shared vision tower, on pairs of matched slices.
 
 The mask starts as the prior (residual decoder), the box at the matched box (offset head), so that every step improves on matching. In a
 share of the steps the prior is withheld: then SAM2 has its memory alone. A dense label head on the vision tower is dropped at the end.
@@ -8,26 +6,27 @@ share of the steps the prior is withheld: then SAM2 has its memory alone. A dens
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from ..device import autocast
+from ..errors import ModelError
+from ..loading import load_model
 from ..rau.network import MatchEvidence, RauVlm, VlmConfig, boxes_of, matched_boxes
 from ..rau.sam2 import MemorySegmenter, Sam2Config, plain_attention
-from .cases import IGNORE, load_cases
-from .loop import Settings, options, train
+from .cases import load_cases
+from .config import TrainConfig
+from .datasets import IGNORE, Datasets, span
+from .loop import train
 from .metrics import box_iou, dice
 from .planes import PairSampler, PlanePair
 
-CLASSES = {"brain_t1": 208, "abdomen_ct": 14, "heart_mr": 4}
-SHARE = {"brain_t1": 0.38, "abdomen_ct": 0.4, "heart_mr": 0.22}
 OBJECTS = 5
 # A slice shows a structure from this many pixels on; fewer count neither as present nor as absent.
 PRESENT = 12
@@ -36,13 +35,14 @@ PRESENT = 12
 class Trainee(nn.Module):
     """Both models and the label head that only training needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, datasets: Datasets, segmenter: MemorySegmenter | None = None, vlm: RauVlm | None = None) -> None:
         super().__init__()
-        self.segmenter = MemorySegmenter(Sam2Config())
-        self.vlm = RauVlm(VlmConfig())
-        width = self.segmenter.config.d_model
-        self.aux_low = nn.ModuleDict({d: nn.Conv2d(width, 4 * n, 1) for d, n in CLASSES.items()})
-        self.aux_mid = nn.ModuleDict({d: nn.Conv2d(width // 4, n, 1) for d, n in CLASSES.items()})
+        self.segmenter = segmenter or MemorySegmenter(Sam2Config())
+        self.vlm = vlm or RauVlm(VlmConfig())
+        config = self.segmenter.config
+        known = {name: datasets.label_sets[datasets[name].labels or ""] for name in datasets.shares("rau") if datasets[name].labels}
+        self.aux_low = nn.ModuleDict({name: nn.Conv2d(config.d_model, 4 * count, 1) for name, count in known.items()})
+        self.aux_mid = nn.ModuleDict({name: nn.Conv2d(config.d_model // 4, count, 1) for name, count in known.items()})
 
     def forward(self, pairs: list[PlanePair], objects: list[list[int]], rng: np.random.Generator) -> dict[str, Tensor]:
         """Losses of a step on some pairs of slices, and figures for the log."""
@@ -58,9 +58,10 @@ def choose_objects(pair: PlanePair, rng: np.random.Generator) -> list[int]:
     absent = [c for c in known if inside[c] == 0]
     rng.shuffle(present)
     rng.shuffle(absent)
-    if pair.domain == "brain_t1":
+    if pair.parcels:
         # Cortical parcels outnumber everything else three to one.
-        present.sort(key=lambda c: (c >= 100) * 0.6 + rng.random())
+        parcels = span(pair.parcels)
+        present.sort(key=lambda c: (c in parcels) * 0.6 + rng.random())
     return (present[: OBJECTS - min(len(absent), int(rng.integers(0, 4)))] + absent)[:OBJECTS]
 
 
@@ -68,23 +69,21 @@ def auxiliary(model: Trainee, pairs: list[PlanePair], low: Tensor, mid: Tensor, 
     """Cross-entropy of the dense label head, at a quarter of the slices' resolution."""
     total = low.sum() * 0.0
     quarter = labels[:, 2::4, 2::4]
-    for domain in {pair.domain for pair in pairs}:
+    for domain in {pair.domain for pair in pairs} & set(model.aux_low):
         index = torch.tensor([i for i, f in enumerate(frames) if pairs[f].domain == domain], device=low.device)
         logits = F.pixel_shuffle(model.aux_low[domain](low[index]), 2) + model.aux_mid[domain](mid[index])
-        weight = torch.ones(CLASSES[domain], device=low.device)
+        weight = torch.ones(logits.shape[1], device=low.device)
         weight[0] = 0.25
         total = total + F.cross_entropy(logits.float(), quarter[index], weight=weight, ignore_index=IGNORE) * len(index) / len(frames)
     return total
 
 
-def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Focal cross-entropy plus Dice, one value an object; (O, S, S)."""
-    probability = logits.sigmoid()
+def mask_loss(logits: Tensor, masks: Tensor, pixels: float = 20.0) -> Tensor:
+    """Dice, and ``pixels`` times focal cross-entropy, one value an object; both (O, S, S)."""
     cross = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    wrong = (probability * (1 - masks) + (1 - probability) * masks).detach().clamp(min=0.1)
-    overlap = 2 * (probability * masks).flatten(1).sum(1) + 1
-    dice = 1 - overlap / (probability.flatten(1).sum(1) + masks.flatten(1).sum(1) + 1)
-    return 20 * (cross * wrong).flatten(1).mean(1) + dice
+    wrong = (logits.sigmoid() - masks).abs().detach().clamp(min=0.1)
+    overlap = DiceLoss(sigmoid=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0)(logits[:, None], masks[:, None])
+    return pixels * (cross * wrong).flatten(1).mean(1) + overlap.flatten()
 
 
 def draw_pairs(sampler: PairSampler, batch: int, rng: np.random.Generator) -> tuple[list[PlanePair], list[list[int]]]:
@@ -177,24 +176,32 @@ def step_losses(model: Trainee, pairs: list[PlanePair], objects: list[list[int]]
 WEIGHTS = {"aux": 0.6, "presence": 0.5, "box": 0.7, "mask": 1.0, "empty": 0.5, "score": 0.2}
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train as asked for."""
-    torch.manual_seed(args.seed)
-    trainee = Trainee()
-    sampler = PairSampler(load_cases(Path(args.data), tuple(SHARE)), SHARE, trainee.segmenter.config.image_size)
+def trainee_of(config: TrainConfig) -> Trainee:
+    """The networks that a configuration trains, as they start.
+
+    Raises:
+        ModelError: the model to start from has a language model of another kind.
+    """
+    torch.manual_seed(config.seed)
+    if not config.start:
+        return Trainee(config.datasets)
+    start = load_model(config.start)
+    if not isinstance(start.vlm, RauVlm):
+        raise ModelError(
+            f"The language model of {config.start!r} is a {type(start.vlm).__name__}.",
+            "This stage trains the small one of the embedded model.",
+            "Train a large one with `rauslicer train recipe`.",
+        )
+    return Trainee(config.datasets, start.segmenter, start.vlm).train()
+
+
+def run(config: TrainConfig) -> None:
+    """Train, or go on."""
+    trainee = trainee_of(config)
+    shares = config.datasets.shares("rau")
+    sampler = PairSampler(load_cases(config.datasets, shares), shares, trainee.segmenter.config.image_size)
 
     def draw(rng: np.random.Generator) -> tuple[str, tuple[Any, ...]]:
-        return "all", (*draw_pairs(sampler, args.batch, rng), rng)
+        return "all", (*draw_pairs(sampler, config.rau.batch, rng), rng)
 
-    train(trainee, draw, WEIGHTS, Settings.of(args), decay=0.05)
-
-
-def main() -> None:
-    """Train as the command line says."""
-    parser = options(__doc__, "work/joint", 1500, 1e-3)
-    parser.add_argument("--batch", type=int, default=3)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    train(trainee, draw, WEIGHTS, config.settings("rau", config.rau))
