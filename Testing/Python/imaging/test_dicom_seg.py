@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import highdicom as hd
@@ -18,14 +17,11 @@ from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import check_output, read_segmentation, read_volume, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
-Make = Callable[..., Segmentation]
-WriteSeries = Callable[..., Path]
+from .builders import make_segmentation, write_series
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_everything_comes_back_on_the_series_grid(
-    volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, overlapping: bool, tmp_path: Path
-) -> None:
+def test_everything_comes_back_on_the_series_grid(volume, overlapping, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     segmentation = make_segmentation(source, overlapping)
@@ -42,9 +38,7 @@ def test_everything_comes_back_on_the_series_grid(
         np.testing.assert_array_equal(read.array(found), segmentation.array(expected))
 
 
-def test_it_is_filed_in_the_patient_and_study_of_its_series(
-    volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path
-) -> None:
+def test_it_is_filed_in_the_patient_and_study_of_its_series(volume, tmp_path):
     series = write_series(volume, tmp_path / "series", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 100")
     source = read_volume(series)
     write_segmentation(make_segmentation(source), tmp_path / "out.dcm", source, volume_path=series)
@@ -61,7 +55,7 @@ def test_it_is_filed_in_the_patient_and_study_of_its_series(
     assert "not a medical device" in written.ContentDescription
 
 
-def test_a_structure_on_one_slice_alone_comes_back(volume: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_a_structure_on_one_slice_alone_comes_back(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     array = np.zeros(source.GetSize()[::-1], np.uint8)
@@ -77,7 +71,7 @@ def test_a_structure_on_one_slice_alone_comes_back(volume: sitk.Image, write_ser
     assert len(pydicom.dcmread(tmp_path / "out.dcm").SegmentSequence[0].SegmentLabel) == 64
 
 
-def test_labels_of_any_size_become_segments(volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_labels_of_any_size_become_segments(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     segmentation = make_segmentation(source)
@@ -95,7 +89,7 @@ def test_labels_of_any_size_become_segments(volume: sitk.Image, make_segmentatio
 
 
 @pytest.mark.data
-def test_a_real_anonymized_series_gets_one(ct_series: Path, make_segmentation: Make, tmp_path: Path) -> None:
+def test_a_real_anonymized_series_gets_one(ct_series, tmp_path):
     source = read_volume(ct_series)
     segmentation = make_segmentation(source)
     write_segmentation(segmentation, tmp_path / "out.dcm", source, volume_path=ct_series)
@@ -105,8 +99,8 @@ def test_a_real_anonymized_series_gets_one(ct_series: Path, make_segmentation: M
     np.testing.assert_array_equal(read.array(read.structures[0]), segmentation.array(segmentation.structures[0]))
 
 
-def test_a_radiograph_is_refused_early(volume: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def radiograph(_k: int, header: pydicom.Dataset) -> None:
+def test_a_radiograph_is_refused_early(volume, tmp_path):
+    def radiograph(_k, header):
         del header.ImagePositionPatient, header.ImageOrientationPatient
 
     folder = write_series(volume[:, :, :1], tmp_path / "series", radiograph=radiograph)
@@ -116,7 +110,7 @@ def test_a_radiograph_is_refused_early(volume: sitk.Image, write_series: WriteSe
             check_output(tmp_path / "out.dcm", volume_path=target)
 
 
-def test_a_target_that_is_no_dicom_is_refused_early(volume: sitk.Image, tmp_path: Path) -> None:
+def test_a_target_that_is_no_dicom_is_refused_early(volume, tmp_path):
     sitk.WriteImage(volume, str(tmp_path / "target.nrrd"))
 
     for target in (None, tmp_path / "target.nrrd"):
@@ -125,9 +119,7 @@ def test_a_target_that_is_no_dicom_is_refused_early(volume: sitk.Image, tmp_path
         assert "DICOM" in caught.value.explanation
 
 
-def test_another_image_than_that_of_the_series_is_refused(
-    volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path
-) -> None:
+def test_another_image_than_that_of_the_series_is_refused(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     other = sitk.Image(volume)
     other.SetOrigin((500, 0, 0))
@@ -137,7 +129,7 @@ def test_another_image_than_that_of_the_series_is_refused(
     assert not (tmp_path / "out.dcm").exists()
 
 
-def test_a_damaged_one_is_refused(volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_a_damaged_one_is_refused(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     write_segmentation(make_segmentation(source), tmp_path / "out.dcm", source, volume_path=series)
@@ -148,9 +140,7 @@ def test_a_damaged_one_is_refused(volume: sitk.Image, make_segmentation: Make, w
         read_segmentation(tmp_path / "half.dcm")
 
 
-def test_an_image_is_not_taken_for_a_segmentation_nor_the_other_way_round(
-    volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path
-) -> None:
+def test_an_image_is_not_taken_for_a_segmentation_nor_the_other_way_round(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     write_segmentation(make_segmentation(source), tmp_path / "out.dcm", source, volume_path=series)
@@ -161,7 +151,7 @@ def test_an_image_is_not_taken_for_a_segmentation_nor_the_other_way_round(
         read_volume(tmp_path / "out.dcm")
 
 
-def test_one_without_structures_is_refused(volume: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_one_without_structures_is_refused(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
 
@@ -179,7 +169,7 @@ def other_seg(series: Path, pixels: np.ndarray, kind: str, path: Path) -> None:
     ).save_as(path)
 
 
-def test_the_newer_labelmap_form_is_read(volume: sitk.Image, make_segmentation: Make, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_the_newer_labelmap_form_is_read(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     source = read_volume(series)
     pixels = np.zeros(source.GetSize()[::-1], np.uint8)
@@ -192,7 +182,7 @@ def test_the_newer_labelmap_form_is_read(volume: sitk.Image, make_segmentation: 
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), pixels)
 
 
-def test_probabilities_are_refused(volume: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
+def test_probabilities_are_refused(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     shape = (*read_volume(series).GetSize()[::-1], 2)
     other_seg(series, np.random.default_rng(0).random(shape) / 2, "FRACTIONAL", tmp_path / "other.dcm")

@@ -20,13 +20,15 @@ from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 
+from .builders import on_grid, write_series
+
 TISSUE = Code("85756007", "SCT", "Tissue")
 LIVER = Code("10200004", "SCT", "Liver")
 Change = Callable[[pydicom.Dataset], None]
 
 
 @pytest.fixture(params=["oblique flipped", "plain"])
-def series(request: pytest.FixtureRequest, on_grid, write_series, tmp_path: Path) -> Path:
+def series(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     noise = sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16))
     return write_series(on_grid(noise, request.param), tmp_path / "series")
 
@@ -127,7 +129,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("given", [True, False], ids=["with the image", "alone"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_makers_leave_out_is_made_up_for(series: Path, source, pixels, change: str, given: bool, tmp_path: Path) -> None:
+def test_what_makers_leave_out_is_made_up_for(series, source, pixels, change, given, tmp_path):
     path = foreign(series, pixels, tmp_path / "other.dcm", change=CHANGES[change])
 
     read, names = read_back(path, source, source if given else None)
@@ -142,7 +144,7 @@ def test_what_makers_leave_out_is_made_up_for(series: Path, source, pixels, chan
 
 @pytest.mark.parametrize("lacks", [(), ("SliceThickness",)])
 @pytest.mark.parametrize("slices", [(1, 5), (0, 1), (6,), (0, 3, 4)])
-def test_annotated_slices_stay_as_many_as_they_are(series: Path, source, slices, lacks, tmp_path: Path) -> None:
+def test_annotated_slices_stay_as_many_as_they_are(series, source, slices, lacks, tmp_path):
     pixels = np.zeros((7, 8, 9), np.uint8)
     pixels[list(slices), 2:5, 3:6] = 1
     pixels[slices[-1], 6, 7] = 2
@@ -157,7 +159,7 @@ def test_annotated_slices_stay_as_many_as_they_are(series: Path, source, slices,
 
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless])
 @pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
-def test_label_maps_and_whole_fractions_are_read_compressed_or_not(series, source, pixels, kind, syntax, tmp_path: Path) -> None:
+def test_label_maps_and_whole_fractions_are_read_compressed_or_not(series, source, pixels, kind, syntax, tmp_path):
     more = {} if syntax is None else {"transfer_syntax_uid": syntax}
     stored = pixels if kind == "LABELMAP" else np.stack([pixels == 1, pixels == 2], axis=-1).astype(float)
     path = foreign(series, stored, tmp_path / "other.dcm", kind, **more)
@@ -168,7 +170,7 @@ def test_label_maps_and_whole_fractions_are_read_compressed_or_not(series, sourc
         assert names == ["part 1", "part 2"]
 
 
-def test_a_compression_that_nothing_here_knows_is_told(series, source, pixels, tmp_path: Path, monkeypatch) -> None:
+def test_a_compression_that_nothing_here_knows_is_told(series, source, pixels, tmp_path, monkeypatch):
     def nothing(*_given, **_named):
         raise RuntimeError("all plugins are missing dependencies")
 
@@ -179,8 +181,8 @@ def test_a_compression_that_nothing_here_knows_is_told(series, source, pixels, t
         read_segmentation(path, source)
 
 
-def test_a_label_map_may_have_another_background(series, source, pixels, tmp_path: Path) -> None:
-    def exchange(dataset: pydicom.Dataset) -> None:
+def test_a_label_map_may_have_another_background(series, source, pixels, tmp_path):
+    def exchange(dataset):
         stored = np.frombuffer(dataset.PixelData, np.uint8)
         dataset.PixelData = np.where(stored == 0, 255, stored).astype(np.uint8).tobytes()
         dataset.PixelPaddingValue = 255
@@ -190,8 +192,8 @@ def test_a_label_map_may_have_another_background(series, source, pixels, tmp_pat
     np.testing.assert_array_equal(read_back(path, source, source)[0], pixels)
 
 
-def test_a_segment_that_nobody_describes_is_read(series, source, pixels, tmp_path: Path, caplog) -> None:
-    def forget(dataset: pydicom.Dataset) -> None:
+def test_a_segment_that_nobody_describes_is_read(series, source, pixels, tmp_path, caplog):
+    def forget(dataset):
         del dataset.SegmentSequence[1]
 
     path = foreign(series, pixels, tmp_path / "other.dcm", change=forget)
@@ -202,7 +204,7 @@ def test_a_segment_that_nobody_describes_is_read(series, source, pixels, tmp_pat
     assert names == ["part 1", "segment 2"] and "does not describe segment 2" in caplog.text
 
 
-def test_overlapping_segments_go_into_several_layers(series, source, pixels, tmp_path: Path) -> None:
+def test_overlapping_segments_go_into_several_layers(series, source, pixels, tmp_path):
     masks = np.stack([pixels > 0, pixels == 2], axis=-1).astype(np.uint8)
     path = foreign(series, masks, tmp_path / "other.dcm", change=scramble)
 
@@ -263,7 +265,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_what_is_no_volume_is_refused_with_its_reason(series: Path, source, pixels, change: Change, tmp_path: Path) -> None:
+def test_what_is_no_volume_is_refused_with_its_reason(series, source, pixels, change, tmp_path):
     path = foreign(series, pixels, tmp_path / "other.dcm", change=change)
 
     for given in (source, None):
@@ -274,8 +276,8 @@ def test_what_is_no_volume_is_refused_with_its_reason(series: Path, source, pixe
 
 @pytest.mark.parametrize("keyword", ["SegmentSequence", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "PixelData"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_file_without_what_it_needs_is_refused(series: Path, source, pixels, keyword: str, empty: bool, tmp_path: Path) -> None:
-    def change(dataset: pydicom.Dataset) -> None:
+def test_a_file_without_what_it_needs_is_refused(series, source, pixels, keyword, empty, tmp_path):
+    def change(dataset):
         if empty:
             setattr(dataset, keyword, b"" if keyword == "PixelData" else [])
         else:
@@ -290,8 +292,8 @@ def test_a_file_without_what_it_needs_is_refused(series: Path, source, pixels, k
         read_segmentation(path, source)
 
 
-def test_a_file_of_explicit_little_endian_keeps_its_patient_to_itself(series: Path, source, pixels, tmp_path: Path, capfd, recwarn) -> None:
-    def name(dataset: pydicom.Dataset) -> None:
+def test_a_file_of_explicit_little_endian_keeps_its_patient_to_itself(series, source, pixels, tmp_path, capfd, recwarn):
+    def name(dataset):
         dataset.PatientName, dataset.PatientBirthDate = "Geheimrat", ""
         dataset.StudyDate = ""
 

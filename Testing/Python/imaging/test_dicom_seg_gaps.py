@@ -19,12 +19,14 @@ from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import prove_output, read_segmentation, read_volume, write_result, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
+from .builders import make_segmentation, on_grid, write_enhanced, write_series
+
 TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
 SECRET = "Geheimrat"
 
 
 @pytest.fixture
-def volume(on_grid: Callable[[sitk.Image, str], sitk.Image]) -> sitk.Image:
+def volume() -> sitk.Image:
     return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), "oblique")
 
 
@@ -44,7 +46,7 @@ def emptying(*keywords: str) -> Callable[[int, pydicom.Dataset], None]:
     return change
 
 
-def round_trip(series: Path, make_segmentation, folder: Path) -> tuple[list[str], pydicom.Dataset]:
+def round_trip(series: Path, folder: Path) -> tuple[list[str], pydicom.Dataset]:
     """Proves, writes and reads back; returns what the user is told and what was written."""
     source = read_volume(series)
     segmentation = make_segmentation(source)
@@ -61,7 +63,7 @@ def round_trip(series: Path, make_segmentation, folder: Path) -> tuple[list[str]
     "lacks",
     [*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "Modality"],
 )
-def test_a_series_without_it_gets_a_segmentation(volume, write_series, make_segmentation, lacks: str, how, tmp_path: Path) -> None:
+def test_a_series_without_it_gets_a_segmentation(volume, lacks, how, tmp_path):
     series = write_series(volume, tmp_path / "series", gap=how(lacks))
 
     told, written = round_trip(series, make_segmentation, tmp_path)
@@ -79,7 +81,7 @@ def test_a_series_without_it_gets_a_segmentation(volume, write_series, make_segm
         assert any(lacks in sentence and "empty" in sentence for sentence in told)
 
 
-def test_nothing_but_the_image_is_enough(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+def test_nothing_but_the_image_is_enough(volume, tmp_path):
     gone = (
         *TYPE_2,
         "ReferringPhysicianName",
@@ -99,7 +101,7 @@ def test_nothing_but_the_image_is_enough(volume, write_series, make_segmentation
     assert (first.StudyInstanceUID, first.FrameOfReferenceUID) == (second.StudyInstanceUID, second.FrameOfReferenceUID)
 
 
-def test_an_enhanced_image_with_gaps_gets_a_segmentation(volume, write_enhanced, make_segmentation, tmp_path: Path) -> None:
+def test_an_enhanced_image_with_gaps_gets_a_segmentation(volume, tmp_path):
     target = write_enhanced(volume, tmp_path / "target.dcm", [3, 0, 6, 1, 5, 2, 4], PatientID=None, StudyDate=None)
     dataset = pydicom.dcmread(target)
     del dataset.StudyID, dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
@@ -128,9 +130,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("keyword", INVALID)
-def test_an_invalid_field_of_the_patient_is_no_obstacle_and_is_shown_nowhere(
-    volume, write_series, make_segmentation, keyword: str, tmp_path: Path, capfd, caplog
-) -> None:
+def test_an_invalid_field_of_the_patient_is_no_obstacle_and_is_shown_nowhere(volume, keyword, tmp_path, capfd, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         series = write_series(volume, tmp_path / "series", **{keyword: INVALID[keyword]})
@@ -154,7 +154,7 @@ def test_an_invalid_field_of_the_patient_is_no_obstacle_and_is_shown_nowhere(
 
 
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192", ["", "ISO 2022 IR 87"], None])
-def test_any_name_can_be_written_whatever_the_character_set_of_the_series(volume, write_series, charset, tmp_path: Path) -> None:
+def test_any_name_can_be_written_whatever_the_character_set_of_the_series(volume, charset, tmp_path):
     changed = {} if charset is None else {"SpecificCharacterSet": charset}
     series = write_series(volume, tmp_path / "series", PatientName="Yamada^Tarou", **changed)
     source = read_volume(series)
@@ -183,8 +183,8 @@ def test_any_name_can_be_written_whatever_the_character_set_of_the_series(volume
     assert written.PatientName == "Yamada^Tarou"
 
 
-def test_codes_of_any_length_can_be_written(volume, write_series, tmp_path: Path) -> None:
-    def entry(*code: str) -> str:
+def test_codes_of_any_length_can_be_written(volume, tmp_path):
+    def entry(*code):
         return f"c~SCT^123037004^Anatomical Structure~{'^'.join(code)}~^^~r~SCT^{'5' * 30}^Region~^^"
 
     entries = (
@@ -207,7 +207,7 @@ def test_codes_of_any_length_can_be_written(volume, write_series, tmp_path: Path
     assert any("can't hold" in sentence for sentence in told)
 
 
-def test_an_older_highdicom_writes_it_too(volume, write_series, make_segmentation, tmp_path: Path, monkeypatch) -> None:
+def test_an_older_highdicom_writes_it_too(volume, tmp_path, monkeypatch):
     """3D Slicer 5.12 brings 0.27, whose constructors take no character set; ``make test-highdicom`` runs all of this with it."""
     real = hd.seg.Segmentation.__init__
 
@@ -225,7 +225,7 @@ def test_an_older_highdicom_writes_it_too(volume, write_series, make_segmentatio
 
 
 @pytest.mark.parametrize("name", ["out.nii.gz", "out.nrrd", "out.mha", "out.nii"])
-def test_overlapping_structures_in_a_label_map_are_told_before(volume, make_segmentation, name: str, tmp_path: Path) -> None:
+def test_overlapping_structures_in_a_label_map_are_told_before(volume, name, tmp_path):
     reference = make_segmentation(volume, overlapping=True)
     other = sitk.Image(20, 20, 20, sitk.sitkInt16)
 
@@ -238,7 +238,7 @@ def test_overlapping_structures_in_a_label_map_are_told_before(volume, make_segm
     assert prove_output(tmp_path / "out.seg.nrrd", reference, reference.structures, other) == []
 
 
-def test_a_target_that_is_not_the_series_is_told_before(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+def test_a_target_that_is_not_the_series_is_told_before(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     other = sitk.Image(volume)
     other.SetOrigin((500, 0, 0))
@@ -250,7 +250,7 @@ def test_a_target_that_is_not_the_series_is_told_before(volume, write_series, ma
 
 @pytest.mark.parametrize("name", ["out.dcm", "out.nii.gz", "out.nrrd", "out.mha", "out.nii", "out.seg.nrrd"])
 @pytest.mark.parametrize("error", [OutputError("No.", "Why.", "Do."), ValueError("odd"), MemoryError(), OSError(28, "No space left")])
-def test_what_can_not_be_written_in_the_end_is_kept(volume, make_segmentation, name: str, error, tmp_path: Path, monkeypatch) -> None:
+def test_what_can_not_be_written_in_the_end_is_kept(volume, name, error, tmp_path, monkeypatch):
     segmentation = make_segmentation(volume, overlapping=True)
     real = files_module._write
     (tmp_path / "out (2).seg.nrrd").write_text("precious")
@@ -273,7 +273,7 @@ def test_what_can_not_be_written_in_the_end_is_kept(volume, make_segmentation, n
         np.testing.assert_array_equal(read.array(found), segmentation.array(expected))
 
 
-def test_a_folder_that_is_gone_is_no_loss(volume, make_segmentation, tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_is_gone_is_no_loss(volume, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import highdicom as hd
@@ -18,10 +17,12 @@ from RAUSlicerLib.imaging.files import prove_output, read_segmentation, read_vol
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.support.notices import noticed
 
+from .builders import on_grid, write_enhanced, write_series
+
 ORDERS = {"ascending": [0, 1, 2, 3, 4, 5, 6], "reversed": [6, 5, 4, 3, 2, 1, 0], "scrambled": [3, 0, 6, 1, 5, 2, 4]}
 
 
-def noise(on_grid: Callable[[sitk.Image, str], sitk.Image], grid: str) -> sitk.Image:
+def noise(grid: str) -> sitk.Image:
     return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), grid)
 
 
@@ -53,7 +54,7 @@ def by_hand(path: Path, volume: sitk.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("grid", ["anisotropic", "sagittal", "oblique", "oblique flipped"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_frames_of_an_enhanced_image_are_paired_by_place(on_grid, write_enhanced, order: str, grid: str, tmp_path: Path) -> None:
+def test_frames_of_an_enhanced_image_are_paired_by_place(order, grid, tmp_path):
     target = write_enhanced(noise(on_grid, grid), tmp_path / "target.dcm", ORDERS[order])
     volume = read_volume(target)
     segmentation = wedge(volume)
@@ -81,7 +82,7 @@ def test_frames_of_an_enhanced_image_are_paired_by_place(on_grid, write_enhanced
 
 
 @pytest.mark.parametrize("grid", ["plain", "oblique flipped"])
-def test_simpleitk_finds_the_frames_where_they_belong(on_grid, write_enhanced, grid: str, tmp_path: Path) -> None:
+def test_simpleitk_finds_the_frames_where_they_belong(grid, tmp_path):
     target = write_enhanced(noise(on_grid, grid), tmp_path / "target.dcm", ORDERS["scrambled"])
     volume = read_volume(target)
     segmentation = wedge(volume)
@@ -99,7 +100,7 @@ def test_simpleitk_finds_the_frames_where_they_belong(on_grid, write_enhanced, g
         assert image[index] != 0
 
 
-def test_files_of_a_series_in_subfolders_are_found(on_grid, write_series, tmp_path: Path) -> None:
+def test_files_of_a_series_in_subfolders_are_found(tmp_path):
     series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
     for number, file in enumerate(sorted(series.iterdir())):
         folder = series / f"part {number % 2}"
@@ -123,11 +124,11 @@ def test_files_of_a_series_in_subfolders_are_found(on_grid, write_series, tmp_pa
 
 @pytest.mark.parametrize("by", [0.02, 0.2])
 @pytest.mark.parametrize("kept", [None, slice(1, 3)])
-def test_uneven_slices_come_back_on_their_slices_and_are_told_before(on_grid, write_series, by: float, kept, tmp_path: Path) -> None:
+def test_uneven_slices_come_back_on_their_slices_and_are_told_before(by, kept, tmp_path):
     volume = noise(on_grid, "oblique")
     normal = np.reshape(volume.GetDirection(), (3, 3))[:, 2]
 
-    def shifted(k: int, header: pydicom.Dataset) -> None:
+    def shifted(k, header):
         off = {1: -1, 2: 0.6, 4: 1, 5: -0.7}.get(k, 0) * by * volume.GetSpacing()[2]
         header.ImagePositionPatient = [round(x + off * n, 6) for x, n in zip(header.ImagePositionPatient, normal, strict=True)]
 
@@ -168,9 +169,7 @@ def moved(path: Path, volume: sitk.Image, axis: int, by: float, keep: slice = sl
 @pytest.mark.parametrize("grid", ["anisotropic", "left-handed", "oblique flipped"])
 @pytest.mark.parametrize("keep", [slice(None), slice(2, 3)])
 @pytest.mark.parametrize("by", [0.12, 0.45, -0.45, 0.01, 1.0])
-def test_a_segmentation_between_slices_is_told_with_the_distance(
-    on_grid, write_series, grid: str, keep: slice, by: float, tmp_path
-) -> None:
+def test_a_segmentation_between_slices_is_told_with_the_distance(grid, keep, by, tmp_path):
     series = write_series(noise(on_grid, grid), tmp_path / "series")
     volume = read_volume(series)
     write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
@@ -194,7 +193,7 @@ def test_a_segmentation_between_slices_is_told_with_the_distance(
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("by", [0.12, 0.4, 0.8])
-def test_a_segmentation_between_pixels_is_told(on_grid, write_series, axis: int, by: float, tmp_path: Path) -> None:
+def test_a_segmentation_between_pixels_is_told(axis, by, tmp_path):
     series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
     volume = read_volume(series)
     write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
@@ -205,7 +204,7 @@ def test_a_segmentation_between_pixels_is_told(on_grid, write_series, axis: int,
     assert any("resampled" in warning for warning in warnings)
 
 
-def test_masks_of_thicker_slices_are_as_thick(on_grid, write_series, tmp_path: Path) -> None:
+def test_masks_of_thicker_slices_are_as_thick(tmp_path):
     """Drawn on every second slice of a series that lies on the image's: its masks are not taken for every second slice of the image."""
     fine = noise(on_grid, "oblique")
     coarse = read_volume(write_series(fine[:, :, ::2], tmp_path / "coarse"))
@@ -221,7 +220,7 @@ def test_masks_of_thicker_slices_are_as_thick(on_grid, write_series, tmp_path: P
     assert filled[:5].all() and any("resampled" in warning for warning in warnings)
 
 
-def test_a_volume_that_was_moved_is_not_the_one_of_the_series(on_grid, write_series, tmp_path: Path) -> None:
+def test_a_volume_that_was_moved_is_not_the_one_of_the_series(tmp_path):
     series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
     volume = read_volume(series)
     volume.SetOrigin(volume.TransformContinuousIndexToPhysicalPoint((0, 0, 0.4)))
@@ -231,11 +230,11 @@ def test_a_volume_that_was_moved_is_not_the_one_of_the_series(on_grid, write_ser
         write_segmentation(segmentation, tmp_path / "out.dcm", volume, volume_path=series)
 
 
-def test_rounded_positions_are_no_obstacle(on_grid, write_series, tmp_path: Path) -> None:
+def test_rounded_positions_are_no_obstacle(tmp_path):
     volume = noise(on_grid, "oblique")
     volume.SetSpacing((0.6, 0.85, 0.703125))
 
-    def rounded(_k: int, header: pydicom.Dataset) -> None:
+    def rounded(_k, header):
         header.ImagePositionPatient = [round(float(x), 2) for x in header.ImagePositionPatient]
         header.ImageOrientationPatient = [round(float(x), 4) for x in header.ImageOrientationPatient]
 

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.dicom_source import VolumeSource
 from RAUSlicerLib.imaging.files import check_output, prove_output, read_volume, write_result, write_segmentation
 
+from .builders import make_segmentation, on_grid, write_series
+
 
 @pytest.fixture
-def volume(on_grid: Callable[[sitk.Image, str], sitk.Image]) -> sitk.Image:
+def volume() -> sitk.Image:
     return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), "oblique")
 
 
@@ -41,7 +43,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     return counted
 
 
-def test_headers_are_read_once_for_all_checks_and_the_file(volume, write_series, make_segmentation, reads, tmp_path: Path) -> None:
+def test_headers_are_read_once_for_all_checks_and_the_file(volume, reads, tmp_path):
     series = write_series(volume, tmp_path / "series")
     names = {file.name for file in series.iterdir()}
     source = VolumeSource(series)
@@ -60,7 +62,7 @@ def test_headers_are_read_once_for_all_checks_and_the_file(volume, write_series,
     assert sum(reads[name] for name in names) == 8
 
 
-def test_another_source_of_the_same_path_is_read_anew(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+def test_another_source_of_the_same_path_is_read_anew(volume, tmp_path):
     series = write_series(volume, tmp_path / "series", PatientID="before")
     image = read_volume(series)
     written = []
@@ -75,7 +77,7 @@ def test_another_source_of_the_same_path_is_read_anew(volume, write_series, make
     assert written == ["before", "after"]
 
 
-def test_writing_does_not_change_what_is_kept(volume, write_series, make_segmentation, tmp_path: Path) -> None:
+def test_writing_does_not_change_what_is_kept(volume, tmp_path):
     source = VolumeSource(write_series(volume, tmp_path / "series", SliceThickness=None))
     image = read_volume(tmp_path / "series")
     told = []
@@ -91,7 +93,7 @@ def odd(_k: int, header: pydicom.Dataset) -> None:
     header.SliceThickness = 1
 
 
-def test_looking_at_a_source_warns_of_nothing(volume, write_series, tmp_path: Path, caplog, capfd) -> None:
+def test_looking_at_a_source_warns_of_nothing(volume, tmp_path, caplog, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         series = write_series(volume, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
@@ -111,15 +113,13 @@ def test_looking_at_a_source_warns_of_nothing(volume, write_series, tmp_path: Pa
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_an_error_in_reading_the_source_names_the_source(
-    volume, write_series, make_segmentation, check: bool, tmp_path: Path, monkeypatch
-) -> None:
+def test_an_error_in_reading_the_source_names_the_source(volume, check, tmp_path, monkeypatch):
     series = write_series(volume, tmp_path / "series")
     image = read_volume(series)
     bad = sorted(series.iterdir())[2]
     real = Path.open
 
-    def failing(path: Path, *given: Any, **named: Any) -> Any:
+    def failing(path, *given, **named):
         if path == bad:
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path, *given, **named)
@@ -135,7 +135,7 @@ def test_an_error_in_reading_the_source_names_the_source(
     assert "Input/output error" in caught.value.explanation
 
 
-def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, write_series, tmp_path: Path) -> None:
+def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, tmp_path):
     series = write_series(volume, tmp_path / "series")
     for file in series.iterdir():
         if pydicom.dcmread(file).InstanceNumber == 4:
@@ -146,7 +146,7 @@ def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, write_series,
 
 
 @pytest.mark.parametrize("source", [None, "missing", "text.txt"])
-def test_what_is_no_series_is_refused_with_a_way_out(source: str | None, tmp_path: Path) -> None:
+def test_what_is_no_series_is_refused_with_a_way_out(source, tmp_path):
     (tmp_path / "text.txt").write_text("no image")
 
     with pytest.raises(OutputError) as caught:

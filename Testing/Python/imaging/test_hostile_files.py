@@ -98,13 +98,13 @@ def slices(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_a_metaimage_with_a_wrong_field_is_refused(changed: dict[str, str | None], tmp_path: Path) -> None:
+def test_a_metaimage_with_a_wrong_field_is_refused(changed, tmp_path):
     (tmp_path / "v.mha").write_bytes(metaimage(**changed) + VALUES.tobytes())
 
     refused(tmp_path / "v.mha", "can't be read")
 
 
-def test_a_metaimage_that_repeats_a_field_is_refused(tmp_path: Path) -> None:
+def test_a_metaimage_that_repeats_a_field_is_refused(tmp_path):
     """Which of the two counts is for each reader to choose."""
     (tmp_path / "v.mha").write_bytes(b"NDims = 3\n" + metaimage() + VALUES.tobytes())
 
@@ -112,7 +112,7 @@ def test_a_metaimage_that_repeats_a_field_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 300])
-def test_compressed_metaimage_voxels_are_all_there(cut: int, tmp_path: Path) -> None:
+def test_compressed_metaimage_voxels_are_all_there(cut, tmp_path):
     """ITK returns whatever is in memory for voxels that are not."""
     image = sitk.GetImageFromArray(VALUES)
     sitk.WriteImage(image, str(tmp_path / "v.mha"), useCompression=True)
@@ -144,7 +144,7 @@ def test_compressed_metaimage_voxels_are_all_there(cut: int, tmp_path: Path) -> 
         ("", "outside"),
     ],
 )
-def test_a_metaimage_whose_data_files_do_not_fit_is_refused(data: str, match: str, tmp_path: Path) -> None:
+def test_a_metaimage_whose_data_files_do_not_fit_is_refused(data, match, tmp_path):
     slices(tmp_path)
     (tmp_path / "whole.raw").write_bytes(VALUES.tobytes())
     (tmp_path / "short.raw").write_bytes(VALUES.tobytes()[:-2])
@@ -164,7 +164,7 @@ def test_a_metaimage_whose_data_files_do_not_fit_is_refused(data: str, match: st
         "LIST\n" + "\n".join(f"s0{k}.raw" for k in range(6)),
     ],
 )
-def test_data_files_beside_a_metaimage_are_read(data: str, tmp_path: Path) -> None:
+def test_data_files_beside_a_metaimage_are_read(data, tmp_path):
     slices(tmp_path)
     (tmp_path / "below").mkdir()
     for name in ("whole.raw", "below/whole.raw"):
@@ -196,13 +196,13 @@ def test_data_files_beside_a_metaimage_are_read(data: str, tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_an_nrrd_with_a_wrong_field_is_refused(changed: dict[str, str | None], tmp_path: Path) -> None:
+def test_an_nrrd_with_a_wrong_field_is_refused(changed, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(nrrd(**changed) + b"\n" + VALUES.tobytes())
 
     refused(tmp_path / "v.nrrd", "can't be read")
 
 
-def test_an_nrrd_may_hold_keys_and_values_of_any_length(tmp_path: Path) -> None:
+def test_an_nrrd_may_hold_keys_and_values_of_any_length(tmp_path):
     (tmp_path / "v.nrrd").write_bytes(nrrd() + b"note:=" + b"y" * 100000 + b"\n\xc3\xa9:=1\n\n" + VALUES.tobytes())
     (tmp_path / "w.nrrd").write_bytes(nrrd() + b"\xe9:=1\n\n" + VALUES.tobytes())
 
@@ -211,7 +211,7 @@ def test_an_nrrd_may_hold_keys_and_values_of_any_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["whole.raw", "s%02d.raw 0 5 1 2", "LIST 2\n" + "\n".join(f"s0{k}.raw" for k in range(6))])
-def test_data_files_beside_an_nrrd_are_read(data: str, tmp_path: Path) -> None:
+def test_data_files_beside_an_nrrd_are_read(data, tmp_path):
     slices(tmp_path)
     (tmp_path / "whole.raw").write_bytes(VALUES.tobytes())
     (tmp_path / "v.nhdr").write_bytes(nrrd(data))
@@ -220,7 +220,7 @@ def test_data_files_beside_an_nrrd_are_read(data: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["%s%s%s 1 10 1", "%n 0 5 1", "s%02d.raw", "LIST 2\nnothing.raw", "LIST", "short.raw", "nothing.raw"])
-def test_an_nrrd_whose_data_files_do_not_fit_is_refused(data: str, tmp_path: Path) -> None:
+def test_an_nrrd_whose_data_files_do_not_fit_is_refused(data, tmp_path):
     (tmp_path / "short.raw").write_bytes(VALUES.tobytes()[:-2])
     (tmp_path / "v.nhdr").write_bytes(nrrd(data))
 
@@ -246,7 +246,7 @@ def test_an_nrrd_whose_data_files_do_not_fit_is_refused(data: str, tmp_path: Pat
         ".",
     ],
 )
-def test_voxels_are_only_taken_from_files_in_the_folder_of_their_header(form: str, target: str, tmp_path: Path) -> None:
+def test_voxels_are_only_taken_from_files_in_the_folder_of_their_header(form, target, tmp_path):
     folder = tmp_path / "case"
     (folder / "in").mkdir(parents=True)
     (tmp_path / "secret.raw").write_bytes(VALUES.tobytes())
@@ -263,7 +263,7 @@ def test_voxels_are_only_taken_from_files_in_the_folder_of_their_header(form: st
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha", "v.png", "v.dcm", "v"])
-def test_a_pipe_is_no_file(name: str, tmp_path: Path) -> None:
+def test_a_pipe_is_no_file(name, tmp_path):
     os.mkfifo(tmp_path / name)
 
     refused(tmp_path / name, "a device or a pipe")
@@ -271,7 +271,7 @@ def test_a_pipe_is_no_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha", "v.png", "v.dcm", "v"])
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
-def test_a_device_is_no_file(name: str, device: str, tmp_path: Path) -> None:
+def test_a_device_is_no_file(name, device, tmp_path):
     if not Path(device).exists():
         pytest.skip(f"this system has no {device}")
     (tmp_path / name).symlink_to(device)
@@ -284,7 +284,7 @@ def test_a_device_is_no_file(name: str, device: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.png", "v.jpg", "v.jpeg"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
-def test_a_cut_picture_is_refused(name: str, kept: float, tmp_path: Path) -> None:
+def test_a_cut_picture_is_refused(name, kept, tmp_path):
     """ITK reads a JPEG that is cut, and what is missing is grey."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80)).astype(np.uint8)).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
@@ -295,7 +295,7 @@ def test_a_cut_picture_is_refused(name: str, kept: float, tmp_path: Path) -> Non
         read_volume(tmp_path / name)
 
 
-def test_a_small_picture_that_announces_much_is_refused(tmp_path: Path) -> None:
+def test_a_small_picture_that_announces_much_is_refused(tmp_path):
     Image.fromarray(np.zeros((90, 80), np.uint8)).save(tmp_path / "v.png")
     content = bytearray((tmp_path / "v.png").read_bytes())
     content[16:24] = (60000).to_bytes(4, "big") * 2
@@ -309,7 +309,7 @@ def test_a_small_picture_that_announces_much_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha", "v.png", "v.dcm"])
 @pytest.mark.parametrize("place", ["folder", "file"])
-def test_a_path_that_is_not_utf_8_is_refused_in_words(name: str, place: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf_8_is_refused_in_words(name, place, tmp_path):
     """ITK ends the whole process."""
     odd = os.fsdecode(b"Gr\xf6\xdfe")
     path = tmp_path / odd / name if place == "folder" else tmp_path / f"{odd}{name}"
@@ -323,13 +323,13 @@ def test_a_path_that_is_not_utf_8_is_refused_in_words(name: str, place: str, tmp
     refused(path.with_name("missing" + path.name), "does not exist|UTF-8")
 
 
-def test_a_path_with_a_null_character_is_refused_in_words() -> None:
+def test_a_path_with_a_null_character_is_refused_in_words():
     refused(Path("a\0b.nii.gz"), "can't be read|does not exist")
 
 
 @pytest.mark.parametrize(("stored", "given"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
 @pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha"])
-def test_composed_and_decomposed_accents_are_the_same_path(stored: str, given: str, name: str, tmp_path: Path) -> None:
+def test_composed_and_decomposed_accents_are_the_same_path(stored, given, name, tmp_path):
     folder, file = "Größe é", f"Säge é {name}"
     kept = tmp_path / unicodedata.normalize(stored, folder) / unicodedata.normalize(stored, file)
     kept.parent.mkdir()
@@ -340,7 +340,7 @@ def test_composed_and_decomposed_accents_are_the_same_path(stored: str, given: s
     np.testing.assert_array_equal(sitk.GetArrayFromImage(volume), VALUES)
 
 
-def test_the_image_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_image_library_prints_nothing(tmp_path, capfd):
     path = tmp_path / "\x1b[31mred.nii"
     image = sitk.GetImageFromArray(VALUES)
     sitk.WriteImage(image, str(path))
@@ -355,7 +355,7 @@ def test_the_image_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureF
     assert "\x1b" not in "".join(capfd.readouterr())
 
 
-def test_a_few_hundred_damaged_files_do_no_harm() -> None:
+def test_a_few_hundred_damaged_files_do_no_harm():
     """The script makes thousands of them: see Testing/Fuzz."""
     if os.name != "posix":
         pytest.skip("memory can't be limited here")
@@ -393,7 +393,7 @@ def same_or_refused(path: Path, match: str) -> None:
 
 @pytest.mark.parametrize("said", [None, "0", str(len(PACKED) + 5000), str(1 << 45)])
 @pytest.mark.parametrize("after", [b"", JUNK])
-def test_compressed_voxels_of_no_known_length_are_never_taken_from_memory(said: str | None, after: bytes, tmp_path: Path) -> None:
+def test_compressed_voxels_of_no_known_length_are_never_taken_from_memory(said, after, tmp_path):
     path = tmp_path / "v.mha"
     path.write_bytes(metaimage(CompressedData="True", CompressedDataSize=said) + PACKED + after)
 
@@ -411,9 +411,7 @@ def test_compressed_voxels_of_no_known_length_are_never_taken_from_memory(said: 
 @pytest.mark.parametrize("said", [None, "0", "1", str(len(PACKED) - 50), str(len(PACKED)), str(len(PACKED) + 3), str(len(PACKED) + 9000)])
 @pytest.mark.parametrize("header_size", [None, "0", "-1", "10", "4"])
 @pytest.mark.parametrize("longer", [False, True])
-def test_compressed_voxels_are_read_rightly_or_refused(
-    data: str, said: str | None, header_size: str | None, longer: bool, tmp_path: Path
-) -> None:
+def test_compressed_voxels_are_read_rightly_or_refused(data, said, header_size, longer, tmp_path):
     packed = zlib.compress(VALUES.tobytes() + bytes(500)) if longer else PACKED
     header = metaimage(data, CompressedData="True", CompressedDataSize=said, HeaderSize=header_size)
     before = b"1234" if header_size == "4" and data != "LOCAL" else b""
@@ -425,7 +423,7 @@ def test_compressed_voxels_are_read_rightly_or_refused(
 
 @pytest.mark.parametrize("size", ["10", "-1", "100000", "exact"])
 @pytest.mark.parametrize("after", [b"", JUNK])
-def test_voxels_behind_a_header_are_read_from_there_or_not_at_all(size: str, after: bytes, tmp_path: Path) -> None:
+def test_voxels_behind_a_header_are_read_from_there_or_not_at_all(size, after, tmp_path):
     if size == "exact":
         size = str(len(metaimage(HeaderSize="1000")) - 1)
     (tmp_path / "v.mha").write_bytes(metaimage(HeaderSize=size) + VALUES.tobytes() + after)
@@ -438,7 +436,7 @@ def test_voxels_behind_a_header_are_read_from_there_or_not_at_all(size: str, aft
 
 @pytest.mark.parametrize("skip", ["-1", "2147000000", "5000000"])
 @pytest.mark.parametrize("data", [None, "v.raw.gz"])
-def test_nothing_is_unpacked_without_end_to_reach_the_voxels(skip: str, data: str | None, tmp_path: Path) -> None:
+def test_nothing_is_unpacked_without_end_to_reach_the_voxels(skip, data, tmp_path):
     pack = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(pack.compress(bytes(1 << 20)) for _ in range(64)) + pack.flush()
     (tmp_path / "v.nrrd").write_bytes(nrrd(data, encoding="gzip", byte_skip=skip) + (b"\n" + bomb if data is None else b""))
@@ -449,14 +447,14 @@ def test_nothing_is_unpacked_without_end_to_reach_the_voxels(skip: str, data: st
 
 
 @pytest.mark.parametrize("skip", ["-1", "7"])
-def test_a_short_skip_is_followed(skip: str, tmp_path: Path) -> None:
+def test_a_short_skip_is_followed(skip, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(nrrd(encoding="gzip", byte_skip=skip) + b"\n" + gzip.compress(b"1234567" + VALUES.tobytes()))
 
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.nrrd")), VALUES)
 
 
 @pytest.mark.parametrize("sizes", [" ".join(str(n) for n in SIZE), "1000 1000 4000"])
-def test_bzip2_is_refused_as_such(sizes: str, tmp_path: Path) -> None:
+def test_bzip2_is_refused_as_such(sizes, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(nrrd(encoding="bzip2", sizes=sizes) + b"\n" + bz2.compress(VALUES.tobytes()))
 
     with pytest.raises(InputError, match="bzip2") as error:
@@ -474,7 +472,7 @@ def test_bzip2_is_refused_as_such(sizes: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("kinds", ["domain domain domain", "space space space", None])
-def test_axes_of_no_size_are_refused(field: str, value: str, reason: str, kinds: str | None, tmp_path: Path) -> None:
+def test_axes_of_no_size_are_refused(field, value, reason, kinds, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(nrrd(**{field.replace(" ", "_"): value, "kinds": kinds}) + b"\n" + VALUES.tobytes())
 
     with pytest.raises(InputError, match=reason):
@@ -485,7 +483,7 @@ def test_axes_of_no_size_are_refused(field: str, value: str, reason: str, kinds:
 
 
 @pytest.mark.parametrize("kind", ["list", "vector"])
-def test_a_list_of_one_is_a_number(kind: str, tmp_path: Path) -> None:
+def test_a_list_of_one_is_a_number(kind, tmp_path):
     header = nrrd(
         dimension="4",
         sizes="1 " + " ".join(str(n) for n in SIZE),
@@ -501,7 +499,7 @@ def test_a_list_of_one_is_a_number(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.mha"])
-def test_vectors_of_one_number_are_numbers(name: str, tmp_path: Path) -> None:
+def test_vectors_of_one_number_are_numbers(name, tmp_path):
     image = sitk.Compose([sitk.GetImageFromArray(VALUES)])
     sitk.WriteImage(image, str(tmp_path / name))
 
@@ -542,7 +540,7 @@ def saved(folder: Path, name: str, header: bytes, values: np.ndarray = VALUES) -
 
 
 @pytest.mark.parametrize("name", WITHOUT_PLACE)
-def test_a_header_without_a_place_in_the_patient_is_told_of(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_without_a_place_in_the_patient_is_told_of(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         volume = read_volume(saved(tmp_path, name, WITHOUT_PLACE[name]))
 
@@ -551,7 +549,7 @@ def test_a_header_without_a_place_in_the_patient_is_told_of(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", WITH_PLACE)
-def test_a_header_with_a_place_is_not_told_of(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_with_a_place_is_not_told_of(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         read_volume(saved(tmp_path, name, WITH_PLACE[name]))
 
@@ -559,7 +557,7 @@ def test_a_header_with_a_place_is_not_told_of(name: str, tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("name", WITHOUT_PLACE)
-def test_a_mask_without_a_place_is_not_laid_beside_its_volume(name: str, tmp_path: Path) -> None:
+def test_a_mask_without_a_place_is_not_laid_beside_its_volume(name, tmp_path):
     """Also where its voxels have the right size, it is not known where they are."""
     (tmp_path / "m").mkdir()
     labels = (VALUES > 400).astype("<i2")
@@ -570,7 +568,7 @@ def test_a_mask_without_a_place_is_not_laid_beside_its_volume(name: str, tmp_pat
         align_segmentation(mask, elsewhere)
 
 
-def test_image_and_mask_that_both_have_no_place_lie_on_each_other(tmp_path: Path) -> None:
+def test_image_and_mask_that_both_have_no_place_lie_on_each_other(tmp_path):
     header = nrrd(space=None, space_directions=None, space_origin=None, spacings="1 2 3")
     volume = read_volume(saved(tmp_path, "v.nrrd", header))
     (tmp_path / "m").mkdir()

@@ -49,7 +49,7 @@ RIGHT = {"ventricle": 30, "muscle": 30, "fat": 12}
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 2, 3), (1, 2, 3), (5, 9, 100), (0, 1, 17), (2, 10, 11)])
-def test_gaps_in_the_numbering_lose_no_segment(numbers: tuple[int, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_gaps_in_the_numbering_lose_no_segment(numbers, tmp_path, caplog):
     assert found(save(tmp_path / "a.seg.nrrd", fields_of(numbers))) == RIGHT
     assert caplog.text == ""
     with pytest.raises(InputError, match="is a segmentation"):
@@ -58,7 +58,7 @@ def test_gaps_in_the_numbering_lose_no_segment(numbers: tuple[int, ...], tmp_pat
 
 @pytest.mark.parametrize("missing", [["Segment0_Layer"], ["Segment1_Layer"], ["Segment0_Layer", "Segment1_Layer", "Segment2_Layer"]])
 @pytest.mark.parametrize("numbers", [(0, 1, 2)])
-def test_of_a_single_layer_no_segment_need_say_so(missing: list[str], numbers: tuple[int, ...], tmp_path: Path) -> None:
+def test_of_a_single_layer_no_segment_need_say_so(missing, numbers, tmp_path):
     fields = {key: value for key, value in fields_of(numbers).items() if key not in missing}
 
     assert found(save(tmp_path / "a.seg.nrrd", fields)) == RIGHT
@@ -66,7 +66,7 @@ def test_of_a_single_layer_no_segment_need_say_so(missing: list[str], numbers: t
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("field", ["Layer", "LabelValue"])
-def test_a_missing_layer_or_label_is_the_one_that_is_left(number: int, field: str, tmp_path: Path) -> None:
+def test_a_missing_layer_or_label_is_the_one_that_is_left(number, field, tmp_path):
     first, second = voxels(), np.zeros_like(voxels())
     second[first == 3] = 1
     first[first == 3] = 0
@@ -77,7 +77,7 @@ def test_a_missing_layer_or_label_is_the_one_that_is_left(number: int, field: st
 
 
 @pytest.mark.parametrize("missing", ["LabelValue", "Layer"])
-def test_segments_that_can_not_be_told_apart_are_refused(missing: str, tmp_path: Path) -> None:
+def test_segments_that_can_not_be_told_apart_are_refused(missing, tmp_path):
     first, second = voxels(), voxels()
     fields = fields_of(layers=(0, 0, 1))
     for number in (0, 1):
@@ -88,7 +88,7 @@ def test_segments_that_can_not_be_told_apart_are_refused(missing: str, tmp_path:
 
 
 @pytest.mark.parametrize("dropped", [0, 1, 2])
-def test_voxels_without_a_segment_are_kept_and_told(dropped: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_voxels_without_a_segment_are_kept_and_told(dropped, tmp_path, caplog):
     fields = {key: value for key, value in fields_of().items() if not key.startswith(f"Segment{dropped}_")}
 
     name = NAMES[dropped]
@@ -97,7 +97,7 @@ def test_voxels_without_a_segment_are_kept_and_told(dropped: int, tmp_path: Path
     assert f"'label {dropped + 1}'" in caplog.text and "no segment" in caplog.text
 
 
-def test_segments_of_the_same_voxels_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_segments_of_the_same_voxels_are_told(tmp_path, caplog):
     found(save(tmp_path / "a.seg.nrrd", fields_of(labels=(1, 2, 2))))
 
     assert "'muscle', 'fat' are the same voxels" in caplog.text
@@ -105,7 +105,7 @@ def test_segments_of_the_same_voxels_are_told(tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
 @pytest.mark.parametrize("described", [True, False], ids=["newer", "older"])
-def test_fractional_segments_are_refused(kind: type, described: bool, tmp_path: Path) -> None:
+def test_fractional_segments_are_refused(kind, described, tmp_path):
     fields = fields_of() | {"Segmentation_MasterRepresentation": "Fractional labelmap"}
     if not described:
         fields = {key: value for key, value in fields.items() if not key.endswith(("_Layer", "_LabelValue"))}
@@ -117,14 +117,14 @@ def test_fractional_segments_are_refused(kind: type, described: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 2, 3)])
-def test_older_files_have_a_layer_for_each_segment(numbers: tuple[int, ...], tmp_path: Path) -> None:
+def test_older_files_have_a_layer_for_each_segment(numbers, tmp_path):
     fields = {key: value for key, value in fields_of(numbers).items() if not key.endswith(("_Layer", "_LabelValue"))}
     masks = [(voxels() == number).astype(np.uint8) for number in (1, 2, 3)]
 
     assert found(save(tmp_path / "a.seg.nrrd", fields, masks)) == RIGHT
 
 
-def test_a_layer_of_an_older_file_without_a_segment_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_layer_of_an_older_file_without_a_segment_is_kept_and_told(tmp_path, caplog):
     fields = {key: value for key, value in fields_of().items() if not key.endswith(("_Layer", "_LabelValue")) and "Segment1" not in key}
     masks = [(voxels() == number).astype(np.uint8) for number in (1, 2, 3)]
 
@@ -139,13 +139,13 @@ def test_a_layer_of_an_older_file_without_a_segment_is_kept_and_told(tmp_path: P
         *(("Layer", value) for value in ("1", "-1", "nan", "", "99999999999")),
     ],
 )
-def test_fields_that_are_no_numbers_are_refused(field: str, value: str, tmp_path: Path) -> None:
+def test_fields_that_are_no_numbers_are_refused(field, value, tmp_path):
     with pytest.raises(InputError, match="damaged"):
         read_segmentation(save(tmp_path / "a.seg.nrrd", fields_of() | {f"Segment1_{field}": value}))
 
 
 @pytest.mark.parametrize("color", ["red", "a b c", "1 0 x", "nan 0 0", "nan nan nan", "1e400 0 0", "1 0", "1 0 0 1"])
-def test_a_color_that_is_none_costs_the_color_alone(color: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_color_that_is_none_costs_the_color_alone(color, tmp_path, caplog):
     path = save(tmp_path / "a.seg.nrrd", fields_of() | {"Segment1_Color": color})
 
     with caplog.at_level(logging.WARNING):
@@ -155,7 +155,7 @@ def test_a_color_that_is_none_costs_the_color_alone(color: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("color", ["nan 0 0", "0 inf 0", "1e400 0 0", "-5 2 0", "", "1 0", "red"])
-def test_colors_are_always_numbers_from_0_to_1(color: str, tmp_path: Path) -> None:
+def test_colors_are_always_numbers_from_0_to_1(color, tmp_path):
     path = save(tmp_path / "a.seg.nrrd", fields_of() | {"Segment1_Color": color})
     structures = read_segmentation(path).structures
 
@@ -173,7 +173,7 @@ def test_colors_are_always_numbers_from_0_to_1(color: str, tmp_path: Path) -> No
         ("s_fractional_old", None),
     ],
 )
-def test_the_files_that_once_failed(name: str, expected: dict[str, int] | None, data_folder: Path) -> None:
+def test_the_files_that_once_failed(name, expected, data_folder):
     path = data_folder.parent / "cases" / f"{name}.seg.nrrd"
     if not path.is_file():
         pytest.skip(f"no such file: {path}")
@@ -185,15 +185,13 @@ def test_the_files_that_once_failed(name: str, expected: dict[str, int] | None, 
 
 
 @pytest.mark.parametrize("fields", [{}, {"Segment0_ID": "S_a", "Segment0_Name": "a"}], ids=["no segments", "no label values"])
-def test_labels_that_no_segment_describes_are_structures_of_their_own(
-    fields: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_that_no_segment_describes_are_structures_of_their_own(fields, tmp_path, caplog):
     path = save(tmp_path / "a.seg.nrrd", {"Segmentation_MasterRepresentation": "Binary labelmap", **fields})
     assert found(path) == {"label 1": 30, "label 2": 30, "label 3": 12}
     assert "belong to no segment" in caplog.text
 
 
-def test_layers_of_labels_without_segments_are_told_apart_too(tmp_path: Path) -> None:
+def test_layers_of_labels_without_segments_are_told_apart_too(tmp_path):
     other = np.where(voxels() == 3, 7, 0).astype(np.uint8)
     path = save(tmp_path / "a.seg.nrrd", {"Segmentation_MasterRepresentation": "Binary labelmap"}, [voxels(), other])
     assert found(path) == {"label 1": 30, "label 2": 30, "label 3": 12, "label 7": 12}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.imaging.slicer_seg_nrrd import UNCLASSIFIED_ENTRY
 
-Make = Callable[..., Segmentation]
+from .builders import grids_agree, make_segmentation
 
 vtk = pytest.importorskip("vtk", reason="slicer-core is not installed")
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -70,9 +69,7 @@ def slicer_mask(node: Any, segment_id: str, volume: sitk.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_slicer_opens_what_we_write_with_all_of_it(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, scene: Any, tmp_path: Path
-) -> None:
+def test_slicer_opens_what_we_write_with_all_of_it(volume, overlapping, scene, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "ours.seg.nrrd", volume)
 
@@ -93,9 +90,7 @@ def test_slicer_opens_what_we_write_with_all_of_it(
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_we_read_what_slicer_saves_again_with_all_of_it(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, scene: Any, tmp_path: Path
-) -> None:
+def test_we_read_what_slicer_saves_again_with_all_of_it(volume, overlapping, scene, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "ours.seg.nrrd", volume)
     save_with_slicer(scene, load_in_slicer(scene, tmp_path / "ours.seg.nrrd"), tmp_path / "theirs.seg.nrrd")
@@ -112,9 +107,7 @@ def test_we_read_what_slicer_saves_again_with_all_of_it(
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_what_we_write_we_read_unchanged(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, tmp_path: Path, grids_agree: Callable[..., None]
-) -> None:
+def test_what_we_write_we_read_unchanged(volume, overlapping, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "a.seg.nrrd", volume)
 
@@ -127,7 +120,7 @@ def test_what_we_write_we_read_unchanged(
         grids_agree(a, volume, atol=1e-12)
 
 
-def test_layers_are_called_a_list_as_slicer_calls_them(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_layers_are_called_a_list_as_slicer_calls_them(volume, tmp_path):
     write_segmentation(make_segmentation(volume, overlapping=True), tmp_path / "a.seg.nrrd", volume)
 
     header = (tmp_path / "a.seg.nrrd").read_bytes().split(b"\n\n")[0]
@@ -135,9 +128,7 @@ def test_layers_are_called_a_list_as_slicer_calls_them(volume: sitk.Image, make_
     assert b"kinds: list domain domain domain" in header.splitlines()
 
 
-def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(
-    volume: sitk.Image, make_segmentation: Make, tmp_path: Path
-) -> None:
+def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(volume, tmp_path):
     segmentation = make_segmentation(volume, overlapping=True)
     older = sitk.Compose([segmentation.mask(structure) for structure in segmentation.structures])
     for index, structure in enumerate(segmentation.structures):
@@ -158,9 +149,7 @@ def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(
         np.testing.assert_array_equal(read.array(found), segmentation.array(expected))
 
 
-def test_structures_of_the_same_id_become_segments_of_their_own(
-    volume: sitk.Image, make_segmentation: Make, scene: Any, tmp_path: Path
-) -> None:
+def test_structures_of_the_same_id_become_segments_of_their_own(volume, scene, tmp_path):
     segmentation = make_segmentation(volume)
     ids = ("Segment_2", None, "Segment_2", None)
     segmentation = replace(segmentation, structures=tuple(replace(s, id=id_) for s, id_ in zip(segmentation.structures, ids, strict=True)))
@@ -171,14 +160,14 @@ def test_structures_of_the_same_id_become_segments_of_their_own(
     assert node.GetSegmentation().GetNumberOfSegments() == 4
 
 
-def test_an_empty_segmentation_of_slicer_has_no_structures(scene: Any, tmp_path: Path) -> None:
+def test_an_empty_segmentation_of_slicer_has_no_structures(scene, tmp_path):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     save_with_slicer(scene, node, tmp_path / "empty.seg.nrrd")
 
     assert read_segmentation(tmp_path / "empty.seg.nrrd").structures == ()
 
 
-def test_a_layer_that_the_file_lacks_is_refused(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_a_layer_that_the_file_lacks_is_refused(volume, tmp_path):
     write_segmentation(make_segmentation(volume), tmp_path / "a.seg.nrrd", volume)
     content = (tmp_path / "a.seg.nrrd").read_bytes()
     (tmp_path / "b.seg.nrrd").write_bytes(content.replace(b"Segment1_Layer:=0", b"Segment1_Layer:=5"))
@@ -187,7 +176,7 @@ def test_a_layer_that_the_file_lacks_is_refused(volume: sitk.Image, make_segment
         read_segmentation(tmp_path / "b.seg.nrrd")
 
 
-def test_a_name_in_an_old_code_page_is_read(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_a_name_in_an_old_code_page_is_read(volume, tmp_path):
     write_segmentation(make_segmentation(volume), tmp_path / "a.seg.nrrd", volume)
     content = (tmp_path / "a.seg.nrrd").read_bytes()
     (tmp_path / "b.seg.nrrd").write_bytes(content.replace(b"Segment0_Name:=Leber", "Segment0_Name:=Drüse".encode("cp1252")))
@@ -223,7 +212,7 @@ slicer_like = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=slicer_like, segment_id=slicer_like)
-def test_names_and_ids_come_back_as_they_were(volume: sitk.Image, tmp_path: Path, name: str, segment_id: str) -> None:
+def test_names_and_ids_come_back_as_they_were(volume, tmp_path, name, segment_id):
     mask = np.zeros(volume.GetSize()[::-1], np.uint8)
     mask[1, 2, 3] = 1
     labelmap = sitk.GetImageFromArray(mask)

@@ -13,6 +13,8 @@ from RAUSlicerLib.results import Localization, Status, StructureResult
 from RAUSlicerLib.service import case_files
 from RAUSlicerLib.service.requests import CaseRequest, RunRequest
 
+from ..imaging.builders import write_enhanced
+
 
 @pytest.fixture
 def asked(case):
@@ -152,7 +154,7 @@ def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, wait_for, as
     assert [item for item in tmp_path.iterdir() if item.name.startswith(".rauslicer")] == []
 
 
-def test_what_a_dicom_report_makes_up_for_is_in_the_answer(scripted, wait_for, asked, write_enhanced, tmp_path):
+def test_what_a_dicom_report_makes_up_for_is_in_the_answer(scripted, wait_for, asked, tmp_path):
     target = write_enhanced(asked.volume, tmp_path / "target.dcm")
     dataset = pydicom.dcmread(target)
     del dataset.PatientID

@@ -107,9 +107,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
 @pytest.mark.parametrize("name", ["v.mha", "v.mhd", "v.nrrd", "v.nhdr", "v.nii.gz"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(metadata=st.dictionaries(keys, texts, max_size=4), packed=st.booleans())
-def test_what_the_image_library_writes_with_any_metadata_is_read_again(
-    library: Library, name: str, tmp_path: Path, metadata: dict[str, str], packed: bool
-) -> None:
+def test_what_the_image_library_writes_with_any_metadata_is_read_again(library, name, tmp_path, metadata, packed):
     written = image()
     for key, text in metadata.items():
         written.SetMetaData(key, text)
@@ -133,7 +131,7 @@ def test_what_the_image_library_writes_with_any_metadata_is_read_again(
         ("0020|4000", "first line\nsecond line"),
     ],
 )
-def test_metadata_of_other_programs_keeps_no_image_from_being_read(name: str, key: str, text: str, tmp_path: Path) -> None:
+def test_metadata_of_other_programs_keeps_no_image_from_being_read(name, key, text, tmp_path):
     written = image()
     # What follows a text of several lines in a MetaImage takes the place of its rest.
     for one, value in ((key, text), ("zzz", "1")):
@@ -158,7 +156,7 @@ def test_metadata_of_other_programs_keeps_no_image_from_being_read(name: str, ke
     ],
     ids=lambda line: repr(line[:20]),
 )
-def test_an_nrrd_with_an_unusual_but_sound_line_is_read(line: bytes, tmp_path: Path) -> None:
+def test_an_nrrd_with_an_unusual_but_sound_line_is_read(line, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(NRRD + line + b"\n\n" + VALUES.tobytes())
 
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.nrrd")), VALUES)
@@ -167,7 +165,7 @@ def test_an_nrrd_with_an_unusual_but_sound_line_is_read(line: bytes, tmp_path: P
 @pytest.mark.parametrize(
     "line", [b"labels: " + b"c" * 3000, b'labels: "' + b"c" * 3000 + b'"', b"k: v:=x", b"k", b"b" * 5000, b"b" * 5000 + b": x"]
 )
-def test_an_nrrd_with_a_line_that_the_image_library_would_fall_over_is_refused(line: bytes, tmp_path: Path) -> None:
+def test_an_nrrd_with_a_line_that_the_image_library_would_fall_over_is_refused(line, tmp_path):
     (tmp_path / "v.nrrd").write_bytes(NRRD + line + b"\n\n" + VALUES.tobytes())
 
     refused(tmp_path / "v.nrrd")
@@ -188,7 +186,7 @@ def test_an_nrrd_with_a_line_that_the_image_library_would_fall_over_is_refused(l
     ],
     ids=lambda line: repr(line[:20]),
 )
-def test_a_metaimage_with_a_line_that_the_image_library_would_fall_over_is_refused(line: bytes, tmp_path: Path) -> None:
+def test_a_metaimage_with_a_line_that_the_image_library_would_fall_over_is_refused(line, tmp_path):
     (tmp_path / "v.mha").write_bytes(METAIMAGE % line + b"ElementDataFile = LOCAL\n" + VALUES.tobytes())
 
     refused(tmp_path / "v.mha")
@@ -197,7 +195,7 @@ def test_a_metaimage_with_a_line_that_the_image_library_would_fall_over_is_refus
 @pytest.mark.parametrize(
     ("name", "line"), [("v.mha", b"a=b\n"), ("v.mha", b"\n"), ("v.nrrd", b"a:=b\n"), ("v.nrrd", b"#\n"), ("v.nrrd", b"#\r")]
 )
-def test_a_header_of_millions_of_lines_has_no_end(name: str, line: bytes, tmp_path: Path) -> None:
+def test_a_header_of_millions_of_lines_has_no_end(name, line, tmp_path):
     start = METAIMAGE % b"" if name == "v.mha" else NRRD
     (tmp_path / name).write_bytes(start + line * ((1 << 24) // len(line)) + b"\n" + VALUES.tobytes())
     began = time.monotonic()
@@ -218,7 +216,7 @@ def detached(folder: Path, form: str, names: bytes) -> Path:
     ["Gr\u00f6\u00dfe.raw".encode(), b"Gr\xf6\xdfe.raw", b"two words.raw", b"a=b.raw", b"ab:c.raw", "肝臓.raw".encode(), b"list.raw"],
     ids=repr,
 )
-def test_voxels_in_a_file_of_any_name_are_read_and_kept(form: str, name: bytes, tmp_path: Path) -> None:
+def test_voxels_in_a_file_of_any_name_are_read_and_kept(form, name, tmp_path):
     try:
         (tmp_path / os.fsdecode(name)).write_bytes(VALUES.tobytes())
     except (OSError, ValueError):
@@ -230,7 +228,7 @@ def test_voxels_in_a_file_of_any_name_are_read_and_kept(form: str, name: bytes, 
         require_free(tmp_path / os.fsdecode(name), "file", force=True, inputs=[path])
 
 
-def test_a_percent_sign_alone_makes_no_pattern_in_an_nrrd(tmp_path: Path) -> None:
+def test_a_percent_sign_alone_makes_no_pattern_in_an_nrrd(tmp_path):
     (tmp_path / "100%.raw").write_bytes(VALUES.tobytes())
 
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(detached(tmp_path, "nhdr", b"100%.raw\n"))), VALUES)
@@ -245,7 +243,7 @@ def test_a_percent_sign_alone_makes_no_pattern_in_an_nrrd(tmp_path: Path) -> Non
         b"LIST\r\n" + b"".join(b"s%d.raw\r\n" % k for k in range(4)),
     ],
 )
-def test_each_of_several_files_of_voxels_is_read_and_kept(form: str, names: bytes, tmp_path: Path) -> None:
+def test_each_of_several_files_of_voxels_is_read_and_kept(form, names, tmp_path):
     for k, plane in enumerate(VALUES):
         (tmp_path / f"s{k}.raw").write_bytes(plane.tobytes())
     path = detached(tmp_path, form, names)
@@ -256,7 +254,7 @@ def test_each_of_several_files_of_voxels_is_read_and_kept(form: str, names: byte
             require_free(tmp_path / f"s{k}.raw", "file", force=True, inputs=[path])
 
 
-def test_the_last_of_a_list_without_a_line_end_is_not_left_out_in_silence(tmp_path: Path) -> None:
+def test_the_last_of_a_list_without_a_line_end_is_not_left_out_in_silence(tmp_path):
     """ITK reads all but the last, and what is in memory in its place."""
     for k, plane in enumerate(VALUES):
         (tmp_path / f"s{k}.raw").write_bytes(plane.tobytes())
@@ -282,7 +280,7 @@ def test_the_last_of_a_list_without_a_line_end_is_not_left_out_in_silence(tmp_pa
         ("mhd", b"../secret.raw\xc3\x9f\n"),
     ],
 )
-def test_no_spelling_leads_to_voxels_from_elsewhere(form: str, names: bytes, tmp_path: Path) -> None:
+def test_no_spelling_leads_to_voxels_from_elsewhere(form, names, tmp_path):
     folder = tmp_path / "case"
     (folder / "#").mkdir(parents=True)
     (tmp_path / "secret.raw").write_bytes(VALUES.tobytes())
@@ -299,7 +297,7 @@ def test_no_spelling_leads_to_voxels_from_elsewhere(form: str, names: bytes, tmp
 
 @pytest.mark.parametrize("kind", ["1", "P 1", "P 2", "P 8"])
 @pytest.mark.parametrize("side", [90, 3000])
-def test_a_picture_of_few_colors_is_read_however_well_it_is_packed(kind: str, side: int, tmp_path: Path) -> None:
+def test_a_picture_of_few_colors_is_read_however_well_it_is_packed(kind, side, tmp_path):
     mode, _, bits = kind.partition(" ")
     values = np.zeros((side, side), np.uint8)
     values[side // 3 : side // 2] = 1
