@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 from scipy.spatial.transform import Rotation
 
+from RAUSlicerLib.errors import InputError
+from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
@@ -196,3 +199,65 @@ def write_enhanced(
     path.parent.mkdir(exist_ok=True)
     _changed(image, 0, changed).save_as(path, enforce_file_format=True)
     return path
+
+
+SIZE = (8, 7, 6)
+VOXELS = np.random.default_rng(0).integers(1, 900, SIZE[::-1]).astype("<i2")
+"""What the files hold that are made of the headers below."""
+
+
+def metaimage(data: str | bytes = "LOCAL", more: bytes = b"", **changed: str | None) -> bytes:
+    """A MetaImage's header; a field that is None is left out, ``more`` are lines before the last one."""
+    fields: dict[str, str | None] = {
+        **{"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False", "CompressedData": "False"},
+        **{"TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0", "ElementSpacing": "1 2 3", "DimSize": " ".join(map(str, SIZE))},
+        **{"ElementType": "MET_SHORT"},
+    } | changed
+    lines = "".join(f"{key} = {value}\n" for key, value in fields.items() if value is not None).encode()
+    return lines + more + b"ElementDataFile = " + (data if isinstance(data, bytes) else f"{data}\n".encode())
+
+
+def nrrd(data: str | bytes | None = None, more: bytes = b"", **changed: str | None) -> bytes:
+    """An NRRD's header without the empty line that ends it."""
+    fields: dict[str, str | None] = {
+        **{"type": "short", "dimension": "3", "space": "left-posterior-superior", "sizes": " ".join(map(str, SIZE))},
+        **{"space directions": "(1,0,0) (0,2,0) (0,0,3)", "kinds": "domain domain domain", "endian": "little", "encoding": "raw"},
+        "space origin": "(0,0,0)",
+    } | {key.replace("_", " "): value for key, value in changed.items()}
+    lines = "NRRD0004\n" + "".join(f"{key}: {value}\n" for key, value in fields.items() if value is not None)
+    ending = b"" if data is None else b"data file: " + (data if isinstance(data, bytes) else f"{data}\n".encode())
+    return lines.encode() + more + ending
+
+
+def whole(path: Path, header: bytes, voxels: np.ndarray | bytes = VOXELS) -> Path:
+    """Writes a header and the voxels behind it."""
+    between = b"\n" if header.startswith(b"NRRD") else b""
+    path.write_bytes(header + between + (voxels if isinstance(voxels, bytes) else voxels.tobytes()))
+    return path
+
+
+def slices(folder: Path, *names: str) -> None:
+    """Writes each plane of the voxels to s00.raw, s01.raw and so on, and all of them to the files of these names."""
+    for k, plane in enumerate(VOXELS):
+        (folder / f"s{k:02d}.raw").write_bytes(plane.tobytes())
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(VOXELS.tobytes())
+
+
+def is_read(path: Path) -> sitk.Image:
+    """Asserts that a file is read as the voxels; returns the volume."""
+    volume = read_volume(path)
+    np.testing.assert_array_equal(values(volume), VOXELS)
+    return volume
+
+
+def is_refused(path: Path, match: str = "can't be read") -> InputError:
+    """Asserts that a file is refused for this reason, as a volume and as a segmentation; returns the former's error."""
+    errors = []
+    for read in (read_volume, read_segmentation):
+        with pytest.raises(InputError, match=match) as caught:
+            read(path)
+        assert caught.value.explanation and caught.value.solution
+        errors.append(caught.value)
+    return errors[0]

@@ -47,7 +47,9 @@ def test_frames_are_ordered_by_where_they_lie(tmp_path, grid, order, files):
 
 def test_a_missing_part_of_a_concatenation_is_an_error_and_one_alone_says_so(block, tmp_path, caplog):
     for number in (1, 2):
-        path = write_enhanced(block, tmp_path / "series" / f"{number}.dcm", [2 * number, 2 * number + 1], InConcatenationNumber=number, **PART)
+        path = write_enhanced(
+            block, tmp_path / "series" / f"{number}.dcm", [2 * number, 2 * number + 1], InConcatenationNumber=number, **PART
+        )
 
     with pytest.raises(InputError, match="2 of the 3 parts"):
         read_volume(tmp_path / "series")

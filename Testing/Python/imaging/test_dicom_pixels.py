@@ -118,14 +118,19 @@ def test_a_compressed_slice_that_ends_early_is_an_error(write, kind, kept):
         read_volume(folder)
 
 
-@pytest.mark.parametrize("kind", ["rle", "jpeg lossless", "deflated"])
-@pytest.mark.parametrize("damage", [lambda c: c[:-200], lambda c: c[:-300], lambda c: c[:400] + b"\x07" * 40 + c[440:]])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        *((kind, lambda content: content[:-300]) for kind in ("rle", "jpeg lossless", "deflated")),
+        ("deflated", lambda content: content[:400] + b"\x07" * 40 + content[440:]),
+    ],
+)
 def test_a_compressed_file_that_ends_early_or_is_damaged_is_an_error(write, kind, damage):
     folder = write(kind)
     file = sorted(folder.iterdir())[2]
     file.write_bytes(damage(file.read_bytes()))
 
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="" if kind == "deflated" else file.name):
         read_volume(folder)
 
 

@@ -11,22 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.dicom_source import VolumeSource
 from RAUSlicerLib.imaging.files import check_output, prove_output, read_volume, write_result, write_segmentation
 
-from .builders import make_segmentation, on_grid, write_series
-
-
-@pytest.fixture
-def volume() -> sitk.Image:
-    return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), "oblique")
+from .builders import make_segmentation, write_series
 
 
 @pytest.fixture
@@ -43,8 +36,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     return counted
 
 
-def test_headers_are_read_once_for_all_checks_and_the_file(volume, reads, tmp_path):
-    series = write_series(volume, tmp_path / "series")
+def test_headers_are_read_once_for_all_checks_and_the_file(oblique, reads, tmp_path):
+    series = write_series(oblique, tmp_path / "series")
     names = {file.name for file in series.iterdir()}
     source = VolumeSource(series)
 
@@ -62,8 +55,8 @@ def test_headers_are_read_once_for_all_checks_and_the_file(volume, reads, tmp_pa
     assert sum(reads[name] for name in names) == 8
 
 
-def test_another_source_of_the_same_path_is_read_anew(volume, tmp_path):
-    series = write_series(volume, tmp_path / "series", PatientID="before")
+def test_another_source_of_the_same_path_is_read_anew(oblique, tmp_path):
+    series = write_series(oblique, tmp_path / "series", PatientID="before")
     image = read_volume(series)
     written = []
     for name in ("before", "after"):
@@ -77,8 +70,8 @@ def test_another_source_of_the_same_path_is_read_anew(volume, tmp_path):
     assert written == ["before", "after"]
 
 
-def test_writing_does_not_change_what_is_kept(volume, tmp_path):
-    source = VolumeSource(write_series(volume, tmp_path / "series", SliceThickness=None))
+def test_writing_does_not_change_what_is_kept(oblique, tmp_path):
+    source = VolumeSource(write_series(oblique, tmp_path / "series", SliceThickness=None))
     image = read_volume(tmp_path / "series")
     told = []
     for name in ("a.dcm", "b.dcm"):
@@ -93,11 +86,11 @@ def odd(_k: int, header: pydicom.Dataset) -> None:
     header.SliceThickness = 1
 
 
-def test_looking_at_a_source_warns_of_nothing(volume, tmp_path, caplog, capfd):
+def test_looking_at_a_source_warns_of_nothing(oblique, tmp_path, caplog, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        series = write_series(volume, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
-        write_series(volume[:, :, :3], tmp_path / "series")
+        series = write_series(oblique, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
+        write_series(oblique[:, :, :3], tmp_path / "series")
     capfd.readouterr()
     with caplog.at_level(logging.WARNING):
         read_volume(series)
@@ -113,8 +106,8 @@ def test_looking_at_a_source_warns_of_nothing(volume, tmp_path, caplog, capfd):
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_an_error_in_reading_the_source_names_the_source(volume, check, tmp_path, monkeypatch):
-    series = write_series(volume, tmp_path / "series")
+def test_an_error_in_reading_the_source_names_the_source(oblique, check, tmp_path, monkeypatch):
+    series = write_series(oblique, tmp_path / "series")
     image = read_volume(series)
     bad = sorted(series.iterdir())[2]
     real = Path.open
@@ -135,8 +128,8 @@ def test_an_error_in_reading_the_source_names_the_source(volume, check, tmp_path
     assert "Input/output error" in caught.value.explanation
 
 
-def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, tmp_path):
-    series = write_series(volume, tmp_path / "series")
+def test_a_series_that_can_not_be_read_as_a_volume_says_so(oblique, tmp_path):
+    series = write_series(oblique, tmp_path / "series")
     for file in series.iterdir():
         if pydicom.dcmread(file).InstanceNumber == 4:
             file.unlink()
