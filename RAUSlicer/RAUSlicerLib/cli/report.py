@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import NOTICE
 from ..errors import InputError
 from ..support.printing import say
+from .options import add_case
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -26,8 +27,7 @@ _REFERENCE = "the reference case"
 def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     required = command.add_argument_group("required")
-    required.add_argument("--target", type=Path, required=True, help="the segmented image: a file or a DICOM folder")
-    required.add_argument("--segmentation", type=Path, required=True, metavar="SEG", help="its .seg.nrrd, label map or DICOM SEG")
+    add_case(command, required)
     required.add_argument(
         "--output",
         type=Path,
@@ -36,9 +36,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the report: Markdown (.md), a page with pictures (.html), .json, or a DICOM structured report (.dcm); repeatable",
     )
-    command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image that the structures come from, to compare with")
-    command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
-    command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
     command.add_argument("--library", type=Path, metavar="FILE", help="a library of cases to compare with (JSON); see docs/anatomy.md")
     command.add_argument("--force", action="store_true", help="overwrite existing reports")
 

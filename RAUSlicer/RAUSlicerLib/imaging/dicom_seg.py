@@ -24,7 +24,7 @@ from ..support.text import plain_text
 from .dicom_planes import Plane
 from .dicom_seg_reader import parse_dicom_seg
 from .dicom_source import SourceSeries, VolumeSource, authorship, stand_in
-from .grids import resample_labels
+from .grids import from_array, resample_labels
 from .label_values import numbered
 from .labelmap import smallest_type
 from .palette import shown_color
@@ -59,8 +59,7 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
     # From corner to corner, so that a slice or an axis in the wrong place is seen.
     places = np.linspace(0, array.size - 1, len(structures)).astype(int)
     array.ravel()[places] = np.arange(1, len(structures) + 1)
-    labels = sitk.GetImageFromArray(array)
-    labels.CopyInformation(volume)
+    labels = from_array(array, volume)
     in_turn = tuple(replace(structure, label=number, layer=0) for number, structure in enumerate(structures, start=1))
     dataset, notes = compose_dicom_seg(Segmentation(labels, in_turn), path, volume, source)
     buffer = BytesIO()

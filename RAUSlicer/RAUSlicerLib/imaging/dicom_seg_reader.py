@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..support.notices import hushed
 from .dicom_planes import Plane, functional_group, planes_of, read_dataset, text
 from .dicom_stack import on_slices
+from .grids import with_geometry
 from .image_file import unreadable
 from .labelmap import smallest_type
 from .palette import label_color
@@ -56,11 +57,7 @@ class _Stack:
     slices: np.ndarray
 
     def image(self, array: np.ndarray) -> sitk.Image:
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing((self.spacing[1], self.spacing[0], self.step))
-        image.SetOrigin(self.origin.tolist())
-        image.SetDirection(self.axes.T.ravel().tolist())
-        return image
+        return with_geometry(array, self.origin, (self.spacing[1], self.spacing[0], self.step), self.axes.T)
 
 
 def is_dicom_seg(path: Path) -> bool:

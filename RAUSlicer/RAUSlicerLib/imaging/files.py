@@ -166,8 +166,7 @@ def prove_output(
 
 def _prove_grid(path: Path, volume: sitk.Image) -> None:
     """Raise OutputError unless an empty segmentation of a volume comes back from a file of this format as it was."""
-    empty = sitk.Image(volume.GetSize(), sitk.sitkUInt8)
-    empty.CopyInformation(volume)
+    empty = with_grid_of(sitk.Image(volume.GetSize(), sitk.sitkUInt8), volume)
     try:
         # The image library can't be given a name that is no text.
         parent = path.absolute().parent

@@ -55,7 +55,6 @@ _NRRD_SPACES = tuple(
     for name in names
     for time in times
 )
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_room(count: int, announced: str = "Its header announces") -> None:
@@ -204,8 +203,10 @@ def check_nrrd(path: Path) -> str | None:
     # The image library copies words, and lines that it complains of, into buffers of a fixed length.
     words = [fields.get(key, "") for key in ("type", "encoding", "endian", "space")]
     words += [word for key in ("kinds", "centers") for word in fields.get(key, "").split()]
-    rest, labels = _QUOTED.subn("", fields.get("labels", ""))
-    any_length = (*_NRRD_ANY_LENGTH, "labels") if labels == dimensions and not rest.strip() else _NRRD_ANY_LENGTH
+    # One quoted text an axis, in which a quote may be escaped, and nothing between them.
+    labels = re.sub(r"\\.", "x", fields.get("labels", "")).split('"')
+    are_labels = len(labels) == 2 * dimensions + 1 and not "".join(labels[::2]).strip()
+    any_length = (*_NRRD_ANY_LENGTH, "labels") if are_labels else _NRRD_ANY_LENGTH
     longest = max(len(value) for key, value in fields.items() if key not in any_length)
     if max(len(word) for word in words) > _LONGEST_WORD or longest > _LONGEST_VALUE:
         raise Unsound("Its header holds a field that is too long to be one of the format's.")

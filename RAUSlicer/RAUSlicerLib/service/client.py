@@ -68,6 +68,7 @@ class WorkerClient:
     of it takes seconds; after a restart, or with another reference, target or model, it matches again first, and ``matched_again`` in the
     reply says so. An error of code "cancelled" says that nothing was finished when the user cancelled.
 
+    All that sends raises an OutputError where the temporary folder can't be written, a ResourceError where the worker can't be started.
     ``report`` and ``ask`` are answered in the same way; ``case_files.read_report`` and ``read_answer`` read the file that the result names.
     """
 
@@ -186,10 +187,6 @@ class WorkerClient:
         Args:
             folder: From ``new_run_folder``; the caller removes it once the answer is read.
             request: The run.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
         """
         from . import exchange
 
@@ -209,10 +206,6 @@ class WorkerClient:
             folder: From ``new_run_folder``; the caller removes it once the answer is read.
             request: The run that is corrected.
             correction: The structure and what the user has changed of it.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
         """
         from . import exchange
 
@@ -272,10 +265,6 @@ class WorkerClient:
             question: As for ``interpretation.questions.answer``.
             point: Where "here" is, LPS, mm.
             region: What "the marked region" is: booleans (z, y, x) on the target's grid.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
         """
         from . import case_files
 

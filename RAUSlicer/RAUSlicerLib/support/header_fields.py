@@ -52,7 +52,7 @@ _NRRD_FIELDS = {
     for spelling in (name, name.replace(" ", ""))
 } | {"centerings": "centers"}
 _NRRD_LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
-_NRRD_PATTERN = re.compile(r"%[^A-Za-z]*d")
+_NRRD_PATTERN = re.compile(r"%[^A-Za-z%]*d")
 _NUMBER_IN_NAME = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
 
 
@@ -174,8 +174,6 @@ def nrrd_header(path: Path) -> Header:
         return Header(fields, None, start)
     _require_in_folder(name)
     if _NRRD_PATTERN.search(name):
-        if len(name.split()) < 4:
-            raise Unsound(f"Its header names the files of its voxels by the pattern {name[:120]!r}, which can't be followed.", ONE_FILE)
         return Header(fields, _numbered(name.split(), None), start)
     return Header(fields, [name], start)
 
@@ -215,10 +213,10 @@ def _require_in_folder(name: str) -> None:
 
 
 def _numbered(words: Sequence[str], count: int | None) -> list[str]:
-    """The names that "name%03d.raw first last step" stands for; ``count`` is how many there have to be where that is known."""
+    """The names that "name%03d.raw first last step" stands for; the numbers may be missing where it is known how many there have to be."""
     numbers = [int(word) for word in words[1:4] if re.fullmatch(r"-?\d{1,6}", word)]
     first, last, step = numbers if len(numbers) == 3 else (1, count or 0, 1)
-    if not _NUMBER_IN_NAME.fullmatch(words[0]) or len(numbers) not in (0, 3) or step == 0:
+    if not _NUMBER_IN_NAME.fullmatch(words[0]) or (len(numbers) != 3 and (numbers or count is None)) or step == 0:
         raise Unsound(
             f"Its header names the files of its voxels by the pattern {' '.join(words)[:120]!r}, which can't be followed.", ONE_FILE
         )

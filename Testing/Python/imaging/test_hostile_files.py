@@ -64,14 +64,14 @@ def test_a_small_picture_that_announces_much_is_refused(tmp_path):
 @pytest.mark.parametrize("side", [90, 3000])
 def test_a_picture_of_few_colors_is_read_however_well_it_is_packed(kind, side, tmp_path):
     mode, _, bits = kind.partition(" ")
-    values = np.zeros((side, side), np.uint8)
-    values[side // 3 : side // 2] = 1
-    picture = Image.fromarray(values * 255).convert("1") if mode == "1" else Image.fromarray(values)
+    gray = np.zeros((side, side), np.uint8)
+    gray[side // 3 : side // 2] = 1
+    picture = Image.fromarray(gray * 255).convert("1") if mode == "1" else Image.fromarray(gray)
     if mode == "P":
         picture.putpalette([0, 0, 0, 255, 255, 255])
     picture.save(tmp_path / "v.png", optimize=True, **({"bits": int(bits)} if bits else {}))
 
-    np.testing.assert_array_equal(values(read_volume(tmp_path / "v.png"))[0], values * 255)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "v.png"))[0], gray * 255)
     assert len(read_segmentation(tmp_path / "v.png").structures) == 1
 
 

@@ -1,6 +1,5 @@
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,55 +50,6 @@ def tiny(temporary, tiny_model):
     client = WorkerClient(temporary_folder=temporary, environment=environment, command=[sys.executable, "-u", str(HERE / "tiny_worker.py")])
     yield client
     client.stop()
-
-
-@pytest.fixture
-def wait_for():
-    """wait_for(client, predicate): poll until a reply satisfies it; returns all replies so far."""
-
-    def wait(client, predicate, seconds=180.0):
-        replies = []
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            new = client.poll()
-            replies.extend(new)
-            if any(predicate(reply) for reply in new):
-                return replies
-            time.sleep(0.01)
-        raise AssertionError(f"no such reply within {seconds} s; got {replies}; log: {client.log}")
-
-    return wait
-
-
-@pytest.fixture
-def wait_for_log():
-    """wait_for_log(client, text, count): the lines of the log, once the text is in so many; a thread of its own reads them."""
-
-    def wait(client, text, count=1, seconds=180.0):
-        end = time.monotonic() + seconds
-        while sum(text in line for line in client.log.splitlines()) < count:
-            assert time.monotonic() < end, f"not in the log within {seconds} s: {text!r}; log: {client.log}"
-            time.sleep(0.01)
-        return client.log.splitlines()
-
-    return wait
-
-
-@pytest.fixture
-def group_is_gone():
-    """group_is_gone(group): wait until no process of a group is left; False if some are."""
-
-    def gone(group, seconds=60.0):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.02)
-        return False
-
-    return gone
 
 
 @pytest.fixture
