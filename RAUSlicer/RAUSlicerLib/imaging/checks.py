@@ -39,18 +39,7 @@ _NOTICEABLE_LOSS = 0.01
 _NOTICEABLE_DEGREES = 0.1
 _HALF_VOXEL = 0.5
 
-_SCALARS = (
-    sitk.sitkUInt8,
-    sitk.sitkInt8,
-    sitk.sitkUInt16,
-    sitk.sitkInt16,
-    sitk.sitkUInt32,
-    sitk.sitkInt32,
-    sitk.sitkUInt64,
-    sitk.sitkInt64,
-    sitk.sitkFloat32,
-    sitk.sitkFloat64,
-)
+_SCALARS = tuple(getattr(sitk, f"sitk{kind}") for kind in "UInt8 Int8 UInt16 Int16 UInt32 Int32 UInt64 Int64 Float32 Float64".split())
 
 
 def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:

@@ -19,50 +19,14 @@ from ..errors import InputError
 from ..support.text import plain_text
 from .image_file import unreadable
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "FrameOfReferenceUID",
-    "SpecificCharacterSet",
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "Modality",
-    "ImageType",
-    "InstanceNumber",
-    "AcquisitionNumber",
-    "EchoTime",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
-    "NominalPercentageOfCardiacPhase",
-    "DiffusionBValue",
-    "ConcatenationUID",
-    "InConcatenationNumber",
-    "InConcatenationTotalNumber",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
+_TAGS = """
+    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber SeriesDescription FrameOfReferenceUID
+    SpecificCharacterSet PatientID PatientName PatientBirthDate Modality ImageType InstanceNumber AcquisitionNumber EchoTime
+    TemporalPositionIdentifier TriggerTime NominalPercentageOfCardiacPhase DiffusionBValue ConcatenationUID InConcatenationNumber
+    InConcatenationTotalNumber PhotometricInterpretation SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation Rows
+    Columns NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing SliceThickness
+    SpacingBetweenSlices RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+""".split()
 
 # Objects with pixels that are not intensities: segmentations, label maps, doses.
 _NOT_IMAGES = ("SEG", "RTDOSE")
@@ -229,11 +193,7 @@ def planes_of(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
 
 
 def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
-    """A frame's own item of a functional group, else the one that all frames share.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """A frame's own item of a functional group, else the one that all frames share. Raises KeyError: there is none."""
     for place in (frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]):
         for item in _items(place, keyword):
             return item

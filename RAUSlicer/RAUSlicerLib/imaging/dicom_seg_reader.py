@@ -56,16 +56,15 @@ class _Stack:
     step: float
     slices: np.ndarray
 
+    def shape(self, dataset: pydicom.Dataset) -> tuple[int, int, int]:
+        return int(self.slices.max()) + 1, int(dataset.Rows), int(dataset.Columns)
+
     def image(self, array: np.ndarray) -> sitk.Image:
         return with_geometry(array, self.origin, (self.spacing[1], self.spacing[0], self.step), self.axes.T)
 
 
 def is_dicom_seg(path: Path) -> bool:
-    """Whether a DICOM file is a Segmentation object.
-
-    Raises:
-        InputError: it can't be read.
-    """
+    """Whether a DICOM file is a Segmentation object. Raises InputError: it can't be read."""
     with hushed(told=False):
         return text(read_dataset(path, specific_tags=["SOPClassUID"], stop_before_pixels=True), "SOPClassUID") in _SEG_CLASSES
 
@@ -217,14 +216,8 @@ def _even(planes: np.ndarray, stated: float, thickness: float, pixel: float) -> 
 def _read(dataset: pydicom.Dataset, path: Path, stack: _Stack) -> tuple[list[sitk.Image], tuple[Structure, ...]]:
     """Label maps and structures; each segment goes into the first label map in which its voxels are free."""
     described = {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
-    kind = str(dataset.get("SegmentationType"))
-    pixels = _pixels(dataset, path)
-    shape = (int(stack.slices.max()) + 1, int(dataset.Rows), int(dataset.Columns))
-    if kind == "LABELMAP":
-        array, numbers = _labels(dataset, described, pixels, stack, shape, path)
-        arrays, layer_of = [array], dict.fromkeys(numbers, 0)
-    else:
-        arrays, layer_of = _masks(dataset, described, kind, pixels, stack, shape, path)
+    of_kind = _labels if dataset.get("SegmentationType") == "LABELMAP" else _masks
+    arrays, layer_of = of_kind(dataset, described, stack, path)
     nameless = sorted(set(layer_of) - set(described))
     if nameless:
         _log.warning("The DICOM segmentation does not describe segment %s; it is read without a name.", ", ".join(map(str, nameless)))
@@ -232,20 +225,18 @@ def _read(dataset: pydicom.Dataset, path: Path, stack: _Stack) -> tuple[list[sit
     return [stack.image(array) for array in arrays], structures
 
 
-def _labels(
-    dataset: pydicom.Dataset,
-    described: dict[int, pydicom.Dataset],
-    pixels: Callable[[Sequence[int]], Iterator[np.ndarray]],
-    stack: _Stack,
-    shape: tuple[int, int, int],
-    path: Path,
-) -> tuple[np.ndarray, list[int]]:
-    """The label array of a SEG whose voxels are segment numbers, and these numbers."""
+_Described = dict[int, pydicom.Dataset]
+_Arrays = tuple[list[np.ndarray], dict[int, int]]
+"""Label arrays, and the one that holds each segment."""
+
+
+def _labels(dataset: pydicom.Dataset, described: _Described, stack: _Stack, path: Path) -> _Arrays:
+    """Of a SEG whose voxels are segment numbers."""
     if len(np.unique(stack.slices)) < len(stack.slices):
         raise _twice(path)
     background = int(dataset.get("PixelPaddingValue") or 0)
-    array = np.full(shape, background, np.uint16)
-    for index, frame in enumerate(pixels(range(len(stack.slices)))):
+    array = np.full(stack.shape(dataset), background, np.uint16)
+    for index, frame in enumerate(_pixels(dataset, path)(range(len(stack.slices)))):
         array[stack.slices[index]] = frame
     numbers = {int(value) for value in np.unique(array)} | set(described)
     if background:
@@ -257,19 +248,12 @@ def _labels(
             described[free] = described.pop(0)
         numbers = {int(value) for value in np.unique(array)} | set(described)
     described.pop(background, None)
-    return array.astype(smallest_type(int(array.max()))), sorted(numbers - {0, background})
+    return [array.astype(smallest_type(int(array.max())))], dict.fromkeys(sorted(numbers - {0, background}), 0)
 
 
-def _masks(
-    dataset: pydicom.Dataset,
-    described: dict[int, pydicom.Dataset],
-    kind: str,
-    pixels: Callable[[Sequence[int]], Iterator[np.ndarray]],
-    stack: _Stack,
-    shape: tuple[int, int, int],
-    path: Path,
-) -> tuple[list[np.ndarray], dict[int, int]]:
-    """Label arrays of a SEG with a mask a frame, and the one that holds each segment."""
+def _masks(dataset: pydicom.Dataset, described: _Described, stack: _Stack, path: Path) -> _Arrays:
+    """Of a SEG with a mask a frame."""
+    pixels, shape = _pixels(dataset, path), stack.shape(dataset)
     frames_of: dict[int, list[int]] = defaultdict(list)
     for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         try:
@@ -278,7 +262,7 @@ def _masks(
             (number,) = described
         frames_of[number].append(index)
     numbers = sorted({*frames_of, *described})
-    largest = int(dataset.get("MaximumFractionalValue") or 255) if kind == "FRACTIONAL" else 0
+    largest = int(dataset.get("MaximumFractionalValue") or 255) if dataset.get("SegmentationType") == "FRACTIONAL" else 0
     dtype = smallest_type(max(numbers))
     arrays = [np.zeros(shape, dtype)]
     layer_of: dict[int, int] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +152,9 @@ def nrrd_header(path: Path) -> Header:
     if not re.match(rb"NRRD000\d", content):
         raise Unsound("Its content is not of the format that its name says.")
     fields: dict[str, str] = {}
-    lines = itertools.islice(_nrrd_lines(content), _MOST_LINES)
+    # Lines, and where the next one begins; a carriage return alone ends a line too.
+    found = ((match[1], match.end()) for match in _NRRD_LINE.finditer(content) if match.start() < len(content))
+    lines = itertools.islice(found, _MOST_LINES)
     start = next(lines)[1]
     for line, start in lines:  # noqa: B007 (the last one counts)
         if not line:
@@ -176,16 +178,6 @@ def nrrd_header(path: Path) -> Header:
     if _NRRD_PATTERN.search(name):
         return Header(fields, _numbered(name.split(), None), start)
     return Header(fields, [name], start)
-
-
-def _nrrd_lines(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Lines, and where the next one begins; a carriage return alone ends a line too."""
-    start = 0
-    while start < len(content):
-        match = _NRRD_LINE.match(content, start)
-        assert match is not None  # It matches anything.
-        start = match.end()
-        yield match[1], start
 
 
 def _keep_nrrd_field(fields: dict[str, str], raw: bytes) -> None:

@@ -2,9 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib import __version__
@@ -50,41 +48,6 @@ def test_version(capsys):
 )
 def test_wrong_usage_is_2(arguments):
     assert exit_code(arguments) == 2
-
-
-def test_an_unexpected_error_is_1_without_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", lambda _options: 1 / 0)
-    assert main(["models", "list"]) == 1
-    shown = capsys.readouterr().err
-    assert "ZeroDivisionError" in shown and "Traceback" not in shown
-
-
-def test_debug_shows_the_traceback(monkeypatch, capsys):
-    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", lambda _options: 1 / 0)
-    assert main(["models", "list", "--debug"]) == 1
-    assert "Traceback" in capsys.readouterr().err
-
-
-def allocate_too_much_in_torch(_options) -> int:
-    torch.empty(2**60)
-    return 0
-
-
-def allocate_too_much_in_numpy(_options) -> int:
-    np.ones(2**60, np.uint8)
-    return 0
-
-
-def allocate_too_much_in_itk(_options) -> int:
-    sitk.Image([2**20, 2**20, 2**20], sitk.sitkUInt8)
-    return 0
-
-
-@pytest.mark.parametrize("allocate", [allocate_too_much_in_torch, allocate_too_much_in_numpy, allocate_too_much_in_itk])
-def test_too_little_memory_is_6(monkeypatch, capsys, allocate):
-    monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", allocate)
-    assert main(["models", "list"]) == 6
-    assert "memory" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_130(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,19 +96,6 @@ def test_each_output_is_compared_once_with_all_inputs(files, monkeypatch):
         monkeypatch.setattr(f"RAUSlicerLib.{place}.require_free", note)
     main(transfer(files, report="o.md", json="o.json", pictures="d"))
     assert sorted(compared) == [("contact_sheet.png", 3), ("o.json", 3), ("o.md", 3), ("o.nrrd", 3), ("volume_3d.png", 3)]
-
-
-@posix
-@pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_so_it_is_through_links(files, link):
-    (files / "o.nrrd").write_text("earlier result")
-    link(files / "o.nrrd", files / "alias.json")
-    link(files / "labels.json", files / "names.json")
-    os.symlink(files / "d", files / "e")
-    before = content(files)
-    for options in ({"json": "alias.json"}, {"json": "names.json"}, {"pictures": "d", "json": "e/volume_3d.png"}):
-        assert main(transfer(files, **options)) == 4
-    assert content(files) == before
 
 
 def test_a_report_over_a_report_is_refused_by_whatever_name(files):

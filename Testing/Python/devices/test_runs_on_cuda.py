@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.confidence.laterality import Laterality, compare_laterality
 from RAUSlicerLib.confidence.laterality_by_labels import label_margins
 from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import canonical, normalized
-from RAUSlicerLib.imaging.grids import same_grid
+from RAUSlicerLib.imaging.grids import from_array, same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.matching.matcher import Match, Matcher, View, correspond
 from RAUSlicerLib.pipeline import Pipeline
@@ -70,8 +69,7 @@ def test_it_comes_to_what_a_processor_comes_to(first, tiny_pipeline, case):
 @pytest.mark.parametrize("way", ["slice", "box"])
 def test_a_correction_runs_on_it(cuda_for_all, first, pipeline, case, way, monkeypatch):
     structure = case.segmentation.structures[0]
-    mask = sitk.GetImageFromArray(case.segmentation.array(structure).astype(np.uint8))
-    mask.CopyInformation(case.volume)
+    mask = from_array(case.segmentation.array(structure).astype(np.uint8), case.volume)
     if way == "slice":
         correction = Correction(structure.name, mask, slices=((2, 9), (0, 20)))
     else:

@@ -90,6 +90,12 @@ def same_image(read: sitk.Image, expected: sitk.Image, atol: float = 1e-3) -> No
     np.testing.assert_array_equal(values(read), values(expected))
 
 
+def same_layers(read: Segmentation, expected: Segmentation, atol: float = 1e-3) -> None:
+    """Asserts that two segmentations have the same label maps in the same place."""
+    for a, b in zip(read.layers, expected.layers, strict=True):
+        same_image(a, b, atol)
+
+
 def same_masks(read: Segmentation, expected: Segmentation) -> None:
     """Asserts that two segmentations have the same voxels, structure by structure."""
     for found, structure in zip(read.structures, expected.structures, strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +13,7 @@ from RAUSlicerLib.imaging.checks import align_segmentation, check_names, check_v
 from RAUSlicerLib.imaging.files import read_volume
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
-from .builders import make_segmentation
+from .builders import make_segmentation, same_layers
 
 
 def noise(shape: tuple[int, ...] = (6, 7, 8), dtype: type = np.float32) -> np.ndarray:
@@ -104,42 +102,11 @@ def test_absurd_spacing_is_refused(spacing, reason):
         check_volume(image, "target")
 
 
-@pytest.mark.parametrize("value", ["0", "nan"])
-def test_voxels_without_a_size_are_refused_in_metaimage(value, tmp_path):
-    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.mha"))
-    content = (tmp_path / "v.mha").read_bytes()
-    (tmp_path / "v.mha").write_bytes(content.replace(b"ElementSpacing = 1 1 1", b"ElementSpacing = 1 1 " + value.encode()))
-
-    with pytest.raises(InputError, match=f"size of 1 1 {value} mm"):
-        read_volume(tmp_path / "v.mha")
-
-
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
-def test_voxels_without_a_size_are_refused_in_nifti(value, name, tmp_path):
-    """ITK reads every one of these as 1 mm."""
-    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nii"))
-    content = bytearray((tmp_path / "v.nii").read_bytes())
-    struct.pack_into("<f", content, 76 + 4 * 3, value)
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-
-    with pytest.raises(InputError, match=f"voxels are 1 x 1 x {value:g} mm large"):
-        read_volume(tmp_path / name)
-
-
-def test_axes_in_one_plane_are_refused(tmp_path):
+@pytest.mark.parametrize("axis", [b"(1,0,0)", b"(0,0.5,1)"])
+def test_axes_in_one_plane_or_sheared_are_refused(axis, tmp_path):
     sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nrrd"))
     content = (tmp_path / "v.nrrd").read_bytes()
-    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(0,0,1)", b"(1,0,0)"))
-
-    with pytest.raises(InputError, match="not at right angles"):
-        read_volume(tmp_path / "v.nrrd")
-
-
-def test_sheared_axes_are_refused(tmp_path):
-    sitk.WriteImage(image_of(noise()), str(tmp_path / "v.nrrd"))
-    content = (tmp_path / "v.nrrd").read_bytes()
-    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(1,0,0) (0,1,0) (0,0,1)", b"(1,0,0) (0,1,0) (0,0.5,1)"))
+    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(0,0,1)", axis))
 
     with pytest.raises(InputError, match="right angles"):
         check_volume(read_volume(tmp_path / "v.nrrd"), "target")
@@ -155,9 +122,7 @@ def test_a_segmentation_on_its_volumes_grid_stays_and_gets_the_exact_geometry(vo
 
     assert warnings == []
     assert aligned.structures == segmentation.structures
-    for a, b in zip(aligned.layers, segmentation.layers, strict=True):
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
-        assert a.GetOrigin() == volume.GetOrigin()
+    same_layers(aligned, segmentation, atol=1e-12)
 
 
 def test_a_cropped_flipped_segmentation_is_put_back_without_a_warning(volume):
@@ -167,9 +132,7 @@ def test_a_cropped_flipped_segmentation_is_put_back_without_a_warning(volume):
     aligned, warnings = align_segmentation(block, volume)
 
     assert warnings == []
-    for a, b in zip(aligned.layers, segmentation.layers, strict=True):
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
-        assert a.GetSize() == volume.GetSize()
+    same_layers(aligned, segmentation)
 
 
 def test_a_segmentation_on_a_finer_grid_is_resampled_with_a_warning(volume):
@@ -203,15 +166,6 @@ def test_a_structure_that_is_only_a_name_is_left_out_and_named(volume):
 
     assert aligned.structures == segmentation.structures
     assert "'ghost'" in warnings[0]
-
-
-def test_a_segmentation_elsewhere_is_refused(volume):
-    segmentation = make_segmentation(volume)
-    moved = sitk.Image(segmentation.labelmap)
-    moved.SetOrigin([x + 1000 for x in volume.GetOrigin()])
-
-    with pytest.raises(InputError, match="lies elsewhere"):
-        align_segmentation(segmentation.map_layers([moved]), volume)
 
 
 def test_a_segmentation_that_has_lost_its_place_is_refused_with_what_is_different(volume):

@@ -108,22 +108,6 @@ def test_a_corrupted_gzip_is_refused(tmp_path):
         read_volume(tmp_path / "v.nii.gz")
 
 
-def test_a_nifti_in_the_other_byte_order_is_not_taken_for_truncated(tmp_path):
-    """Both byte orders start with the header's length, 348; that and the fields after it are all that is turned here."""
-    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
-    sitk.WriteImage(image, str(tmp_path / "v.nii"))
-    content = bytearray((tmp_path / "v.nii").read_bytes())
-    for start, stop, width in ((0, 4, 4), (40, 56, 2), (56, 68, 4), (68, 76, 2), (76, 124, 4), (252, 256, 2), (256, 328, 4)):
-        for at in range(start, stop, width):
-            content[at : at + width] = content[at : at + width][::-1]
-    (tmp_path / "v.nii").write_bytes(content)
-
-    assert read_volume(tmp_path / "v.nii").GetSize() == (5, 4, 3)
-    (tmp_path / "v.nii").write_bytes(content[:-1])
-    with pytest.raises(InputError, match="ends after 411 of the 412 bytes"):
-        read_volume(tmp_path / "v.nii")
-
-
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha", "v.mhd", "v.png", "v.jpg", "v.dcm", "v", "v.txt", "v.seg.nrrd"])
 @pytest.mark.parametrize(
     "content", [b"", b"x", b"garbage" * 200, gzip.compress(b"garbage" * 200)], ids=["empty", "short", "long", "compressed"]

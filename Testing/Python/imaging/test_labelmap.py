@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -39,18 +38,6 @@ def test_structures_are_named_by_the_labels_file_and_by_their_value(volume, tmp_
     read = read_segmentation(tmp_path / "seg.nii.gz")
 
     assert [s.name for s in read.structures] == ["Leber", "nádor", "label 12", "label 300"]
-
-
-@pytest.mark.parametrize("content", ["{broken", '{"3": {"name": "liver"}}'])
-def test_a_damaged_labels_file_is_ignored_with_a_warning(volume, content, tmp_path, caplog):
-    (tmp_path / "labels.json").write_text(content)
-    write_segmentation(make_segmentation(volume), tmp_path / "seg.nii.gz", volume)
-
-    with caplog.at_level(logging.WARNING):
-        read = read_segmentation(tmp_path / "seg.nii.gz")
-
-    assert read.structures[0].name == "label 3"
-    assert "labels.json" in caplog.text
 
 
 def test_a_label_has_the_same_color_in_every_file_and_neighbours_differ():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RAUSlicerLib.imaging.grids import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.service.client import WorkerClient
 
@@ -65,8 +66,7 @@ def case():
     for low, high in ((0, 4), (2, 5)):
         array = np.zeros((5, 6, 7), np.uint8)
         array[low:high, 1:3, 2:5] = 7
-        layer = sitk.GetImageFromArray(array)
-        layer.CopyInformation(volume)
+        layer = from_array(array, volume)
         layers.append(layer)
     liver = Structure(7, "Leber, groß", (0.1, 0.2, 0.3), "a~b^c", id="Segment_1.2")
     tumor = Structure(7, "Tumor", (1.0, 0.0, 0.0), None, layer=1, id="t")

@@ -337,30 +337,6 @@ def test_control_characters_of_a_worker_reach_neither_its_log_nor_its_messages(t
     client.stop()
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {"type": "progress", "id": "1"},
-        {"type": "progress", "id": "1", "stage": "x", "fraction": "half"},
-        {"type": "progress", "id": "1", "stage": "x", "fraction": 0.5, "structure": 3},
-        {"type": "error", "id": "1"},
-        {"type": "error", "id": "1", "code": "x", "problem": ["x"], "explanation": "x", "solution": "x"},
-        {"type": "result", "id": "1"},
-        {"type": "result"},
-        {"type": "result", "id": 1, "of": "hello"},
-    ],
-)
-def test_a_reply_without_all_that_belongs_to_it_is_an_error_and_not_an_exception(temporary, reply):
-    code = f"import json; print(json.dumps(dict(version=1, **{reply!r})))"
-    client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-c", code])
-    client.start()
-
-    first = wait_for(client, lambda reply: reply["type"] == "error")[0]
-
-    assert (first["code"], first["id"]) == ("protocol", None)
-    client.stop()
-
-
 def test_lines_without_end_in_the_log_cost_no_memory(temporary):
     code = "import sys\nfor _ in range(64): sys.stderr.write('x' * (1 << 20))\nsys.stderr.write('\\nthe end\\n')"
     client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-c", code])
