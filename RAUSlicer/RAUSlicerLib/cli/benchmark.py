@@ -124,12 +124,7 @@ def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: 
 
 
 def _carried_out(
-    plan: Plan,
-    options: argparse.Namespace,
-    progress: ProgressCallback,
-    cancel: CancelToken,
-    report: Callable[[Results], None],
-    scores: str,
+    plan: Plan, options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken, report: Callable[[Results], None], scores: str
 ) -> Results:
     """The results of a plan, reported after each run and at the end, with their scores in a file."""
     from ..evaluation.benchmark import run_plan, write_scores

@@ -99,10 +99,7 @@ def _writing_steps(
         make_folder(options.pictures)
         sheet, surfaces = options.pictures / CONTACT_SHEET, options.pictures / PICTURE_3D
         take_all(
-            [
-                partial(contact_sheet, inputs.references[0], inputs.target, result, sheet),
-                partial(picture_3d, result.segmentation, surfaces),
-            ]
+            [partial(contact_sheet, inputs.references[0], inputs.target, result, sheet), partial(picture_3d, result.segmentation, surfaces)]
         )
 
     wanted = ((segmentation, True), (document, options.json), (reports, options.report), (pictures, options.pictures))

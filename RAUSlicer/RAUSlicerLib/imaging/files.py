@@ -183,12 +183,7 @@ def _prove_grid(path: Path, volume: sitk.Image) -> None:
 
 
 def write_result(
-    segmentation: Segmentation,
-    path: str | Path,
-    volume: sitk.Image,
-    *,
-    volume_path: Source = None,
-    force: bool = False,
+    segmentation: Segmentation, path: str | Path, volume: sitk.Image, *, volume_path: Source = None, force: bool = False
 ) -> list[str]:
     """Write the segmentation that a run has found: see ``write_segmentation``. If that fails, it is kept as .seg.nrrd beside the file.
 
@@ -216,12 +211,7 @@ def write_result(
 
 
 def write_segmentation(
-    segmentation: Segmentation,
-    path: str | Path,
-    volume: sitk.Image,
-    *,
-    volume_path: Source = None,
-    force: bool = False,
+    segmentation: Segmentation, path: str | Path, volume: sitk.Image, *, volume_path: Source = None, force: bool = False
 ) -> list[str]:
     """Write a segmentation on the grid of the volume it belongs to; the file appears complete or not at all.
 

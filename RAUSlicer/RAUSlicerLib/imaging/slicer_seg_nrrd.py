@@ -273,7 +273,5 @@ def _unique_ids(structures: tuple[Structure, ...]) -> list[str]:
 
 def _damaged(path: Path, reason: str) -> InputError:
     return InputError(
-        f"The segmentation {str(path)!r} is damaged.",
-        reason,
-        "Open it in 3D Slicer, check it and save it again as .seg.nrrd.",
+        f"The segmentation {str(path)!r} is damaged.", reason, "Open it in 3D Slicer, check it and save it again as .seg.nrrd."
     )

@@ -54,9 +54,7 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         raise OutputError(f"The {what} {str(path)!r} is a folder.", "It is written to one file.", "Give the name of a file.")
     if is_odd:
         raise OutputError(
-            f"The {what} {str(path)!r} is no file, but a device or the like.",
-            "A file would take its place.",
-            "Give the name of a file.",
+            f"The {what} {str(path)!r} is no file, but a device or the like.", "A file would take its place.", "Give the name of a file."
         )
     if is_input:
         raise OutputError(

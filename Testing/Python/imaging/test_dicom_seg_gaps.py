@@ -55,8 +55,7 @@ def round_trip(
 
 @pytest.mark.parametrize("how", [deleting, emptying])
 @pytest.mark.parametrize(
-    "lacks",
-    [*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "Modality"],
+    "lacks", [*TYPE_2, "ReferringPhysicianName", "SliceThickness", "FrameOfReferenceUID", "StudyInstanceUID", "Modality"]
 )
 def test_a_series_without_it_gets_a_segmentation(oblique, lacks, how, tmp_path):
     series = write_series(oblique, tmp_path / "series", gap=how(lacks))

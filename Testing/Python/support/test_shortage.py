@@ -171,11 +171,7 @@ NONE = 9223372036854771712
 
 
 def first(limit: object, used: int, files: int = 0) -> dict[str, object]:
-    return {
-        "memory.limit_in_bytes": limit,
-        "memory.usage_in_bytes": used,
-        "memory.stat": f"inactive_file 1\ntotal_inactive_file {files}",
-    }
+    return {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used, "memory.stat": f"inactive_file 1\ntotal_inactive_file {files}"}
 
 
 def second(limit: object, used: int, files: int = 0, high: object = "max") -> dict[str, object]:
