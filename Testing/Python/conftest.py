@@ -65,6 +65,10 @@ def in_time() -> Iterator[None]:
 
 
 MakeEllipsoids = Callable[..., Reference]
+TINY_SAM2: dict[str, Any] = {
+    **{"embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,), "window_spec": (8, 4, 4, 2), "d_model": 32},
+    **{"window_pos_embed_bkg_spatial_size": (4, 4), "memory_dim": 16, "memory_layers": 1, "feedforward": 64},
+}
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +122,7 @@ def coarse() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_sam2() -> Sam2Config:
     """SAM2.1 in everything but its sizes: the smallest real one takes seconds a slice."""
-    return replace(
-        SIZES["sam2.1-hiera-tiny"],
-        **{"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
-        **{"window_spec": (8, 4, 4, 2), "window_pos_embed_bkg_spatial_size": (4, 4), "d_model": 32, "memory_dim": 16},
-        **{"memory_layers": 1, "feedforward": 64},
-    )
+    return replace(SIZES["sam2.1-hiera-tiny"], image_size=64, encoder_size=128, **TINY_SAM2)
 
 
 @pytest.fixture(scope="session")
@@ -135,21 +134,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "matching": MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16, labels=(5, 3))),
         "refiner": RefinerNet(RefinerConfig(widths=(8, 8, 16))),
         "vlm": RauVlm(VlmConfig(vision_dim=32, image_tokens=4, backbone=backbone | {"intermediate_size": 64})),
-        "sam2": MemorySegmenter(
-            Sam2Config(
-                image_size=64,
-                embed_dim=16,
-                stages=(1, 1, 2, 1),
-                global_att_blocks=(3,),
-                window_spec=(8, 4, 4, 2),
-                window_pos_embed_bkg_spatial_size=(4, 4),
-                d_model=32,
-                memory_dim=16,
-                memory_layers=1,
-                feedforward=64,
-                query_dim=32,
-            )
-        ),
+        "sam2": MemorySegmenter(Sam2Config(image_size=64, query_dim=32, **TINY_SAM2)),
     }
     folder = tmp_path_factory.mktemp("models") / "tiny"
     for name, network in parts.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import NOTICE
 from ..support.outputs import json_text
-from ..support.printing import say
+from ..support.printing import say, warn
 from .options import add_case
 
 
@@ -46,8 +46,7 @@ def run_ask(options: argparse.Namespace) -> int:
     region, of_region = (None, []) if options.region is None else _region(options.region, target.volume)
     warnings = [*target.warnings, *of_region]
     if not options.json:
-        for warning in warnings:
-            say(f"Warning: {warning}", error=True)
+        warn(warnings)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:

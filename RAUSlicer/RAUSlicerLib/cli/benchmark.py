@@ -148,12 +148,10 @@ def _failures(runs: Sequence[Run], missing: int) -> list[str]:
 
 
 def _print(tables: Tables, notes: Sequence[str]) -> None:
-    from rich import box
-
     from ..support.printing import Table, say, show
 
     for title, columns, lines in tables:
-        printed = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        printed = Table(*columns, title=title)
         for line in lines:
             printed.add_row(*line)
         show(printed)

@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 import SimpleITK as sitk
-from rich import box
 from rich.console import Console
 
 from .. import NOTICE
@@ -198,7 +197,7 @@ def _mean(values: list[float]) -> float | None:
 
 def print_report(demo: DemoResult, console: Console) -> None:
     """Print a row for every structure, the totals, the times and the files."""
-    table = Table(title="Structures carried from Colin27 (AAL) to ICBM152", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Structures carried from Colin27 (AAL) to ICBM152")
     table.add_column("Structure", overflow="fold")
     for heading in ("Confidence", "Status", "Volume mL", "Agreement*"):
         table.add_column(heading, justify="left" if heading == "Status" else "right", no_wrap=True)

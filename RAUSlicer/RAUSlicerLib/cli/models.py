@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from rich import box
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from ..errors import ModelError
@@ -80,7 +79,7 @@ def run_models(options: argparse.Namespace) -> int:
 
 
 def _print_models() -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("Model", "Part", "Kind", "Licence"):
         table.add_column(heading, overflow="fold")
     table.add_column("MB", justify="right")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import NOTICE
 from ..errors import InputError
-from ..support.printing import say
+from ..support.printing import say, warn
 from .options import add_case
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def run_report(options: argparse.Namespace) -> int:
     from ..interpretation.segmented import load_reference, load_segmented
 
     case = load_segmented(options.target, options.segmentation, options.result)
-    for warning in (*case.warnings, *on_output):
-        say(f"Warning: {warning}", error=True)
+    warn([*case.warnings, *on_output])
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     library = None if options.library is None else Library.load(options.library)
     findings = measure(case.volume, case.segmentation, case.results, reference, library)

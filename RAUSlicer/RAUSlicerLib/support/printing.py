@@ -9,10 +9,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, TextIO, cast
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -27,6 +28,12 @@ _LOG_WIDTH = 160
 def say(text: str = "", *, error: bool = False) -> None:
     """Print a line, to standard output or, of an error or of what goes on, to standard error."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Print warnings, to standard error."""
+    for sentence in sentences:
+        say(f"Warning: {sentence}", error=True)
 
 
 def show(what: RenderableType) -> None:
@@ -44,6 +51,9 @@ def output_console() -> Console:
 
 class Table(RichTable):
     """A table whose cells are shown as they are: what is in them neither styles it nor steers the terminal."""
+
+    def __init__(self, *headings: str, title: str | None = None) -> None:
+        super().__init__(*headings, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
     def add_row(self, *cells: RenderableType | None, **named: Any) -> None:
         super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **named)
@@ -93,7 +103,7 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # What a run has collected it tells itself, with its other warnings.
         if not is_collected(record):
-            say(f"Warning: {record.getMessage()}", error=True)
+            warn([record.getMessage()])
 
 
 class _Stream(io.TextIOBase):

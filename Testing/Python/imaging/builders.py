@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -205,6 +207,19 @@ def write_enhanced(
     path.parent.mkdir(exist_ok=True)
     _changed(image, 0, changed).save_as(path, enforce_file_format=True)
     return path
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often pydicom reads each file from now on, by its name."""
+    counted: Counter[str] = Counter()
+    real = pydicom.dcmread
+
+    def read(file: Any, *given: Any, **named: Any) -> Dataset:
+        counted[Path(str(getattr(file, "name", file))).name] += 1
+        return real(file, *given, **named)
+
+    monkeypatch.setattr(pydicom, "dcmread", read)
+    return counted
 
 
 SIZE = (8, 7, 6)

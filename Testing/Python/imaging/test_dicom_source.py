@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
@@ -19,27 +15,13 @@ from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.dicom_source import VolumeSource
 from RAUSlicerLib.imaging.files import check_output, prove_output, read_volume, write_result, write_segmentation
 
-from .builders import make_segmentation, write_series
+from .builders import counted_reads, make_segmentation, write_series
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often pydicom reads each file, by its name."""
-    counted: Counter[str] = Counter()
-    real = pydicom.dcmread
-
-    def read(file: Any, *given: Any, **named: Any) -> pydicom.Dataset:
-        counted[os.path.basename(str(getattr(file, "name", file)))] += 1
-        return real(file, *given, **named)
-
-    monkeypatch.setattr(pydicom, "dcmread", read)
-    return counted
-
-
-def test_headers_are_read_once_for_all_checks_and_the_file(oblique, reads, tmp_path):
+def test_headers_are_read_once_for_all_checks_and_the_file(oblique, monkeypatch, tmp_path):
     series = write_series(oblique, tmp_path / "series")
     names = {file.name for file in series.iterdir()}
-    source = VolumeSource(series)
+    source, reads = VolumeSource(series), counted_reads(monkeypatch)
 
     check_output(tmp_path / "out.dcm", volume_path=source)
     image = read_volume(series)

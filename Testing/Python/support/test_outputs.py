@@ -40,71 +40,40 @@ def names(folder: Path) -> list[str]:
 # -- one place by two names
 
 
-def _up_and_down(folder: Path) -> tuple[Path, Path]:
-    (folder / "x").mkdir()
-    return folder / "o.json", folder / "x" / ".." / "o.json"
-
-
-def _linked_folder(folder: Path) -> tuple[Path, Path]:
-    (folder / "real").mkdir()
-    (folder / "link").symlink_to(folder / "real")
-    return folder / "real" / "o.json", folder / "link" / "o.json"
-
-
-def _up_from_a_linked_folder(folder: Path) -> tuple[Path, Path]:
+# What lies in a folder, and two names of one place there. Folders end in a slash; "a -> b" is a link to b, "a = b" a hard one.
+ALIASES = {
+    "up and down": (["x/"], "o.json", "x/../o.json"),
+    "a linked folder": (["real/", "link -> real"], "real/o.json", "link/o.json"),
     # As text `link/..` is the folder of the link; the operating system takes it for that of its target.
-    (folder / "a" / "b").mkdir(parents=True)
-    (folder / "link").symlink_to(folder / "a" / "b")
-    return folder / "a" / "o.json", folder / "link" / ".." / "o.json"
+    "up from a linked folder": (["a/", "a/b/", "link -> a/b"], "a/o.json", "link/../o.json"),
+    "a link to a file": (["o.json", "l.json -> o.json"], "o.json", "l.json"),
+    "a link to nothing yet": (["l.json -> o.json"], "o.json", "l.json"),
+    "a hard link": (["o.json", "h.json = o.json"], "o.json", "h.json"),
+    "another case": ([], "Straße.json", "STRASSE.JSON"),
+    "other accents": ([], *(unicodedata.normalize(form, "größe.json") for form in ("NFC", "NFD"))),
+    "a relative path": ([], "o.json", "relative"),
+}
 
 
-def _link_to_a_file(folder: Path) -> tuple[Path, Path]:
-    (folder / "o.json").write_text("")
-    (folder / "l.json").symlink_to("o.json")
-    return folder / "o.json", folder / "l.json"
-
-
-def _link_to_nothing_yet(folder: Path) -> tuple[Path, Path]:
-    (folder / "l.json").symlink_to("o.json")
-    return folder / "o.json", folder / "l.json"
-
-
-def _hard_link(folder: Path) -> tuple[Path, Path]:
-    (folder / "o.json").write_text("")
-    os.link(folder / "o.json", folder / "h.json")
-    return folder / "o.json", folder / "h.json"
-
-
-def _other_case(folder: Path) -> tuple[Path, Path]:
-    return folder / "Straße.json", folder / "STRASSE.JSON"
-
-
-def _other_accents(folder: Path) -> tuple[Path, Path]:
-    name = "größe.json"
-    return folder / unicodedata.normalize("NFC", name), folder / unicodedata.normalize("NFD", name)
-
-
-def _relative(folder: Path) -> tuple[Path, Path]:
-    return folder / "o.json", Path(os.path.relpath(folder / "o.json"))
-
-
-ALIASES = [
-    _up_and_down,
-    _linked_folder,
-    _up_from_a_linked_folder,
-    _link_to_a_file,
-    _link_to_nothing_yet,
-    _hard_link,
-    _other_case,
-    _other_accents,
-    _relative,
-]
+def aliases(folder: Path, alias: str) -> tuple[Path, Path]:
+    made, one, two = ALIASES[alias]
+    for thing in made:
+        name, how, target = thing.partition(" -> ") if "->" in thing else thing.partition(" = ")
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        elif how == " -> ":
+            (folder / name).symlink_to(target)
+        elif how:
+            os.link(folder / target, folder / name)
+        else:
+            (folder / name).write_text("")
+    return folder / one, Path(os.path.relpath(folder / one)) if two == "relative" else Path(f"{folder}/{two}")
 
 
 @posix
 @pytest.mark.parametrize("alias", ALIASES)
 def test_two_outputs_are_never_one_file_by_whatever_name(tmp_path, alias):
-    one, two = alias(tmp_path)
+    one, two = aliases(tmp_path, alias)
     for pair in ((one, two), (two, one)):
         with pytest.raises(OutputError, match="another output"):
             require_apart([("output", tmp_path / "free.nii"), ("file", pair[0]), ("report", pair[1])])
@@ -156,7 +125,7 @@ def test_files_that_are_no_such_pair_lie_beside_each_other(tmp_path, name):
 @posix
 @pytest.mark.parametrize("alias", ALIASES)
 def test_an_input_is_known_by_whatever_name(tmp_path, alias):
-    one, two = alias(tmp_path)
+    one, two = aliases(tmp_path, alias)
     one.write_text("input")
     with pytest.raises(OutputError, match="destroy the input"):
         require_free(two, "report", force=True, inputs=[one])

@@ -178,60 +178,37 @@ def second(limit: object, used: int, files: int = 0, high: object = "max") -> di
     return {"memory.max": limit, "memory.high": high, "memory.current": used, "memory.stat": f"anon 5\ninactive_file {files}"}
 
 
+LIMITED, LIMITED_2, ROOT_1, ROOT_2 = first(800 * MB, 300 * MB), second(800 * MB, 300 * MB), V1.format(root="/"), V2.format(root="/")
+CPU = "34 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"
+UNIFIED = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
+# The files of groups, the lines of mounts, those of this process's groups, and the MB that are free.
 CASES = {
-    "no group": ({}, [], [], 16384 * MB),
-    "version 1": ({"memory/job": first(800 * MB, 300 * MB)}, [V1.format(root="/")], ["4:memory:/job"], 500 * MB),
-    "version 1 without a limit": ({"memory/job": first(NONE, 300 * MB)}, [V1.format(root="/")], ["4:memory:/job"], 16384 * MB),
-    "version 1, seen from inside": (
-        {"memory": first(800 * MB, 300 * MB)},
-        [V1.format(root="/docker/abc")],
-        ["4:memory:/docker/abc"],
-        500 * MB,
-    ),
-    "version 1 among other controllers": (
-        {"memory/job": first(800 * MB, 300 * MB)},
-        ["34 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", V1.format(root="/")],
-        ["9:name=systemd:/", "4:cpu,memory:/job", "1:cpu:/other"],
-        500 * MB,
-    ),
+    "no group": ({}, [], [], 16384),
+    "version 1": ({"memory/job": LIMITED}, [ROOT_1], ["4:memory:/job"], 500),
+    "version 1 without a limit": ({"memory/job": first(NONE, 300 * MB)}, [ROOT_1], ["4:memory:/job"], 16384),
+    "version 1, seen from inside": ({"memory": LIMITED}, [V1.format(root="/docker/abc")], ["4:memory:/docker/abc"], 500),
+    "version 1 among others": ({"memory/job": LIMITED}, [CPU, ROOT_1], ["9:name=systemd:/", "4:cpu,memory:/job", "1:cpu:/other"], 500),
     "version 1, a group in a group": (
         {"memory/job": first(900 * MB, 300 * MB), "memory/job/step": first(NONE, 100 * MB)},
-        [V1.format(root="/")],
-        ["4:memory:/job/step"],
-        600 * MB,
+        *([ROOT_1], ["4:memory:/job/step"], 600),
     ),
-    "version 2": ({"job": second(800 * MB, 300 * MB)}, [V2.format(root="/")], ["0::/job"], 500 * MB),
-    "version 2 without a limit": ({"job": second("max", 300 * MB)}, [V2.format(root="/")], ["0::/job"], 16384 * MB),
-    "version 2, seen from inside": ({"": second(800 * MB, 300 * MB)}, [V2.format(root="/")], ["0::/"], 500 * MB),
-    "version 2, a group in a group": (
-        {"a": second(700 * MB, 600 * MB), "a/b": second(800 * MB, 100 * MB)},
-        [V2.format(root="/")],
-        ["0::/a/b"],
-        100 * MB,
-    ),
-    "version 2, a limit that slows": ({"job": second("max", 300 * MB, high=400 * MB)}, [V2.format(root="/")], ["0::/job"], 100 * MB),
-    "files that were read are given back": ({"job": second(800 * MB, 700 * MB, 400 * MB)}, [V2.format(root="/")], ["0::/job"], 500 * MB),
-    "version 1, files are given back": (
-        {"memory/job": first(800 * MB, 700 * MB, 400 * MB)},
-        [V1.format(root="/")],
-        ["4:memory:/job"],
-        500 * MB,
-    ),
-    "both versions": (
-        {"memory/job": first(800 * MB, 300 * MB), "unified/job": {}},
-        [V1.format(root="/"), "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"],
-        ["4:memory:/job", "0::/job"],
-        500 * MB,
-    ),
-    "more used than allowed": ({"job": second(300 * MB, 400 * MB)}, [V2.format(root="/")], ["0::/job"], 0),
-    "lines that say nothing": ({"job": second(800 * MB, 300 * MB)}, ["nonsense"], ["0::/job"], 16384 * MB),
+    "version 2": ({"job": LIMITED_2}, [ROOT_2], ["0::/job"], 500),
+    "version 2 without a limit": ({"job": second("max", 300 * MB)}, [ROOT_2], ["0::/job"], 16384),
+    "version 2, seen from inside": ({"": LIMITED_2}, [ROOT_2], ["0::/"], 500),
+    "version 2, a group in a group": (*({"a": second(700 * MB, 600 * MB), "a/b": second(800 * MB, 100 * MB)}, [ROOT_2], ["0::/a/b"], 100),),
+    "version 2, a limit that slows": ({"job": second("max", 300 * MB, high=400 * MB)}, [ROOT_2], ["0::/job"], 100),
+    "files that were read are given back": ({"job": second(800 * MB, 700 * MB, 400 * MB)}, [ROOT_2], ["0::/job"], 500),
+    "version 1, files are given back": ({"memory/job": first(800 * MB, 700 * MB, 400 * MB)}, [ROOT_1], ["4:memory:/job"], 500),
+    "both versions": ({"memory/job": LIMITED, "unified/job": {}}, [ROOT_1, UNIFIED], ["4:memory:/job", "0::/job"], 500),
+    "more used than allowed": ({"job": second(300 * MB, 400 * MB)}, [ROOT_2], ["0::/job"], 0),
+    "lines that say nothing": ({"job": LIMITED_2}, ["nonsense"], ["0::/job"], 16384),
 }
 
 
 @linux
 @pytest.mark.parametrize(("groups", "mounts", "own", "expected"), CASES.values(), ids=CASES.keys())
 def test_limits_of_containers_are_read(tmp_path, groups, mounts, own, expected):
-    assert free_here(tree(tmp_path, groups, mounts, own)) == expected
+    assert free_here(tree(tmp_path, groups, mounts, own)) == expected * MB
 
 
 @linux
