@@ -79,13 +79,8 @@ def report_on_run(
 ) -> list[str]:
     """Measure what a run has found and write the reports; return what is to be said of them.
 
-    Args:
-        result: What the run returned; of a cancelled one, what was finished.
-        references: Its annotated cases; with several of them nothing is compared, because each structure may come from another.
-        target: Its target.
-        outputs: Where to write; checked by ``check_outputs`` before the run.
-        source: Where the target was read from.
-        result_path: Where the segmentation was written.
+    With several references nothing is compared, because each structure may come from another. ``outputs`` were checked by
+    ``check_outputs`` before the run; ``source`` is where the target was read from, ``result_path`` where the segmentation was written.
     """
     from ..interpretation.measuring import measure
     from ..interpretation.rendering.files import ReportedCase

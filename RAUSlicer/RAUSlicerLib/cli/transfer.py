@@ -107,10 +107,7 @@ def _writing_steps(
 def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """The outcome as plain values for JSON: volumes in mL, boxes in mm (LPS), times in seconds.
 
-    Args:
-        result: What the pipeline returned.
-        output: Where the segmentation was written.
-        warnings: Sentences about the inputs, put before the run's own.
+    ``output`` is where the segmentation was written; ``warnings`` are sentences about the inputs, put before the run's own.
     """
     structures = []
     for outcome in result.results:

@@ -43,14 +43,11 @@ _SCALARS = tuple(getattr(sitk, f"sitk{kind}") for kind in "UInt8 Int8 UInt16 Int
 
 
 def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
-    """Refuse a volume that can't be worked with; repair single undefined voxels.
+    """Refuse a volume that can't be worked with; set undefined voxels to its smallest value. Returns it, and sentences for the user.
 
     Args:
         image: As read from a file or scene.
         role: "reference" or "target", for the messages.
-
-    Returns:
-        The volume, with undefined voxels replaced by its smallest value, and sentences for the user.
 
     Raises:
         InputError: not a scalar 3D image, empty, constant, undefined throughout, one voxel thick and small, or of absurd geometry.
@@ -77,7 +74,7 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
 def align_segmentation(
     segmentation: Segmentation, volume: sitk.Image, *, what: str = "segmentation", expect_empty: bool = False
 ) -> tuple[Segmentation, list[str]]:
-    """Bring a segmentation onto its volume's grid.
+    """Bring a segmentation onto its volume's grid. Returns it, and sentences for the user.
 
     On the same grid, up to rounding, the labels stay as they are and the geometry becomes the volume's exactly. On another grid every voxel
     of the volume takes the label of the nearest voxel. Structures without any voxel in the volume are left out, with a warning. Where a
@@ -89,12 +86,8 @@ def align_segmentation(
         what: What the user calls the segmentation.
         expect_empty: Whether nobody need be told of structures without a voxel.
 
-    Returns:
-        The segmentation on the grid of ``volume``, and sentences for the user.
-
     Raises:
-        InputError: no structure has a voxel, none has one inside the volume, the segmentation has lost its place, or it has two and none of
-            them is the volume's.
+        InputError: no structure has a voxel in the volume; the segmentation has lost its place, or none of its two is the volume's.
     """
     before = _volumes_mm3(segmentation)
     if not any(before):
@@ -281,13 +274,7 @@ def _told_of_two_places(image: sitk.Image, what: str) -> list[str]:
 
 
 def _in_one_place(segmentation: Segmentation, volume: sitk.Image, what: str) -> tuple[Segmentation, list[str]]:
-    """A segmentation where its volume is: of the places that their headers name, both get the same one.
-
-    That is the volume's own where it brings them together, else the other one that both can be read by.
-
-    Raises:
-        InputError: neither brings them together.
-    """
+    """A segmentation where its volume is: the volume's own place where that brings both together, else the other that does."""
     theirs, own = two_places(volume), two_places(segmentation.labelmap)
     if theirs is None and own is None:
         return segmentation, []

@@ -29,9 +29,6 @@ def source_planes(path: Path) -> tuple[Plane, ...]:
     """The stored planes that a DICOM file or folder is read from: the k-th lies at the volume's slice k.
 
     A radiograph is one plane without a position. Nothing but headers is read, and nothing is warned of: reading the pixels does that.
-
-    Raises:
-        InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
     """
     with silent():
         planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)

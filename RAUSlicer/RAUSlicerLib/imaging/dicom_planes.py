@@ -135,11 +135,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dataset(path: Path, **options: Any) -> pydicom.Dataset:
-    """A DICOM file as pydicom reads it, also one without preamble or meta header, which then gets the transfer syntax found.
-
-    Args:
-        path: The file.
-        options: Passed to ``pydicom.dcmread``.
+    """A DICOM file as ``pydicom.dcmread`` reads it with these options; the transfer syntax is found where there is no meta header.
 
     Raises:
         InputError: the file can't be opened or parsed.

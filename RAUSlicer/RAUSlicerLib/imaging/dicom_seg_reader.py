@@ -162,13 +162,8 @@ def _of_volume(
 ) -> _Lattice | None:
     """The frames' planes as slices of the segmented image; None where they are not its slices.
 
-    Args:
-        frames: Those of the segmentation.
-        heights: Of the planes over the first frame, along the normal, ascending (mm).
-        plane_of: The plane of each frame.
-        axes: Row, column and normal direction of the frames.
-        stated: What the file says of the distance of planes (mm), 0 where it says nothing.
-        volume: The segmented image.
+    ``heights`` (mm) are those of the planes over the first frame, along the normal, ascending; ``plane_of`` is the plane of each frame,
+    ``axes`` are row, column and normal direction, ``stated`` is the file's distance of planes (mm), 0 where it says nothing.
     """
     placed = on_slices(frames, volume)
     *pixel, step = volume.GetSpacing()
