@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import DSfloat
 
 from RAUSlicerLib.full_size.sam2_checkpoints import SIZES
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
@@ -68,6 +65,10 @@ def in_time() -> Iterator[None]:
 
 
 MakeEllipsoids = Callable[..., Reference]
+TINY_SAM2: dict[str, Any] = {
+    **{"embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,), "window_spec": (8, 4, 4, 2), "d_model": 32},
+    **{"window_pos_embed_bkg_spatial_size": (4, 4), "memory_dim": 16, "memory_layers": 1, "feedforward": 64},
+}
 
 
 @pytest.fixture(scope="session")
@@ -121,12 +122,7 @@ def coarse() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_sam2() -> Sam2Config:
     """SAM2.1 in everything but its sizes: the smallest real one takes seconds a slice."""
-    return replace(
-        SIZES["sam2.1-hiera-tiny"],
-        **{"image_size": 64, "encoder_size": 128, "embed_dim": 16, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
-        **{"window_spec": (8, 4, 4, 2), "window_pos_embed_bkg_spatial_size": (4, 4), "d_model": 32, "memory_dim": 16},
-        **{"memory_layers": 1, "feedforward": 64},
-    )
+    return replace(SIZES["sam2.1-hiera-tiny"], image_size=64, encoder_size=128, **TINY_SAM2)
 
 
 @pytest.fixture(scope="session")
@@ -138,21 +134,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "matching": MatchingNet(MatchingConfig(widths=(8, 8, 16), fine_dim=16, coarse_dim=16, labels=(5, 3))),
         "refiner": RefinerNet(RefinerConfig(widths=(8, 8, 16))),
         "vlm": RauVlm(VlmConfig(vision_dim=32, image_tokens=4, backbone=backbone | {"intermediate_size": 64})),
-        "sam2": MemorySegmenter(
-            Sam2Config(
-                image_size=64,
-                embed_dim=16,
-                stages=(1, 1, 2, 1),
-                global_att_blocks=(3,),
-                window_spec=(8, 4, 4, 2),
-                window_pos_embed_bkg_spatial_size=(4, 4),
-                d_model=32,
-                memory_dim=16,
-                memory_layers=1,
-                feedforward=64,
-                query_dim=32,
-            )
-        ),
+        "sam2": MemorySegmenter(Sam2Config(image_size=64, query_dim=32, **TINY_SAM2)),
     }
     folder = tmp_path_factory.mktemp("models") / "tiny"
     for name, network in parts.items():
@@ -219,49 +201,6 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("mounting a small disk needs Linux and the rights of root")
     yield SmallDisk(path)
     subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-@pytest.fixture
-def write_enhanced() -> Callable[..., Path]:
-    """Writes a volume as an enhanced MR image, its frames in the given order; returns the file."""
-    return _write_enhanced
-
-
-def _write_enhanced(volume: sitk.Image, path: Path, order: Sequence[int] | None = None, **changed: object) -> Path:
-    """``changed`` overrides elements. The thickness of slices is in the shared groups, their distance nowhere."""
-    direction = np.reshape(volume.GetDirection(), (3, 3))
-    pixels = sitk.GetArrayFromImage(volume).astype(np.int16)
-    order = range(len(pixels)) if order is None else order
-    image = Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = EnhancedMRImageStorage, generate_uid()
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(image, keyword, generate_uid())
-    image.Modality, image.SeriesNumber, image.InstanceNumber, image.NumberOfFrames = "MR", 1, 1, len(order)
-    image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = "Test^Phantom", "T1", "", "O"
-    image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "20260101", "120000", "1", ""
-    image.ReferringPhysicianName = ""
-    shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = [DSfloat(x, auto_format=True) for x in direction[:, :2].T.ravel()]
-    spacing = [DSfloat(x, auto_format=True) for x in volume.GetSpacing()]
-    measures.PixelSpacing, measures.SliceThickness = [spacing[1], spacing[0]], spacing[2]
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    image.SharedFunctionalGroupsSequence = [shared]
-    image.PerFrameFunctionalGroupsSequence = []
-    for k in order:
-        frame, place = Dataset(), Dataset()
-        place.ImagePositionPatient = [DSfloat(x, auto_format=True) for x in volume.TransformIndexToPhysicalPoint((0, 0, int(k)))]
-        frame.PlanePositionSequence = [place]
-        image.PerFrameFunctionalGroupsSequence.append(frame)
-    image.Rows, image.Columns = pixels.shape[1:]
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-    image.PixelData = pixels[list(order)].tobytes()
-    for keyword, value in changed.items():
-        setattr(image, keyword, value)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.save_as(path, enforce_file_format=True)
-    return path
 
 
 @pytest.fixture

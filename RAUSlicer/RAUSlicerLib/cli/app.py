@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .. import NOTICE, __version__
 from ..errors import OutOfMemory, OutputError, RAUSlicerError
 from ..support.printing import safe_streams, say
 from ..support.shortage import explained, explained_room, no_room, out_of_memory
 from .exit_codes import CANCELLED
+from .options import add_debug, add_model
 from .progress import terminated_like_interrupted
 
 # Rooms are imported by the command that needs them: torch alone takes seconds, and --help must not.
@@ -88,41 +92,33 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"rauslicer {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show where in the code an error arose")
-    run = argparse.ArgumentParser(add_help=False, parents=[common])
-    run.add_argument("--model", default="embedded", help="name or folder of the model (default: %(default)s)")
-    run.add_argument(
-        "--localizer", choices=("vlm", "registration"), default="vlm", help="what looks for the structures (default: %(default)s)"
-    )
-    run.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_transfer(commands, run)
-    _add_report(commands, common)
-    _add_ask(commands, common)
-    _add_models(commands, common)
-    _add_benchmark(commands, common)
-    _add_train(commands, common)
-    _add_demo(commands, run)
+    for name, (description, add_options, run) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=description,
+            description=description[0].upper() + description[1:] + ".",
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_debug(command)
+        add_options(command)
+        command.set_defaults(run=partial(_checked, run, command))
     return parser
 
 
-def _add_command(
-    commands: argparse._SubParsersAction, name: str, description: str, parent: argparse.ArgumentParser
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=description,
-        description=description[0].upper() + description[1:] + ".",
-        epilog=_EXIT_CODES,
-        parents=[parent],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _checked(run: Callable[[argparse.Namespace], int], command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Run a command whose references and their segmentations come in pairs."""
+    references, segmentations = (
+        given if isinstance(given, list) else [given] * (given is not None)
+        for given in (getattr(options, name, None) for name in ("reference", "reference_segmentation"))
     )
-    return command
+    if len(references) != len(segmentations):
+        command.error(f"{len(references)} --reference but {len(segmentations)} --reference-segmentation: give one for each")
+    return run(options)
 
 
-def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    command = _add_command(commands, "transfer", "segment a target from one or several annotated references", parent)
+def _add_transfer(command: argparse.ArgumentParser) -> None:
     required = command.add_argument_group("required")
     required.add_argument(
         "--reference",
@@ -148,6 +144,7 @@ def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.Argumen
         metavar="OUT",
         help="result: .seg.nrrd, a label map with the reference's label values (.nii.gz, .nii, .nrrd, .mha), or DICOM SEG (.dcm)",
     )
+    add_model(command, localizer=True)
     command.add_argument("--structures", metavar="NAMES", help='names separated by commas, for example "liver,spleen" (default: all)')
     command.add_argument("--pictures", type=Path, metavar="DIR", help="write a contact sheet and a 3D picture into this folder")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome of every structure as JSON")
@@ -156,103 +153,36 @@ def _add_transfer(commands: argparse._SubParsersAction, parent: argparse.Argumen
     )
     command.add_argument("--force", action="store_true", help="overwrite existing files")
 
-    def run(options: argparse.Namespace) -> int:
-        if len(options.reference) != len(options.reference_segmentation):
-            counts = f"{len(options.reference)} --reference but {len(options.reference_segmentation)} --reference-segmentation"
-            command.error(f"{counts}: give one for each")
-        from .transfer import run_transfer
 
-        return run_transfer(options)
-
-    command.set_defaults(run=run)
-
-
-def _add_report(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    from .report import add_options
-
-    command = _add_command(commands, "report", "report what was measured of a segmented target", parent)
-    add_options(command)
-
-    def run(options: argparse.Namespace) -> int:
-        if (options.reference is None) != (options.reference_segmentation is None):
-            command.error("--reference and --reference-segmentation belong together")
-        from .report import run_report
-
-        return run_report(options)
-
-    command.set_defaults(run=run)
-
-
-def _add_ask(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    from .ask import add_options
-
-    command = _add_command(commands, "ask", "answer a question about a segmented target", parent)
-    add_options(command)
-
-    def run(options: argparse.Namespace) -> int:
-        if (options.reference is None) != (options.reference_segmentation is None):
-            command.error("--reference and --reference-segmentation belong together")
-        from .ask import run_ask
-
-        return run_ask(options)
-
-    command.set_defaults(run=run)
-
-
-def _add_models(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    from .models import add_model_actions
-
-    command = _add_command(commands, "models", "list, verify, add, download, compose or remove models", parent)
-    add_model_actions(command, parent)
-
-    def run(options: argparse.Namespace) -> int:
-        from .models import run_models
-
-        return run_models(options)
-
-    command.set_defaults(run=run)
-
-
-def _add_benchmark(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    from .benchmark import add_options
-
-    command = _add_command(commands, "benchmark", "compare methods on labelled volumes", parent)
-    add_options(command)
-
-    def run(options: argparse.Namespace) -> int:
-        from .benchmark import run_benchmark_command
-
-        return run_benchmark_command(options)
-
-    command.set_defaults(run=run)
-
-
-def _add_train(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    from .train import add_actions
-
-    command = _add_command(commands, "train", "train the networks on data of your own", parent)
-    add_actions(command, parent)
-
-    def run(options: argparse.Namespace) -> int:
-        from .train import run_train
-
-        return run_train(options, command)
-
-    command.set_defaults(run=run)
-
-
-def _add_demo(commands: argparse._SubParsersAction, parent: argparse.ArgumentParser) -> None:
-    command = _add_command(commands, "demo", "run the main job on the sample data that comes with RAUSlicer", parent)
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    add_model(command, localizer=True)
     command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR", help="where to write (default: %(default)s)")
 
-    def run(options: argparse.Namespace) -> int:
-        from .demo import run_demo
-        from .progress import cancel_on_interrupt, show_progress
 
-        with cancel_on_interrupt() as cancel, show_progress() as progress:
-            done = run_demo(
-                options.output, progress, localizer=options.localizer, model=options.model, device=options.device, cancel=cancel
-            )
-        return CANCELLED if done.transfer.cancelled else 0
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run_demo
+    from .progress import cancel_on_interrupt, show_progress
 
-    command.set_defaults(run=run)
+    with cancel_on_interrupt() as cancel, show_progress() as progress:
+        done = run_demo(options.output, progress, localizer=options.localizer, model=options.model, device=options.device, cancel=cancel)
+    return CANCELLED if done.transfer.cancelled else 0
+
+
+def _late(module: str, function: str) -> Callable[..., Any]:
+    """A function of a module of this room, which is imported when it is called."""
+    return lambda *given: getattr(import_module(f".{module}", __package__), function)(*given)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "transfer": ("segment a target from one or several annotated references", _add_transfer, _late("transfer", "run_transfer")),
+    "report": ("report what was measured of a segmented target", _late("report", "add_options"), _late("report", "run_report")),
+    "ask": ("answer a question about a segmented target", _late("ask", "add_options"), _late("ask", "run_ask")),
+    "models": (
+        "list, verify, add, download, compose or remove models",
+        _late("models", "add_model_actions"),
+        _late("models", "run_models"),
+    ),
+    "benchmark": ("compare methods on labelled volumes", _late("benchmark", "add_options"), _late("benchmark", "run_benchmark_command")),
+    "train": ("train the networks on data of your own", _late("train", "add_actions"), _late("train", "run_train")),
+    "demo": ("run the main job on the sample data that comes with RAUSlicer", _add_demo, _demo),
+}

@@ -11,18 +11,14 @@ from typing import Any
 
 from .. import NOTICE
 from ..support.outputs import json_text
-from ..support.printing import say
+from ..support.printing import say, warn
+from .options import add_case
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     command.add_argument("question", metavar="QUESTION", help='for example "Where is the left kidney?"; see docs/reference/questions.md')
-    required = command.add_argument_group("required")
-    required.add_argument("--target", type=Path, required=True, metavar="T", help="the image: a file or a DICOM folder")
-    required.add_argument("--segmentation", type=Path, required=True, metavar="S", help="its segmentation")
-    command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
-    command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image, to compare with")
-    command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
+    add_case(command, command.add_argument_group("required"))
     # argparse takes -1e-05 and -inf for options, and programs write coordinates like the first.
     command._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE)
     place = command.add_mutually_exclusive_group()
@@ -50,8 +46,7 @@ def run_ask(options: argparse.Namespace) -> int:
     region, of_region = (None, []) if options.region is None else _region(options.region, target.volume)
     warnings = [*target.warnings, *of_region]
     if not options.json:
-        for warning in warnings:
-            say(f"Warning: {warning}", error=True)
+        warn(warnings)
     findings = measure(target.volume, target.segmentation, target.results, reference)
     answered = answer(options.question, findings, target.results, target.segmentation, point=point, region=region)
     if options.json:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .options import add_model
 
 if TYPE_CHECKING:
+    from ..evaluation.benchmark import Plan, Results
     from ..evaluation.records import Run
     from ..progress import CancelToken, ProgressCallback
 
@@ -27,10 +30,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", default="val", help="split whose cases are the targets (default: %(default)s)")
     command.add_argument("--domains", help="names of data sets, separated by commas (default: all that have the split)")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of each data set")
-    command.add_argument("--model", default="embedded", help="name or folder of the model (default: %(default)s)")
-    command.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default: %(default)s)"
-    )
+    add_model(command)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go; an interrupted run in it goes on")
     bars = command.add_argument_group("suite bars")
     bars.add_argument(
@@ -76,31 +76,31 @@ _FILES = {
 Tables = list[tuple[str, Sequence[str], list[list[str]]]]
 
 
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    """What all suites are told."""
+    said = {name: getattr(options, name) for name in ("split", "limit", "model", "device")}
+    return {**said, "domains": _names(options.domains)}
+
+
 def _run_bars(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
     from ..evaluation.bars import verdicts
-    from ..evaluation.benchmark import SCORES, Results, plan_benchmark, run_plan, write_scores
+    from ..evaluation.benchmark import SCORES, plan_benchmark
     from ..evaluation.report import COLUMNS, VERDICT_COLUMNS, draw_plots, groups, table, verdict_rows, write_report
 
     unseen = _numbers(options.unseen, "--unseen") if options.unseen else []
     plan = plan_benchmark(
         options.data,
-        split=options.split,
-        domains=_names(options.domains),
         methods=_names(options.methods),
-        limit=options.limit,
         variants=_names(options.variants) or (),
         counts=_numbers(options.references, "--references"),
-        model=options.model,
-        device=options.device,
         redo=_names(options.redo) or (),
+        **_common(options),
     )
 
     def report(results: Results) -> None:
         write_report(results, verdicts(results.runs, unseen=unseen), options.output)
 
-    results = run_plan(plan, options.output, progress=progress, cancel=cancel, report=report)
-    report(results)
-    write_scores(results, options.output / SCORES, split=options.split)
+    results = _carried_out(plan, options, progress, cancel, report, SCORES)
     draw_plots(results.runs, options.output)
     tables: Tables = [(title, COLUMNS, table(runs)) for title, runs in groups(results.runs)]
     tables.append(("Bars", VERDICT_COLUMNS, verdict_rows(verdicts(results.runs, unseen=unseen))))
@@ -108,24 +108,12 @@ def _run_bars(options: argparse.Namespace, progress: ProgressCallback, cancel: C
 
 
 def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
-    from ..evaluation.benchmark import Results, run_plan, write_scores
     from ..evaluation.trust import CHECK_COLUMNS, COLUMNS, SIDE_COLUMNS, check_rows, plan_trust, rows, side_rows, write_trust
-
-    plan = plan_trust(
-        options.data,
-        split=options.split,
-        domains=_names(options.domains),
-        limit=options.limit,
-        model=options.model,
-        device=options.device,
-    )
 
     def report(results: Results) -> None:
         write_trust(results.runs, results.missing, options.output)
 
-    results = run_plan(plan, options.output, progress=progress, cancel=cancel, report=report)
-    report(results)
-    write_scores(results, options.output / "trust.json", split=options.split)
+    results = _carried_out(plan_trust(options.data, **_common(options)), options, progress, cancel, report, "trust.json")
     runs = results.runs
     tables: Tables = [
         ("Does it know when it is wrong", COLUMNS, rows(runs)),
@@ -135,20 +123,22 @@ def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: 
     return tables, _failures(runs, results.missing)
 
 
+def _carried_out(
+    plan: Plan, options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken, report: Callable[[Results], None], scores: str
+) -> Results:
+    """The results of a plan, reported after each run and at the end, with their scores in a file."""
+    from ..evaluation.benchmark import run_plan, write_scores
+
+    results = run_plan(plan, options.output, progress=progress, cancel=cancel, report=report)
+    report(results)
+    write_scores(results, options.output / scores, split=options.split)
+    return results
+
+
 def _run_vqa(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
     from ..evaluation.vqa_suite import NAMING, PRESENCE, naming_rows, presence_rows, run_vqa
 
-    sheets = run_vqa(
-        options.data,
-        options.output,
-        split=options.split,
-        domains=_names(options.domains),
-        limit=options.limit,
-        model=options.model,
-        device=options.device,
-        progress=progress,
-        cancel=cancel,
-    )
+    sheets = run_vqa(options.data, options.output, progress=progress, cancel=cancel, **_common(options))
     return [("Name a marked region", NAMING, naming_rows(sheets)), ("Is X present in this slice", PRESENCE, presence_rows(sheets))], []
 
 
@@ -158,12 +148,10 @@ def _failures(runs: Sequence[Run], missing: int) -> list[str]:
 
 
 def _print(tables: Tables, notes: Sequence[str]) -> None:
-    from rich import box
-
     from ..support.printing import Table, say, show
 
     for title, columns, lines in tables:
-        printed = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        printed = Table(*columns, title=title)
         for line in lines:
             printed.add_row(*line)
         show(printed)

@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import Any
 
 import SimpleITK as sitk
-from rich import box
 from rich.console import Console
 
 from .. import NOTICE
 from ..imaging.files import check_output, read_segmentation, read_volume, write_segmentation
+from ..imaging.overlap import dice
 from ..imaging.segmentation import Reference, Segmentation
 from ..models.store import model_folders
 from ..pictures import contact_sheet, picture_3d
@@ -74,12 +74,7 @@ def agreement_with_atlas(atlas: Segmentation, result: Segmentation) -> dict[str,
     """
     common = [sitk.Resample(layer, result.labelmap, sitk.Transform(), sitk.sitkNearestNeighbor) for layer in atlas.layers]
     in_common = {structure.name: atlas.map_layers(common).array(structure) for structure in atlas.structures}
-    agreement = {}
-    for structure in result.structures:
-        expected, found = in_common[structure.name], result.array(structure)
-        total = int(expected.sum()) + int(found.sum())
-        agreement[structure.name] = 2 * int((expected & found).sum()) / total if total else 0.0
-    return agreement
+    return {structure.name: dice(in_common[structure.name], result.array(structure)) for structure in result.structures}
 
 
 def run_demo(
@@ -106,11 +101,18 @@ def run_demo(
     make_folder(output)
     files = tuple(output / name for name in (RESULT, CONTACT_SHEET, PICTURE_3D, REPORT))
     _check_outputs(files, model)
-    clock = _Clock()
+    seconds: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal last
+        last, before = time.perf_counter(), last
+        seconds[name] = last - before
+
     reference, target = load_sample()
-    clock.lap("read")
+    lap("read")
     run = run or _loaded(model, device)
-    clock.lap("load")
+    lap("load")
     result = run(
         reference,
         target,
@@ -121,7 +123,7 @@ def run_demo(
         progress=part(progress, 0.0, 0.9),
         cancel=cancel,
     )
-    clock.lap("transfer")
+    lap("transfer")
     agreement = agreement_with_atlas(reference.segmentation, result.segmentation)
     progress(ProgressEvent("writing", 0.92))
     try:
@@ -130,8 +132,8 @@ def run_demo(
             contact_sheet(reference, target, result, scratch / CONTACT_SHEET)
             progress(ProgressEvent("writing", 0.96))
             picture_3d(result.segmentation, scratch / PICTURE_3D)
-            clock.lap("write")
-            demo = DemoResult(result, agreement, files, clock.seconds)
+            lap("write")
+            demo = DemoResult(result, agreement, files, seconds)
             write_json(scratch / REPORT, "report", demo_report(demo))
             # The report first: it tells the next demo that the other files are a demo's, even if this one is killed here.
             for name in (REPORT, RESULT, CONTACT_SHEET, PICTURE_3D):
@@ -195,7 +197,7 @@ def _mean(values: list[float]) -> float | None:
 
 def print_report(demo: DemoResult, console: Console) -> None:
     """Print a row for every structure, the totals, the times and the files."""
-    table = Table(title="Structures transferred from Colin27 (AAL) to ICBM152", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Structures transferred from Colin27 (AAL) to ICBM152")
     table.add_column("Structure", overflow="fold")
     for heading in ("Confidence", "Status", "Volume mL", "Agreement*"):
         table.add_column(heading, justify="left" if heading == "Status" else "right", no_wrap=True)
@@ -223,16 +225,3 @@ def print_report(demo: DemoResult, console: Console) -> None:
 
 def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-from rich import box
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from ..errors import ModelError
@@ -14,10 +14,13 @@ from ..models.manifest import read_manifest
 from ..models.store import ModelFolder, list_models, list_unfinished, remove, resolve, user_folder
 from ..support.printing import Table, progress_console, say, show
 from ..support.scratch import remove_abandoned
+from .options import DEVICES, add_debug
 
 
-def add_model_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParser) -> None:
+def add_model_actions(command: argparse.ArgumentParser) -> None:
     """The actions of ``rauslicer models`` and their arguments."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add_debug(parent)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="show the models, their size, licence and state", parents=[parent])
     verify = actions.add_parser("verify", help="compare a model's files with their checksums", parents=[parent])
@@ -40,7 +43,7 @@ def add_model_actions(command: argparse.ArgumentParser, parent: argparse.Argumen
     composing.add_argument("--pixels", type=int, choices=(256, 512, 1024), help="what a public SAM2 encodes (default: 1024)")
     planning = actions.add_parser("plan", help="say where a model would run, before anything is loaded", parents=[parent])
     planning.add_argument("name")
-    planning.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    planning.add_argument("--device", choices=DEVICES, default="auto")
     planning.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32", "4bit"), default="auto")
     removing = actions.add_parser("remove", help="delete a model that was added, or an unfinished download", parents=[parent])
     removing.add_argument("name", help="a model, or the repository of a download that was broken off")
@@ -76,7 +79,7 @@ def run_models(options: argparse.Namespace) -> int:
 
 
 def _print_models() -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("Model", "Part", "Kind", "Licence"):
         table.add_column(heading, overflow="fold")
     table.add_column("MB", justify="right")
@@ -129,7 +132,7 @@ def _download(options: argparse.Namespace) -> ModelFolder:
     say(f"Downloading {options.repository}" + (f" ({licence})" if licence else "") + "; a break loses nothing, run the command again.")
     console = progress_console()
     if not console.is_terminal:
-        return download(options.repository, options.name, options.revision, _Log())
+        return download(options.repository, options.name, options.revision, _log_percents())
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bars:
         bar = bars.add_task(options.repository, total=None)
@@ -138,14 +141,15 @@ def _download(options: argparse.Namespace) -> ModelFolder:
         )
 
 
-class _Log:
-    """A line at each whole percent, for a log and for the panel."""
+def _log_percents() -> Callable[[int, int], None]:
+    """Prints a line at each whole percent, for a log and for the panel."""
+    last = -1
 
-    def __init__(self) -> None:
-        self._last = -1
-
-    def __call__(self, done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
+        nonlocal last
         percent = 100 * done // max(total, 1)
-        if percent > self._last:
-            self._last = percent
+        if percent > last:
+            last = percent
             say(f"{percent} % of {total / 1e6:.0f} MB")
+
+    return show

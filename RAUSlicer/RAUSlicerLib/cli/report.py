@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from .. import NOTICE
 from ..errors import InputError
-from ..support.printing import say
+from ..support.printing import say, warn
+from .options import add_case
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -26,8 +27,7 @@ _REFERENCE = "the reference case"
 def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     required = command.add_argument_group("required")
-    required.add_argument("--target", type=Path, required=True, help="the segmented image: a file or a DICOM folder")
-    required.add_argument("--segmentation", type=Path, required=True, metavar="SEG", help="its .seg.nrrd, label map or DICOM SEG")
+    add_case(command, required)
     required.add_argument(
         "--output",
         type=Path,
@@ -36,9 +36,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the report: Markdown (.md), a page with pictures (.html), .json, or a DICOM structured report (.dcm); repeatable",
     )
-    command.add_argument("--reference", type=Path, metavar="REF", help="the annotated image that the structures come from, to compare with")
-    command.add_argument("--reference-segmentation", type=Path, metavar="SEG", help="its segmentation")
-    command.add_argument("--result", type=Path, metavar="FILE", help="what transfer --json wrote: confidences, and what was not found")
     command.add_argument("--library", type=Path, metavar="FILE", help="library of cases to compare with; see docs/reference/anatomy.md")
     command.add_argument("--force", action="store_true", help="overwrite existing reports")
 
@@ -57,8 +54,7 @@ def run_report(options: argparse.Namespace) -> int:
     from ..interpretation.segmented import load_reference, load_segmented
 
     case = load_segmented(options.target, options.segmentation, options.result)
-    for warning in (*case.warnings, *on_output):
-        say(f"Warning: {warning}", error=True)
+    warn([*case.warnings, *on_output])
     reference = None if options.reference is None else load_reference(options.reference, options.reference_segmentation)
     library = None if options.library is None else Library.load(options.library)
     findings = measure(case.volume, case.segmentation, case.results, reference, library)
@@ -83,13 +79,8 @@ def report_on_run(
 ) -> list[str]:
     """Measure what a run has found and write the reports; return what is to be said of them.
 
-    Args:
-        result: What the run returned; of a cancelled one, what was finished.
-        references: Its annotated cases; with several of them nothing is compared, because each structure may come from another.
-        target: Its target.
-        outputs: Where to write; checked by ``check_outputs`` before the run.
-        source: Where the target was read from.
-        result_path: Where the segmentation was written.
+    With several references nothing is compared, because each structure may come from another. ``outputs`` were checked by
+    ``check_outputs`` before the run; ``source`` is where the target was read from, ``result_path`` where the segmentation was written.
     """
     from ..interpretation.measuring import measure
     from ..interpretation.rendering.files import ReportedCase

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, ResourceError
 from ..support.printing import say
+from .options import add_debug
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -25,8 +26,11 @@ _ACTIONS = {
 }
 
 
-def add_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParser) -> None:
+def add_actions(command: argparse.ArgumentParser) -> None:
     """Add the actions and their options to the command's parser."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add_debug(parent)
+    command.set_defaults(usage_error=command.error)
     actions = command.add_subparsers(dest="action", metavar="ACTION")
     # The recipe had no name once.
     command.add_argument("--config", type=Path, dest="nameless", help=argparse.SUPPRESS)
@@ -41,10 +45,10 @@ def add_actions(command: argparse.ArgumentParser, parent: argparse.ArgumentParse
             action.add_argument("--limit", type=int, default=1, help="pairs a data set (default: %(default)s)")
 
 
-def run_train(options: argparse.Namespace, command: argparse.ArgumentParser) -> int:
+def run_train(options: argparse.Namespace) -> int:
     """Run an action; return the exit code."""
     if options.action is None:
-        command.error(f"say what to train: {', '.join(_ACTIONS)}; for a large backbone `rauslicer train recipe --config FILE`")
+        options.usage_error(f"say what to train: {', '.join(_ACTIONS)}; for a large backbone `rauslicer train recipe --config FILE`")
     try:
         import accelerate  # noqa: F401
     except ImportError as error:

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich import box
-
 from .. import NOTICE, __version__
 from ..errors import KeptElsewhereError
 from ..imaging.checks import distinct_names
@@ -20,7 +18,7 @@ from ..models.store import model_folders
 from ..results import Transfer
 from ..support.decimals import enough_decimals, volume_text
 from ..support.outputs import make_folder, require_apart, require_free, require_outside, require_writable, take_all, write_json
-from ..support.printing import Table, say, show
+from ..support.printing import Table, say, show, warn
 from .exit_codes import CANCELLED
 from .progress import cancel_on_interrupt, show_progress
 
@@ -39,7 +37,7 @@ def run_transfer(options: argparse.Namespace) -> int:
         reference = inputs.references[0].segmentation
         on_output = prove_output(options.output, reference, reference.select(names), inputs.target, volume_path=source)
         on_output = list(dict.fromkeys([*on_output, *on_reports]))
-        _warn([*inputs.warnings, *on_output])
+        warn([*inputs.warnings, *on_output])
         # Late: torch takes seconds that a wrong file name need not cost.
         from ..pipeline import transfer
 
@@ -54,7 +52,7 @@ def run_transfer(options: argparse.Namespace) -> int:
                 progress=progress,
                 cancel=cancel,
             )
-        _warn([sentence for sentence in result.warnings if sentence not in inputs.warnings])
+        warn([sentence for sentence in result.warnings if sentence not in inputs.warnings])
         if result.cancelled and not result.results:
             say("Cancelled before any structure was finished; nothing was written.", error=True)
             return CANCELLED
@@ -99,10 +97,7 @@ def _writing_steps(
         make_folder(options.pictures)
         sheet, surfaces = options.pictures / CONTACT_SHEET, options.pictures / PICTURE_3D
         take_all(
-            [
-                partial(contact_sheet, inputs.references[0], inputs.target, result, sheet),
-                partial(picture_3d, result.segmentation, surfaces),
-            ]
+            [partial(contact_sheet, inputs.references[0], inputs.target, result, sheet), partial(picture_3d, result.segmentation, surfaces)]
         )
 
     wanted = ((segmentation, True), (document, options.json), (reports, options.report), (pictures, options.pictures))
@@ -112,10 +107,7 @@ def _writing_steps(
 def transfer_report(result: Transfer, output: Path, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """The outcome as plain values for JSON: volumes in mL, boxes in mm (LPS), times in seconds.
 
-    Args:
-        result: What the pipeline returned.
-        output: Where the segmentation was written.
-        warnings: Sentences about the inputs, put before the run's own.
+    ``output`` is where the segmentation was written; ``warnings`` are sentences about the inputs, put before the run's own.
     """
     structures = []
     for outcome in result.results:
@@ -175,13 +167,8 @@ def _check_outputs(options: argparse.Namespace, source: VolumeSource) -> list[st
     return on_reports
 
 
-def _warn(sentences: Sequence[str]) -> None:
-    for sentence in sentences:
-        say(f"Warning: {sentence}", error=True)
-
-
 def _print_result(result: Transfer) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     table.add_column("Structure", overflow="fold")
     table.add_column("Status", no_wrap=True)
     for heading in ("Confidence", "Volume mL", "Reference mL"):

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..support.text import name_key
 from .dicom import MODALITY_KEY
-from .grids import index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
+from .grids import from_array, index_to_world, part_of_lattice, placed, resample_labels, same_grid, same_lattice, with_grid_of
 from .intensity import bounds, is_ct
 from .labelmap import label_counts
 from .places import TwoPlaces, has_no_place, two_places
@@ -39,29 +39,15 @@ _NOTICEABLE_LOSS = 0.01
 _NOTICEABLE_DEGREES = 0.1
 _HALF_VOXEL = 0.5
 
-_SCALARS = (
-    sitk.sitkUInt8,
-    sitk.sitkInt8,
-    sitk.sitkUInt16,
-    sitk.sitkInt16,
-    sitk.sitkUInt32,
-    sitk.sitkInt32,
-    sitk.sitkUInt64,
-    sitk.sitkInt64,
-    sitk.sitkFloat32,
-    sitk.sitkFloat64,
-)
+_SCALARS = tuple(getattr(sitk, f"sitk{kind}") for kind in "UInt8 Int8 UInt16 Int16 UInt32 Int32 UInt64 Int64 Float32 Float64".split())
 
 
 def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
-    """Refuse a volume that can't be worked with; repair single undefined voxels.
+    """Refuse a volume that can't be worked with; set undefined voxels to its smallest value. Returns it, and sentences for the user.
 
     Args:
         image: As read from a file or scene.
         role: "reference" or "target", for the messages.
-
-    Returns:
-        The volume, with undefined voxels replaced by its smallest value, and sentences for the user.
 
     Raises:
         InputError: not a scalar 3D image, empty, constant, undefined throughout, one voxel thick and small, or of absurd geometry.
@@ -85,8 +71,10 @@ def check_volume(image: sitk.Image, role: Role) -> tuple[sitk.Image, list[str]]:
     return image, warnings
 
 
-def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect_empty: bool = False) -> tuple[Segmentation, list[str]]:
-    """Bring a segmentation onto its volume's grid.
+def align_segmentation(
+    segmentation: Segmentation, volume: sitk.Image, *, what: str = "segmentation", expect_empty: bool = False
+) -> tuple[Segmentation, list[str]]:
+    """Bring a segmentation onto its volume's grid. Returns it, and sentences for the user.
 
     On the same grid, up to rounding, the labels stay as they are and the geometry becomes the volume's exactly. On another grid every voxel
     of the volume takes the label of the nearest voxel. Structures without any voxel in the volume are left out, with a warning. Where a
@@ -95,25 +83,22 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect
     Args:
         segmentation: On any grid.
         volume: The image that was segmented.
+        what: What the user calls the segmentation.
         expect_empty: Whether nobody need be told of structures without a voxel.
 
-    Returns:
-        The segmentation on the grid of ``volume``, and sentences for the user.
-
     Raises:
-        InputError: no structure has a voxel, none has one inside the volume, the segmentation has lost its place, or it has two and none of
-            them is the volume's.
+        InputError: no structure has a voxel in the volume; the segmentation has lost its place, or none of its two is the volume's.
     """
     before = _volumes_mm3(segmentation)
     if not any(before):
         raise InputError(
-            f"The segmentation is empty: none of its {len(segmentation.structures)} structures has a voxel.",
+            f"The {what} is empty: none of its {len(segmentation.structures)} structures has a voxel.",
             "There is nothing to look for in another image.",
-            "Draw or load the structures first, or choose another segmentation.",
+            f"Draw or load the structures first, or choose another {what}.",
         )
     empty = [] if expect_empty else [s for s, mm3 in zip(segmentation.structures, before, strict=True) if not mm3]
     warnings = _named("no voxels and can't be used", empty)
-    segmentation, of_places = _in_one_place(segmentation, volume)
+    segmentation, of_places = _in_one_place(segmentation, volume, what)
     warnings += of_places
     if all(same_grid(layer, volume) for layer in segmentation.layers):
         aligned = segmentation.map_layers(with_grid_of(layer, volume) for layer in segmentation.layers)
@@ -121,7 +106,7 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect
     difference = _difference(segmentation.labelmap, volume)
     if _has_lost_its_place(segmentation.labelmap, volume):
         raise InputError(
-            "The segmentation has lost its place: its header does not say where it lies in the patient, unlike that of its volume.",
+            f"The {what} has lost its place: its header does not say where it lies in the patient, unlike that of its volume.",
             f"{difference} A program that saved it has left its geometry out.",
             "Give it the geometry of its volume (in 3D Slicer: load it as a label map, and set spacing, origin and axes in the Volumes "
             "module to those of the image), or export it again from where it was made.",
@@ -130,13 +115,13 @@ def align_segmentation(segmentation: Segmentation, volume: sitk.Image, *, expect
     after = _volumes_mm3(aligned)
     if not any(after):
         raise InputError(
-            "The segmentation lies elsewhere: none of its structures has a voxel inside the volume.",
+            f"The {what} lies elsewhere: none of its structures has a voxel inside the volume.",
             difference,
-            "Check that image and segmentation belong together and lost no transform or orientation when they were saved.",
+            f"Check that image and {what} belong together and lost no transform or orientation when they were saved.",
         )
     if not all(same_lattice(layer, volume) for layer in segmentation.layers):
         warnings.append(
-            f"The segmentation is on another grid than its volume and was resampled; borders may be off by half a voxel. {difference}"
+            f"The {what} is on another grid than its volume and was resampled; borders may be off by half a voxel. {difference}"
         )
     inside = _volumes_mm3(segmentation.map_layers(_cropped(layer, volume) for layer in segmentation.layers))
     rows = list(zip(segmentation.structures, before, inside, after, strict=True))
@@ -204,6 +189,7 @@ def modality_mismatch(reference: sitk.Image, target: sitk.Image) -> str | None:
 
 
 _OTHER_FILE = "Choose another image, or export this one again."
+_OTHER_SPACING = "Correct the spacing, for example in the Volumes module of 3D Slicer, and save the image again."
 
 
 def _refused(role: Role, problem: str, explanation: str, solution: str) -> InputError:
@@ -211,7 +197,7 @@ def _refused(role: Role, problem: str, explanation: str, solution: str) -> Input
 
 
 def _check_form(image: sitk.Image, role: Role) -> None:
-    shown = " x ".join(str(n) for n in image.GetSize())
+    shown = _times(image.GetSize())
     if image.GetDimension() != 3:
         raise _refused(
             role, f"has {image.GetDimension()} dimensions ({shown}) instead of 3.", "One volume is needed.", "Choose one of its volumes."
@@ -230,21 +216,20 @@ def _check_form(image: sitk.Image, role: Role) -> None:
 def _check_geometry(image: sitk.Image, role: Role) -> None:
     smallest, largest = _SPACING_MM
     spacing = image.GetSpacing()
-    shown = " x ".join(f"{s:g}" for s in spacing)
     if not all(smallest <= s <= largest for s in spacing):
         raise _refused(
             role,
-            f"has voxels of {shown} mm.",
+            f"has voxels of {_times(spacing)} mm.",
             f"Sizes in medical images lie between {smallest:g} and {largest:g} mm; the header is wrong or in another unit.",
-            "Correct the spacing, for example in the Volumes module of 3D Slicer, and save the image again.",
+            _OTHER_SPACING,
         )
     extents = [n * s for n, s in zip(image.GetSize(), spacing, strict=True)]
     if max(extents) > _LARGEST_EXTENT_MM:
         raise _refused(
             role,
-            f"is {' x '.join(f'{e:g}' for e in extents)} mm large.",
+            f"is {_times(extents)} mm large.",
             "No patient is several metres long; the spacing in the header is wrong or in another unit.",
-            "Correct the spacing, for example in the Volumes module of 3D Slicer, and save the image again.",
+            _OTHER_SPACING,
         )
     direction = np.reshape(image.GetDirection(), (3, 3))
     if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all() or not np.allclose(direction.T @ direction, np.eye(3), atol=1e-2):
@@ -260,7 +245,7 @@ def _check_thickness(image: sitk.Image, role: Role) -> list[str]:
     size = sorted(image.GetSize())
     if size[0] > 1:
         return []
-    shown = " x ".join(str(n) for n in image.GetSize())
+    shown = _times(image.GetSize())
     if size[1] < _SMALLEST_2D:
         raise _refused(
             role,
@@ -272,8 +257,7 @@ def _check_thickness(image: sitk.Image, role: Role) -> list[str]:
 
 
 def _fill(image: sitk.Image, array: np.ndarray) -> sitk.Image:
-    filled = sitk.GetImageFromArray(array)
-    filled.CopyInformation(image)
+    filled = from_array(array, image)
     for key in image.GetMetaDataKeys():
         filled.SetMetaData(key, image.GetMetaData(key))
     return filled
@@ -289,14 +273,8 @@ def _told_of_two_places(image: sitk.Image, what: str) -> list[str]:
     ]
 
 
-def _in_one_place(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segmentation, list[str]]:
-    """A segmentation where its volume is: of the places that their headers name, both get the same one.
-
-    That is the volume's own where it brings them together, else the other one that both can be read by.
-
-    Raises:
-        InputError: neither brings them together.
-    """
+def _in_one_place(segmentation: Segmentation, volume: sitk.Image, what: str) -> tuple[Segmentation, list[str]]:
+    """A segmentation where its volume is: the volume's own place where that brings both together, else the other that does."""
     theirs, own = two_places(volume), two_places(segmentation.labelmap)
     if theirs is None and own is None:
         return segmentation, []
@@ -309,20 +287,20 @@ def _in_one_place(segmentation: Segmentation, volume: sitk.Image) -> tuple[Segme
                 # The volume stays where it is, and takes the labels with it.
                 move = index_to_world(volume) @ np.linalg.inv(of_volume[a])
                 moved = segmentation.map_layers(placed(layer, move @ of_labels[b]) for layer in segmentation.layers)
-                return moved, _told_of_choice(theirs, own, a, b)
+                return moved, _told_of_choice(theirs, own, a, b, what)
     apart_voxels = max(places.apart_voxels for places in (theirs, own) if places is not None)
     if apart_voxels <= _HALF_VOXEL:
-        return segmentation, _told_of_two_places(segmentation.labelmap, "the segmentation")
-    which = " and ".join(what for what, places in (("volume", theirs), ("segmentation", own)) if places is not None)
+        return segmentation, _told_of_two_places(segmentation.labelmap, f"the {what}")
+    which = " and ".join(name for name, places in (("volume", theirs), (what, own)) if places is not None)
     raise InputError(
-        f"It can't be told where the segmentation lies in its volume: the header of the {which} names two places, and none fits.",
+        f"It can't be told where the {what} lies in its volume: the header of the {which} names two places, and none fits.",
         " ".join(
             sentence
-            for image, what in ((volume, "the volume"), (segmentation.labelmap, "the segmentation"))
-            for sentence in _told_of_two_places(image, what)
+            for image, name in ((volume, "the volume"), (segmentation.labelmap, f"the {what}"))
+            for sentence in _told_of_two_places(image, name)
         )
         + f" {_difference(segmentation.labelmap, volume)}",
-        "Set qform and sform of both files to the one that is right, or load image and segmentation in 3D Slicer, check that they lie on "
+        "Set qform and sform of both files to the one that is right, or load both in 3D Slicer, check that they lie on "
         "each other and save both again.",
     )
 
@@ -333,15 +311,15 @@ def _ways(image: sitk.Image, places: TwoPlaces | None) -> dict[str, np.ndarray]:
     return {"": here} if places is None else {places.used: here, places.other: places.affine}
 
 
-def _told_of_choice(theirs: TwoPlaces | None, own: TwoPlaces | None, of_volume: str, of_labels: str) -> list[str]:
+def _told_of_choice(theirs: TwoPlaces | None, own: TwoPlaces | None, of_volume: str, of_labels: str, what: str) -> list[str]:
     if own is not None:
         rest = "as its volume was" if theirs is not None and of_volume == of_labels == theirs.used else "which is where its volume is"
         return [
-            f"The header of the segmentation gives it two places, by {own.used} and by {own.other}, up to {own.apart_mm:.3g} mm "
+            f"The header of the {what} gives it two places, by {own.used} and by {own.other}, up to {own.apart_mm:.3g} mm "
             f"({own.apart_voxels:.2g} voxels) apart; it was placed by {of_labels}, {rest}."
         ]
     if theirs is not None and of_volume != theirs.used:
-        return [f"The segmentation lies where its volume is by {of_volume}, and was laid over it so."]
+        return [f"The {what} lies where its volume is by {of_volume}, and was laid over it so."]
     return []
 
 
@@ -381,7 +359,7 @@ def _letters(axes: np.ndarray) -> str:
 
 
 def _times(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{number:g}" for number in numbers)
+    return " x ".join(str(number) if isinstance(number, int) else f"{number:g}" for number in numbers)
 
 
 def _volumes_mm3(segmentation: Segmentation) -> list[float]:

@@ -13,7 +13,8 @@ from ..support.notices import hushed, silent
 from .dicom_pixels import broken_pixels, read_planes
 from .dicom_planes import Plane, is_dicom, look_into, text
 from .dicom_series import find_series, look_through
-from .dicom_stack import Stack, stack
+from .dicom_stack import stack
+from .grids import with_geometry
 from .image_file import unreadable
 from .radiograph import as_gray_volume
 
@@ -28,9 +29,6 @@ def source_planes(path: Path) -> tuple[Plane, ...]:
     """The stored planes that a DICOM file or folder is read from: the k-th lies at the volume's slice k.
 
     A radiograph is one plane without a position. Nothing but headers is read, and nothing is warned of: reading the pixels does that.
-
-    Raises:
-        InputError: as for ``read_dicom_folder`` and ``read_dicom_file``.
     """
     with silent():
         planes, what = _folder_planes(path) if path.is_dir() else _file_planes(path)
@@ -99,16 +97,9 @@ def _read(planes: Sequence[Plane], what: str) -> sitk.Image:
         except RuntimeError as error:
             raise broken_pixels(planes[0].path) from error
     else:
-        image = _image_of(stack(planes, what))
+        placed = stack(planes, what)
+        image = with_geometry(read_planes(placed.planes), placed.origin, placed.spacing, placed.axes.T)
     return _with_modality(image, planes[0])
-
-
-def _image_of(placed: Stack) -> sitk.Image:
-    image = sitk.GetImageFromArray(read_planes(placed.planes))
-    image.SetOrigin(placed.origin.tolist())
-    image.SetSpacing(placed.spacing)
-    image.SetDirection(placed.axes.T.ravel().tolist())
-    return image
 
 
 def _with_modality(image: sitk.Image, plane: Plane) -> sitk.Image:

@@ -19,50 +19,14 @@ from ..errors import InputError
 from ..support.text import plain_text
 from .image_file import unreadable
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "FrameOfReferenceUID",
-    "SpecificCharacterSet",
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "Modality",
-    "ImageType",
-    "InstanceNumber",
-    "AcquisitionNumber",
-    "EchoTime",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
-    "NominalPercentageOfCardiacPhase",
-    "DiffusionBValue",
-    "ConcatenationUID",
-    "InConcatenationNumber",
-    "InConcatenationTotalNumber",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]
+_TAGS = """
+    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber SeriesDescription FrameOfReferenceUID
+    SpecificCharacterSet PatientID PatientName PatientBirthDate Modality ImageType InstanceNumber AcquisitionNumber EchoTime
+    TemporalPositionIdentifier TriggerTime NominalPercentageOfCardiacPhase DiffusionBValue ConcatenationUID InConcatenationNumber
+    InConcatenationTotalNumber PhotometricInterpretation SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation Rows
+    Columns NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing SliceThickness
+    SpacingBetweenSlices RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+""".split()
 
 # Objects with pixels that are not intensities: segmentations, label maps, doses.
 _NOT_IMAGES = ("SEG", "RTDOSE")
@@ -171,11 +135,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dataset(path: Path, **options: Any) -> pydicom.Dataset:
-    """A DICOM file as pydicom reads it, also one without preamble or meta header, which then gets the transfer syntax found.
-
-    Args:
-        path: The file.
-        options: Passed to ``pydicom.dcmread``.
+    """A DICOM file as ``pydicom.dcmread`` reads it with these options; the transfer syntax is found where there is no meta header.
 
     Raises:
         InputError: the file can't be opened or parsed.
@@ -229,11 +189,7 @@ def planes_of(header: pydicom.Dataset, path: Path) -> tuple[Plane, ...]:
 
 
 def functional_group(dataset: pydicom.Dataset, frame: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
-    """A frame's own item of a functional group, else the one that all frames share.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """A frame's own item of a functional group, else the one that all frames share. Raises KeyError: there is none."""
     for place in (frame, *_items(dataset, "SharedFunctionalGroupsSequence")[:1]):
         for item in _items(place, keyword):
             return item

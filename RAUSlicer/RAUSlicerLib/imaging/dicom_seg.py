@@ -24,7 +24,7 @@ from ..support.text import plain_text
 from .dicom_planes import Plane
 from .dicom_seg_reader import parse_dicom_seg
 from .dicom_source import SourceSeries, VolumeSource, authorship, stand_in
-from .grids import resample_labels
+from .grids import from_array, resample_labels
 from .label_values import numbered
 from .labelmap import smallest_type
 from .palette import shown_color
@@ -49,8 +49,7 @@ def write_dicom_seg(segmentation: Segmentation, path: Path, volume: sitk.Image, 
 def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Image, source: VolumeSource) -> list[str]:
     """Make a DICOM SEG of these structures in memory and read it back, before hours of work are spent on a real one.
 
-    Returns:
-        The sentences of ``compose_dicom_seg``.
+    Returns the sentences of ``compose_dicom_seg``.
 
     Raises:
         OutputError: it can't be made, or what is read is not what was written.
@@ -59,8 +58,7 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
     # From corner to corner, so that a slice or an axis in the wrong place is seen.
     places = np.linspace(0, array.size - 1, len(structures)).astype(int)
     array.ravel()[places] = np.arange(1, len(structures) + 1)
-    labels = sitk.GetImageFromArray(array)
-    labels.CopyInformation(volume)
+    labels = from_array(array, volume)
     in_turn = tuple(replace(structure, label=number, layer=0) for number, structure in enumerate(structures, start=1))
     dataset, notes = compose_dicom_seg(Segmentation(labels, in_turn), path, volume, source)
     buffer = BytesIO()
@@ -80,7 +78,7 @@ def prove_dicom_seg(structures: Sequence[Structure], path: Path, volume: sitk.Im
 def compose_dicom_seg(
     segmentation: Segmentation, path: Path, volume: sitk.Image, source: VolumeSource
 ) -> tuple[pydicom.Dataset, list[str]]:
-    """A binary DICOM SEG of the series in ``source``, in whose patient and study it is filed.
+    """A binary DICOM SEG of the series in ``source``, in whose patient and study it is filed, and sentences for the user.
 
     Every mask goes to the frame that lies where its slice lies, whatever the order of files and frames. Structures are numbered from 1 in
     their order, as DICOM wants it. One without terminology is coded as tissue.
@@ -90,9 +88,6 @@ def compose_dicom_seg(
         path: Where it is to be written, for messages.
         volume: The image read from ``source``.
         source: Where it was read from.
-
-    Returns:
-        It, and sentences for the user: what the series lacks, and what DICOM can't hold as it is.
 
     Raises:
         OutputError: the source is no series, is not the one ``volume`` was read from, or lacks what DICOM demands.

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..support.notices import hushed
 from .dicom_planes import Plane, functional_group, planes_of, read_dataset, text
 from .dicom_stack import on_slices
+from .grids import with_geometry
 from .image_file import unreadable
 from .labelmap import smallest_type
 from .palette import label_color
@@ -55,20 +56,15 @@ class _Stack:
     step: float
     slices: np.ndarray
 
+    def shape(self, dataset: pydicom.Dataset) -> tuple[int, int, int]:
+        return int(self.slices.max()) + 1, int(dataset.Rows), int(dataset.Columns)
+
     def image(self, array: np.ndarray) -> sitk.Image:
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing((self.spacing[1], self.spacing[0], self.step))
-        image.SetOrigin(self.origin.tolist())
-        image.SetDirection(self.axes.T.ravel().tolist())
-        return image
+        return with_geometry(array, self.origin, (self.spacing[1], self.spacing[0], self.step), self.axes.T)
 
 
 def is_dicom_seg(path: Path) -> bool:
-    """Whether a DICOM file is a Segmentation object.
-
-    Raises:
-        InputError: it can't be read.
-    """
+    """Whether a DICOM file is a Segmentation object. Raises InputError: it can't be read."""
     with hushed(told=False):
         return text(read_dataset(path, specific_tags=["SOPClassUID"], stop_before_pixels=True), "SOPClassUID") in _SEG_CLASSES
 
@@ -166,13 +162,8 @@ def _of_volume(
 ) -> _Lattice | None:
     """The frames' planes as slices of the segmented image; None where they are not its slices.
 
-    Args:
-        frames: Those of the segmentation.
-        heights: Of the planes over the first frame, along the normal, ascending (mm).
-        plane_of: The plane of each frame.
-        axes: Row, column and normal direction of the frames.
-        stated: What the file says of the distance of planes (mm), 0 where it says nothing.
-        volume: The segmented image.
+    ``heights`` (mm) are those of the planes over the first frame, along the normal, ascending; ``plane_of`` is the plane of each frame,
+    ``axes`` are row, column and normal direction, ``stated`` is the file's distance of planes (mm), 0 where it says nothing.
     """
     placed = on_slices(frames, volume)
     *pixel, step = volume.GetSpacing()
@@ -220,14 +211,8 @@ def _even(planes: np.ndarray, stated: float, thickness: float, pixel: float) -> 
 def _read(dataset: pydicom.Dataset, path: Path, stack: _Stack) -> tuple[list[sitk.Image], tuple[Structure, ...]]:
     """Label maps and structures; each segment goes into the first label map in which its voxels are free."""
     described = {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
-    kind = str(dataset.get("SegmentationType"))
-    pixels = _pixels(dataset, path)
-    shape = (int(stack.slices.max()) + 1, int(dataset.Rows), int(dataset.Columns))
-    if kind == "LABELMAP":
-        array, numbers = _labels(dataset, described, pixels, stack, shape, path)
-        arrays, layer_of = [array], dict.fromkeys(numbers, 0)
-    else:
-        arrays, layer_of = _masks(dataset, described, kind, pixels, stack, shape, path)
+    of_kind = _labels if dataset.get("SegmentationType") == "LABELMAP" else _masks
+    arrays, layer_of = of_kind(dataset, described, stack, path)
     nameless = sorted(set(layer_of) - set(described))
     if nameless:
         _log.warning("The DICOM segmentation does not describe segment %s; it is read without a name.", ", ".join(map(str, nameless)))
@@ -235,20 +220,18 @@ def _read(dataset: pydicom.Dataset, path: Path, stack: _Stack) -> tuple[list[sit
     return [stack.image(array) for array in arrays], structures
 
 
-def _labels(
-    dataset: pydicom.Dataset,
-    described: dict[int, pydicom.Dataset],
-    pixels: Callable[[Sequence[int]], Iterator[np.ndarray]],
-    stack: _Stack,
-    shape: tuple[int, int, int],
-    path: Path,
-) -> tuple[np.ndarray, list[int]]:
-    """The label array of a SEG whose voxels are segment numbers, and these numbers."""
+_Described = dict[int, pydicom.Dataset]
+_Arrays = tuple[list[np.ndarray], dict[int, int]]
+"""Label arrays, and the one that holds each segment."""
+
+
+def _labels(dataset: pydicom.Dataset, described: _Described, stack: _Stack, path: Path) -> _Arrays:
+    """Of a SEG whose voxels are segment numbers."""
     if len(np.unique(stack.slices)) < len(stack.slices):
         raise _twice(path)
     background = int(dataset.get("PixelPaddingValue") or 0)
-    array = np.full(shape, background, np.uint16)
-    for index, frame in enumerate(pixels(range(len(stack.slices)))):
+    array = np.full(stack.shape(dataset), background, np.uint16)
+    for index, frame in enumerate(_pixels(dataset, path)(range(len(stack.slices)))):
         array[stack.slices[index]] = frame
     numbers = {int(value) for value in np.unique(array)} | set(described)
     if background:
@@ -260,19 +243,12 @@ def _labels(
             described[free] = described.pop(0)
         numbers = {int(value) for value in np.unique(array)} | set(described)
     described.pop(background, None)
-    return array.astype(smallest_type(int(array.max()))), sorted(numbers - {0, background})
+    return [array.astype(smallest_type(int(array.max())))], dict.fromkeys(sorted(numbers - {0, background}), 0)
 
 
-def _masks(
-    dataset: pydicom.Dataset,
-    described: dict[int, pydicom.Dataset],
-    kind: str,
-    pixels: Callable[[Sequence[int]], Iterator[np.ndarray]],
-    stack: _Stack,
-    shape: tuple[int, int, int],
-    path: Path,
-) -> tuple[list[np.ndarray], dict[int, int]]:
-    """Label arrays of a SEG with a mask a frame, and the one that holds each segment."""
+def _masks(dataset: pydicom.Dataset, described: _Described, stack: _Stack, path: Path) -> _Arrays:
+    """Of a SEG with a mask a frame."""
+    pixels, shape = _pixels(dataset, path), stack.shape(dataset)
     frames_of: dict[int, list[int]] = defaultdict(list)
     for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         try:
@@ -281,7 +257,7 @@ def _masks(
             (number,) = described
         frames_of[number].append(index)
     numbers = sorted({*frames_of, *described})
-    largest = int(dataset.get("MaximumFractionalValue") or 255) if kind == "FRACTIONAL" else 0
+    largest = int(dataset.get("MaximumFractionalValue") or 255) if dataset.get("SegmentationType") == "FRACTIONAL" else 0
     dtype = smallest_type(max(numbers))
     arrays = [np.zeros(shape, dtype)]
     layer_of: dict[int, int] = {}

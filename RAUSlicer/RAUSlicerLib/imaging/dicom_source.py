@@ -28,15 +28,8 @@ UTF8 = "ISO_IR 192"
 
 # What DICOM wants in every object of a patient's study, if only empty (type 2).
 _MAY_BE_EMPTY = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 # What an object names of the images it belongs to, beside the frame of reference.
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -94,10 +87,9 @@ class SourceSeries:
 
 
 class VolumeSource:
-    """Where a volume was read from. The headers of a DICOM series are read when an object first wants to belong to it, and kept.
+    """Where a volume was read from, None where that is not known.
 
-    Args:
-        path: A file or a folder; None where it is not known.
+    The headers of a DICOM series are read when an object first wants to belong to it, and kept.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -117,11 +109,8 @@ class VolumeSource:
     def series(self, refused: Callable[[str], OutputError]) -> SourceSeries:
         """The series, with what anonymizers and old scanners leave out of its headers made up for.
 
-        Args:
-            refused: The error for a sentence on why no object can belong to it.
-
         Raises:
-            OutputError: it is unknown, no DICOM, or has no place in the patient.
+            OutputError: what ``refused`` makes of the reason: it is unknown, no DICOM, or has no place in the patient.
             InputError: it can't be read as a volume.
         """
         if self._series is None:
@@ -216,9 +205,7 @@ def _class_of(header: pydicom.Dataset) -> str:
 def _identity(header: pydicom.Dataset, first: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """An image's UIDs, and which of them it lacks; these are made up, the same ones whenever the same series is read.
 
-    Args:
-        header: The image's.
-        first: The UIDs of the series' first image, empty for that itself.
+    ``first`` are the UIDs of the series' first image, empty for that itself.
     """
     identity = {keyword: text(header, keyword) for keyword in (*_IDENTITY, "FrameOfReferenceUID")}
     # Anonymizers sometimes empty the identity and leave that in the file's meta header alone.

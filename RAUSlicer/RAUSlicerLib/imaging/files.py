@@ -33,12 +33,8 @@ OUTPUT_SUFFIXES = (".seg.nrrd", *LABELMAP_OUTPUTS, ".dcm")
 def read_volume(path: str | Path) -> sitk.Image:
     """Read a volume: NIfTI, NRRD, MetaImage, a folder of DICOM slices, a DICOM file, or a radiograph in PNG or JPEG.
 
-    Args:
-        path: An image file, or the folder of a DICOM series.
-
-    Returns:
-        A 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept, and
-        a second place that its header gives it: see ``places``.
+    Returns a 3D scalar image in patient space (LPS, mm); a 2D image has one slice. Of the metadata only a DICOM modality is kept, and a
+    second place that its header gives it: see ``places``.
 
     Raises:
         InputError: the path is missing, unreadable, damaged, truncated, or not one scalar volume.
@@ -139,7 +135,7 @@ def check_output(path: str | Path, force: bool = False, *, volume_path: Source =
 def prove_output(
     path: str | Path, reference: Segmentation, structures: Sequence[Structure], volume: sitk.Image, *, volume_path: Source = None
 ) -> list[str]:
-    """Make sure that these structures can be written in the target, before hours of work are spent on finding them.
+    """Make sure that structures can be written in the target, before hours of work are spent on finding them.
 
     Args:
         path: As for ``check_output``, which looks at the name alone.
@@ -148,12 +144,10 @@ def prove_output(
         volume: The target.
         volume_path: Where ``volume`` was read from; needed for DICOM SEG.
 
-    Returns:
-        Sentences for the user on what the file can't hold as it is.
+    Returns sentences for the user on what the file can't hold as it is.
 
     Raises:
-        OutputError: overlapping structures in a label map; a geometry that the format can't hold; a series that no DICOM SEG can be made
-            of; a full disk.
+        OutputError: structures overlap in a label map, the format can't hold the geometry, no DICOM SEG can be made, the disk is full.
     """
     path = Path(path)
     if has_suffix(path, (".dcm",)):
@@ -166,8 +160,7 @@ def prove_output(
 
 def _prove_grid(path: Path, volume: sitk.Image) -> None:
     """Raise OutputError unless an empty segmentation of a volume comes back from a file of this format as it was."""
-    empty = sitk.Image(volume.GetSize(), sitk.sitkUInt8)
-    empty.CopyInformation(volume)
+    empty = with_grid_of(sitk.Image(volume.GetSize(), sitk.sitkUInt8), volume)
     try:
         # The image library can't be given a name that is no text.
         parent = path.absolute().parent
@@ -184,12 +177,7 @@ def _prove_grid(path: Path, volume: sitk.Image) -> None:
 
 
 def write_result(
-    segmentation: Segmentation,
-    path: str | Path,
-    volume: sitk.Image,
-    *,
-    volume_path: Source = None,
-    force: bool = False,
+    segmentation: Segmentation, path: str | Path, volume: sitk.Image, *, volume_path: Source = None, force: bool = False
 ) -> list[str]:
     """Write the segmentation that a run has found: see ``write_segmentation``. If that fails, it is kept as .seg.nrrd beside the file.
 
@@ -217,12 +205,7 @@ def write_result(
 
 
 def write_segmentation(
-    segmentation: Segmentation,
-    path: str | Path,
-    volume: sitk.Image,
-    *,
-    volume_path: Source = None,
-    force: bool = False,
+    segmentation: Segmentation, path: str | Path, volume: sitk.Image, *, volume_path: Source = None, force: bool = False
 ) -> list[str]:
     """Write a segmentation on the grid of the volume it belongs to; the file appears complete or not at all.
 
@@ -233,8 +216,7 @@ def write_segmentation(
         volume_path: Where ``volume`` was read from: the source images that a DICOM SEG must name.
         force: Whether an existing file may be replaced.
 
-    Returns:
-        Sentences for the user on what the file can't hold as it is.
+    Returns sentences for the user on what the file can't hold as it is.
 
     Raises:
         OutputError: see ``check_output``; overlapping structures in a label map; a segmentation on another grid; a full disk.

@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .dicom import MODALITY_KEY
+from .grids import from_array
 from .intensity import normalize
 
 # Voxels along the longer in-plane side of the reference's foreground. The networks were trained at this scale.
@@ -159,13 +160,6 @@ def resample(image: sitk.Image, grid: sitk.Image, *, nearest: bool = False, outs
     """The image on another grid; what lies outside of it gets ``outside``."""
     interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
     return sitk.Resample(image, grid, sitk.Transform(), interpolator, outside)
-
-
-def from_array(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    """An array of shape (z, y, x) as an image with a grid's geometry."""
-    image = sitk.GetImageFromArray(values)
-    image.CopyInformation(grid)
-    return image
 
 
 def normalized(image: sitk.Image) -> sitk.Image:

@@ -53,6 +53,15 @@ def placed(image: sitk.Image, affine: np.ndarray) -> sitk.Image:
     return moved
 
 
+def with_geometry(array: np.ndarray, origin: np.ndarray, spacing: Sequence[float], direction: np.ndarray) -> sitk.Image:
+    """An array of shape (z, y, x) as an image; the columns of ``direction`` (3, 3) are the axes x, y and z."""
+    image = sitk.GetImageFromArray(array)
+    image.SetOrigin(origin.tolist())
+    image.SetSpacing(list(spacing))
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
 def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
     """Whether two 3D images have the same size and the same voxel positions, up to the rounding of file formats."""
     if a.GetSize() != b.GetSize():
@@ -85,6 +94,13 @@ def with_grid_of(image: sitk.Image, grid: sitk.Image) -> sitk.Image:
     copy = sitk.Image(image)
     copy.CopyInformation(grid)
     return copy
+
+
+def from_array(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    """An array of shape (z, y, x) as an image with a grid's geometry."""
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(grid)
+    return image
 
 
 def resample_labels(labelmap: sitk.Image, grid: sitk.Image) -> sitk.Image:

@@ -55,7 +55,6 @@ _NRRD_SPACES = tuple(
     for name in names
     for time in times
 )
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def require_room(count: int, announced: str = "Its header announces") -> None:
@@ -77,12 +76,10 @@ def require_packed(count: int, packed: int) -> None:
 def check_metaimage(path: Path) -> str | None:
     """Make sure that ITK can read a MetaImage and that its voxels are there.
 
-    Returns:
-        Why it can't be told how the image lies in the patient, None where that can.
+    Returns why it can't be told how the image lies in the patient, None where that can.
 
     Raises:
-        Unsound: a field that has to be there is missing, double, or no number; voxels are missing, damaged, or in a place where they must
-            not be.
+        Unsound: a needed field is missing, double, or no number; voxels are missing, damaged, or where they must not be.
         OSError: a file can't be opened.
     """
     header = metaimage_header(path)
@@ -177,15 +174,7 @@ def _metaimage_files(path: Path, header: Header, sizes: Sequence[int]) -> list[P
 
 
 def check_nrrd(path: Path) -> str | None:
-    """Make sure that ITK can read an NRRD and that its voxels are there.
-
-    Returns:
-        Why it can't be told how the image lies in the patient, None where that can.
-
-    Raises:
-        Unsound: a field that has to be there is missing, double, or no number; voxels are missing or in a place where they must not be.
-        OSError: a file can't be opened.
-    """
+    """The same of an NRRD."""
     header = nrrd_header(path)
     fields = header.fields
     dimensions = _whole(fields, "dimension", 1, _MOST_DIMENSIONS)
@@ -204,8 +193,10 @@ def check_nrrd(path: Path) -> str | None:
     # The image library copies words, and lines that it complains of, into buffers of a fixed length.
     words = [fields.get(key, "") for key in ("type", "encoding", "endian", "space")]
     words += [word for key in ("kinds", "centers") for word in fields.get(key, "").split()]
-    rest, labels = _QUOTED.subn("", fields.get("labels", ""))
-    any_length = (*_NRRD_ANY_LENGTH, "labels") if labels == dimensions and not rest.strip() else _NRRD_ANY_LENGTH
+    # One quoted text an axis, in which a quote may be escaped, and nothing between them.
+    labels = re.sub(r"\\.", "x", fields.get("labels", "")).split('"')
+    are_labels = len(labels) == 2 * dimensions + 1 and not "".join(labels[::2]).strip()
+    any_length = (*_NRRD_ANY_LENGTH, "labels") if are_labels else _NRRD_ANY_LENGTH
     longest = max(len(value) for key, value in fields.items() if key not in any_length)
     if max(len(word) for word in words) > _LONGEST_WORD or longest > _LONGEST_VALUE:
         raise Unsound("Its header holds a field that is too long to be one of the format's.")
@@ -281,12 +272,7 @@ def _no_nrrd_place(fields: dict[str, str], dimensions: int) -> str | None:
 
 
 def check_picture(path: Path) -> None:
-    """Make sure that a PNG or JPEG is whole: of a cut JPEG, ITK makes a picture that is grey from there on.
-
-    Raises:
-        Unsound: it is cut, damaged, of another format or absurdly large.
-        OSError: the file can't be opened.
-    """
+    """The same of a PNG or JPEG, which has no place: of a cut JPEG, ITK makes a picture that is grey from there on."""
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:

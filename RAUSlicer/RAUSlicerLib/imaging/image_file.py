@@ -33,12 +33,10 @@ _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 def require_exists(path: Path, kind: str) -> Path:
     """The path of a file or folder that can be opened; one whose accents are stored in another way is found too.
 
-    Args:
-        path: As the user gave it.
-        kind: What was expected there, for the message.
+    ``kind`` is what was expected there, for the message.
 
     Raises:
-        InputError: there is nothing at the path, or something that is neither file nor folder, or a path that libraries can't be given.
+        InputError: there is nothing at the path, something that is neither file nor folder, or a path that libraries can't be given.
     """
     try:
         found = _as_stored(path)

@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError, OutputError
+from .grids import from_array
 from .label_names import find_names
 from .label_values import value_counts
 from .palette import label_color
@@ -63,8 +64,7 @@ def as_labels(image: sitk.Image, path: Path) -> sitk.Image:
         raise _not_labels(path, f"negative values, down to {int(array.min())}")
     if array.max() > np.iinfo(np.uint32).max:
         raise _not_labels(path, f"values up to {int(array.max())}")
-    integers = sitk.GetImageFromArray(array.astype(smallest_type(int(array.max()))))
-    integers.CopyInformation(image)
+    integers = from_array(array.astype(smallest_type(int(array.max()))), image)
     if off:
         _log.warning("The labels in %r are off whole numbers by up to %.2g; the nearest whole ones were taken.", path.name, off)
     return keep_places(image, integers)
@@ -101,9 +101,7 @@ def merge_layers(segmentation: Segmentation, path: Path) -> sitk.Image:
             "Some of its structures overlap or share a label value, and a label map holds one structure a voxel.",
             "Choose an output name that ends in .seg.nrrd, which keeps overlapping structures.",
         )
-    image = sitk.GetImageFromArray(merged)
-    image.CopyInformation(segmentation.labelmap)
-    return image
+    return from_array(merged, segmentation.labelmap)
 
 
 def smallest_type(largest: int) -> type[np.unsignedinteger]:

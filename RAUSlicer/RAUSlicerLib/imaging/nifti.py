@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -38,15 +39,23 @@ _ASKEW_VOXELS, _MOST_ASKEW_VOXELS = 1e-3, 0.5
 _FARTHEST_MM = 1e9
 
 _HEADER_1, _HEADER_2 = 348, 540
+# Of each version, by the length of its header: the form of each field, and where it begins.
+_LAYOUTS = {
+    _HEADER_1: {
+        **{"dims": ("8h", 40), "datatype": ("h", 70), "pixdim": ("8f", 76), "offset": ("f", 108), "scaling": ("2f", 112)},
+        **{"units": ("B", 123), "codes": ("2h", 252), "numbers": ("18f", 256)},
+    },
+    _HEADER_2: {
+        **{"datatype": ("h", 12), "dims": ("8q", 16), "pixdim": ("8d", 104), "offset": ("q", 168), "scaling": ("2d", 176)},
+        **{"codes": ("2i", 344), "numbers": ("18d", 352), "units": ("i", 500)},
+    },
+}
 # What follows a header before the voxels: names of structures, notes of programs.
 _LONGEST_EXTENSIONS = 1 << 24
 # More than the announced voxels, and this, is no padding.
 _PADDING = 1 << 20
 
-_SCALARS = {
-    **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"},
-    **{256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"},
-}
+_SCALARS = {**{2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}, **{256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}}
 _OTHERS = {32: 8, 128: 3, 1536: 16, 1792: 16, 2048: 32, 2304: 4}
 _LONG_NUMBERS = (1536, 2048)
 _MM = {1: 1000.0, 3: 1e-3}
@@ -217,52 +226,24 @@ def _parse(start: bytes) -> _Header:
     """The header in a file's first bytes, in either byte order; that of ANALYZE, from which NIfTI grew, is one without scale and place."""
     for order in "<>":
         kind = struct.unpack_from(order + "i", start, 0)[0]
-        if kind == _HEADER_1:
-            if start[344:347] == b"ni1":
-                raise Unsound(
-                    "It is the header of a pair of files (.hdr and .img).", "Convert it to one file, .nii.gz, or load it in 3D Slicer."
-                )
-            rank, *dims = struct.unpack_from(order + "8h", start, 40)
-            (datatype,) = struct.unpack_from(order + "h", start, 70)
-            qfac, *spacing = struct.unpack_from(order + "8f", start, 76)
-            offset, slope, inter = struct.unpack_from(order + "3f", start, 108)
-            units = start[123]
-            codes = struct.unpack_from(order + "2h", start, 252)
-            numbers = struct.unpack_from(order + "18f", start, 256)
-            if start[344:347] != b"n+1":
-                if not offset >= _HEADER_1:
-                    raise Unsound("It is the header of a pair of files (.hdr and .img), and holds no voxels.", ONE_FILE)
-                slope, inter, units, codes = 1.0, 0.0, 0, (0, 0)
-        elif kind == _HEADER_2:
-            if start[4:7] != b"n+2":
-                break
-            (datatype,) = struct.unpack_from(order + "h", start, 12)
-            rank, *dims = struct.unpack_from(order + "8q", start, 16)
-            qfac, *spacing = struct.unpack_from(order + "8d", start, 104)
-            (offset,) = struct.unpack_from(order + "q", start, 168)
-            slope, inter = struct.unpack_from(order + "2d", start, 176)
-            codes = struct.unpack_from(order + "2i", start, 344)
-            numbers = struct.unpack_from(order + "18d", start, 352)
-            (units,) = struct.unpack_from(order + "i", start, 500)
-        else:
+        if kind not in _LAYOUTS or (kind == _HEADER_2 and start[4:7] != b"n+2"):
             continue
-        return _header(kind, order, rank, dims, datatype, (qfac, *spacing), (offset, slope, inter), units, codes, numbers)
+        if kind == _HEADER_1 and start[344:347] == b"ni1":
+            raise Unsound(
+                "It is the header of a pair of files (.hdr and .img).", "Convert it to one file, .nii.gz, or load it in 3D Slicer."
+            )
+        fields = {name: struct.unpack_from(order + form, start, at) for name, (form, at) in _LAYOUTS[kind].items()}
+        if kind == _HEADER_1 and start[344:347] != b"n+1":
+            if not fields["offset"][0] >= _HEADER_1:
+                raise Unsound("It is the header of a pair of files (.hdr and .img), and holds no voxels.", ONE_FILE)
+            fields |= {"scaling": (1.0, 0.0), "units": (0,), "codes": (0, 0)}
+        return _header(kind, order, fields)
     raise Unsound("Its content is not of the format that its name says.")
 
 
-def _header(
-    kind: int,
-    order: str,
-    rank: int,
-    dims: list[int],
-    datatype: int,
-    pixdim: tuple[float, ...],
-    scaling: tuple[float, float, float],
-    units: int,
-    codes: tuple[int, ...],
-    numbers: tuple[float, ...],
-) -> _Header:
-    offset, slope, inter = scaling
+def _header(kind: int, order: str, fields: dict[str, tuple[Any, ...]]) -> _Header:
+    (rank, *dims), pixdim, codes, numbers = (fields[name] for name in ("dims", "pixdim", "codes", "numbers"))
+    (datatype,), (offset,), (slope, inter), (units,) = (fields[name] for name in ("datatype", "offset", "scaling", "units"))
     if not 1 <= rank <= 7:
         raise Unsound(f"Its header says that the image has {rank} dimensions.")
     if min(dims[:rank]) < 0:
@@ -297,19 +278,8 @@ def _header(
                 lost.append(name)
     if lost and not forms:
         raise Unsound(f"Its header gives it a place ({' and '.join(lost)}) that is no number, or axes that lie in one plane.")
-    return _Header(
-        2 if kind == _HEADER_2 else 1,
-        order,
-        sizes,
-        (x, y, z),
-        datatype,
-        slope,
-        inter,
-        max(int(offset), kind),
-        forms,
-        tuple(lost),
-        codes[1] == 1,
-    )
+    version, begin = 2 if kind == _HEADER_2 else 1, max(int(offset), kind)
+    return _Header(version, order, sizes, (x, y, z), datatype, slope, inter, begin, forms, tuple(lost), codes[1] == 1)
 
 
 def _of_quaternion(numbers: tuple[float, ...], spacing: tuple[float, ...], qfac: float, scale: float) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from .grids import from_array, with_grid_of
 from .image_file import read_image
 
 # ITU-R BT.601, the weights that picture libraries use for luminance.
@@ -46,8 +47,7 @@ def read_mask(path: Path, volume: sitk.Image | None) -> sitk.Image:
             "A picture has no position in space, so a mask must have its image's size to be laid over it.",
             "Export the mask again in the size of the image.",
         )
-    mask.CopyInformation(volume)
-    return mask
+    return with_grid_of(mask, volume)
 
 
 def as_gray_volume(image: sitk.Image) -> sitk.Image:
@@ -60,9 +60,7 @@ def as_gray_volume(image: sitk.Image) -> sitk.Image:
     if components < 3 or _is_gray(image):
         return sitk.VectorIndexSelectionCast(image, 0)
     array = sitk.GetArrayViewFromImage(image)
-    gray = sitk.GetImageFromArray(np.rint(array[..., :3] @ np.array(_LUMINANCE)).astype(array.dtype))
-    gray.CopyInformation(image)
-    return gray
+    return from_array(np.rint(array[..., :3] @ np.array(_LUMINANCE)).astype(array.dtype), image)
 
 
 def _is_gray(image: sitk.Image) -> bool:

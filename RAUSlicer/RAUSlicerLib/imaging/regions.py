@@ -12,6 +12,7 @@ from . import slicer_seg_nrrd
 from .checks import align_segmentation
 from .dicom import is_dicom
 from .files import read_segmentation, read_volume
+from .grids import from_array
 from .image_file import VOLUME_SUFFIXES, as_volume, has_suffix, read_image, require_exists
 from .places import keep_places
 from .segmentation import Segmentation, Structure
@@ -41,18 +42,12 @@ def read_region(path: Path, volume: sitk.Image) -> tuple[np.ndarray, list[str]]:
         raise InputError(
             f"The region {str(path)!r} is empty.", "No voxel of it is marked.", "Mark voxels of the target, or choose another file."
         )
-    try:
-        aligned, warnings = align_segmentation(segmentation, volume, expect_empty=True)
-    except InputError as error:
-        problem = f"The region {str(path)!r} can't be used. {error.problem.replace('segmentation', 'region')}"
-        raise InputError(problem, error.explanation, error.solution) from error
-    marked = np.any([sitk.GetArrayViewFromImage(layer) != 0 for layer in aligned.layers], axis=0)
-    return marked, [sentence.replace("The segmentation", "It") for sentence in warnings]
+    aligned, warnings = align_segmentation(segmentation, volume, what=f"region {str(path)!r}", expect_empty=True)
+    return np.any([sitk.GetArrayViewFromImage(layer) != 0 for layer in aligned.layers], axis=0), warnings
 
 
 def _marked(image: sitk.Image) -> Segmentation:
     array = sitk.GetArrayViewFromImage(image)
     # NaN is not 0, but what programs write where there is nothing.
-    marked = sitk.GetImageFromArray(((array != 0) & ~np.isnan(array)).astype(np.uint8))
-    marked.CopyInformation(image)
+    marked = from_array(((array != 0) & ~np.isnan(array)).astype(np.uint8), image)
     return Segmentation(keep_places(image, marked), (Structure(1, "the marked region"),))

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..support.header_fields import is_finite
 from ..support.text import is_text
+from .grids import from_array
 from .labelmap import as_labels, present_labels
 from .palette import label_color, shown_color
 from .segmentation import Segmentation, Structure
@@ -252,9 +253,7 @@ def _merge_one_segment_layers(layers: list[sitk.Image], structures: tuple[Struct
             merged.append(np.zeros_like(merged[0]))
         merged[place][mask] = label
         moved.append(replace(structure, label=label, layer=place))
-    images = [sitk.GetImageFromArray(array) for array in merged]
-    for labelmap in images:
-        labelmap.CopyInformation(layers[0])
+    images = [from_array(array, layers[0]) for array in merged]
     if more:
         _tell_of_undescribed([f"layer {place}" for place in more], path)
     return Segmentation(images[0], tuple(moved), tuple(images[1:]))
@@ -274,7 +273,5 @@ def _unique_ids(structures: tuple[Structure, ...]) -> list[str]:
 
 def _damaged(path: Path, reason: str) -> InputError:
     return InputError(
-        f"The segmentation {str(path)!r} is damaged.",
-        reason,
-        "Open it in 3D Slicer, check it and save it again as .seg.nrrd.",
+        f"The segmentation {str(path)!r} is damaged.", reason, "Open it in 3D Slicer, check it and save it again as .seg.nrrd."
     )

@@ -21,11 +21,7 @@ TENSORS = "model.safetensors"
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's verified ``config.json``.
-
-    Raises:
-        ModelError: it is missing, damaged or changed.
-    """
+    """The checkpoint's verified ``config.json``. Raises ModelError: it is missing, damaged or changed."""
     verify_file(folder, read_manifest(folder), CONFIG)
     return read_json(folder / CONFIG)
 

@@ -163,11 +163,7 @@ def _sha256(path: Path, *, afresh: bool = True) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        ModelError: the file is missing or holds something else.
-    """
+    """The JSON object in a file. Raises ModelError: the file is missing or holds something else."""
     if not path.is_file():
         raise ModelError(f"The model file {str(path)!r} is missing.", "The checkpoint is incomplete.", _REINSTALL)
     try:

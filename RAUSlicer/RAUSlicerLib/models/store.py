@@ -51,11 +51,7 @@ class ModelFolder:
         return state(self.part(name))
 
     def part(self, name: str) -> Path:
-        """The checkpoint folder of one part.
-
-        Raises:
-            ModelError: the model has no such part.
-        """
+        """The checkpoint folder of one part. Raises ModelError: the model has no such part."""
         folder = self.path / name
         if not folder.is_dir():
             raise ModelError(
@@ -66,11 +62,7 @@ class ModelFolder:
         return folder
 
     def verify(self) -> dict[str, Manifest]:
-        """Compare every file of every part with its checksum.
-
-        Raises:
-            ModelError: a part is damaged, or there is none.
-        """
+        """Compare every file of every part with its checksum. Raises ModelError: a part is damaged, or there is none."""
         if not self.parts:
             raise ModelError(
                 f"The model {self.name!r} is empty.",
@@ -110,11 +102,7 @@ def list_unfinished(home: str | Path = "") -> list[Unfinished]:
 
 
 def resolve(name: str) -> ModelFolder:
-    """The model of that name, or the one in the folder that ``name`` is the path of.
-
-    Raises:
-        ModelError: there is no such model.
-    """
+    """The model of that name, or the one in the folder that ``name`` is the path of. Raises ModelError: there is no such model."""
     models = {model.name: model for model in reversed(list_models())}
     if name in models:
         return models[name]

@@ -68,6 +68,7 @@ class WorkerClient:
     of it takes seconds; after a restart, or with another reference, target or model, it matches again first, and ``matched_again`` in the
     reply says so. An error of code "cancelled" says that nothing was finished when the user cancelled.
 
+    All that sends raises an OutputError where the temporary folder can't be written, a ResourceError where the worker can't be started.
     ``report`` and ``ask`` are answered in the same way; ``case_files.read_report`` and ``read_answer`` read the file that the result names.
     """
 
@@ -181,16 +182,7 @@ class WorkerClient:
         return id_
 
     def transfer(self, folder: Path, request: RunRequest) -> str:
-        """Ask for a run and return the request's id.
-
-        Args:
-            folder: From ``new_run_folder``; the caller removes it once the answer is read.
-            request: The run.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
-        """
+        """Ask for a run and return the request's id. The caller removes ``folder``, of ``new_run_folder``, once the answer is read."""
         from . import exchange
 
         files = exchange.write_request(folder, request.reference, request.target)
@@ -203,16 +195,7 @@ class WorkerClient:
     def correct(self, folder: Path, request: RunRequest, correction: Correction) -> str:
         """Ask for one structure to be carried over again from what the user has corrected, and return the request's id.
 
-        The volumes are written to files only where the worker must match them again.
-
-        Args:
-            folder: From ``new_run_folder``; the caller removes it once the answer is read.
-            request: The run that is corrected.
-            correction: The structure and what the user has changed of it.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
+        The volumes are written to ``folder`` only where the worker must match them again. ``request`` is the run that is corrected.
         """
         from . import exchange
 
@@ -232,14 +215,13 @@ class WorkerClient:
         """Ask for a report on a segmented target and return the request's id.
 
         Args:
-            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            folder: As for ``transfer``.
             case: The target as it is now.
             save: A file to write the report to as well; its ending says in which form.
             dicom: A file of the target's series, which a DICOM report belongs to.
 
         Raises:
-            OutputError: the temporary folder, or the file that it is to be saved to, can't be written.
-            ResourceError: the worker can't be started.
+            OutputError: the file that it is to be saved to can't be written.
         """
         if save is not None:
             from ..support.outputs import require_free, require_writable
@@ -267,15 +249,11 @@ class WorkerClient:
         """Ask a question about a segmented target and return the request's id.
 
         Args:
-            folder: From ``new_run_folder``; the caller removes it once the answer is read.
+            folder: As for ``transfer``.
             case: The target as it is now.
             question: As for ``interpretation.questions.answer``.
             point: Where "here" is, LPS, mm.
             region: What "the marked region" is: booleans (z, y, x) on the target's grid.
-
-        Raises:
-            OutputError: the temporary folder can't be written.
-            ResourceError: the worker can't be started.
         """
         from . import case_files
 

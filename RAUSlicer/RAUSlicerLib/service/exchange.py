@@ -1,10 +1,14 @@
-"""A run's volumes and results as files, and what goes into the messages beside them."""
+"""A run's volumes and results as files, and what goes into the messages beside them.
+
+What writes raises an OutputError where the temporary folder can't be written, what reads an InputError where a file is missing or damaged.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +25,18 @@ Json = dict[str, Any]
 
 
 def write_request(folder: Path, reference: Reference, target: sitk.Image) -> Json:
-    """Write a run's input into a folder and return the fields of the request that name the files.
-
-    Raises:
-        OutputError: the temporary folder can't be written.
-    """
+    """Write a run's input into a folder and return the fields of the request that name the files."""
     paths = {name: str(folder / f"{name}.nrrd") for name in ("reference", "target")}
     write_image(reference.volume, paths["reference"])
     write_image(target, paths["target"])
     segmentation = folder / "reference.seg.nrrd"
-    try:
-        write_segmentation(reference.segmentation, segmentation, reference.volume)
-    except OutputError as error:
-        raise disk_full(segmentation) from error
+    write_labels(reference.segmentation, segmentation, reference.volume)
     fields = {**paths, "reference_segmentation": str(segmentation), "output": str(folder / "result.seg.nrrd")}
     return {**fields, "case": fingerprint(reference, target)}
 
 
 def write_image(image: sitk.Image, path: str) -> None:
-    """Write an image into the temporary folder.
-
-    Raises:
-        OutputError: it can't be written.
-    """
+    """Write an image into the temporary folder."""
     try:
         sitk.WriteImage(image, path)
     except RuntimeError as error:
@@ -51,6 +44,14 @@ def write_image(image: sitk.Image, path: str) -> None:
     # The image library does not notice that the end of a file could not be written.
     if Path(path).stat().st_size <= image.GetNumberOfPixels() * image.GetSizeOfPixelComponent():
         raise disk_full(Path(path))
+
+
+def write_labels(segmentation: Segmentation, path: Path, volume: sitk.Image) -> None:
+    """Write the segmentation of a volume into the temporary folder."""
+    try:
+        write_segmentation(segmentation, path, volume, force=True)
+    except OutputError as error:
+        raise disk_full(path) from error
 
 
 def disk_full(path: Path) -> OutputError:
@@ -64,20 +65,22 @@ def disk_full(path: Path) -> OutputError:
 
 def fingerprint(reference: Reference, target: sitk.Image) -> str:
     """The same text for the same voxels, geometry and structures: it tells the worker whether it has seen a pair before."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in (target, reference.volume, *reference.segmentation.layers):
-        digest.update(repr((image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), image.GetPixelID())).encode())
-        digest.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data)
-    digest.update(repr(reference.segmentation.structures).encode())
-    return digest.hexdigest()
+    return digest((target, reference.volume, *reference.segmentation.layers), repr(reference.segmentation.structures))
+
+
+def digest(images: Iterable[sitk.Image], *texts: str) -> str:
+    """The same text for the same voxels, geometry and texts."""
+    made = hashlib.blake2b(digest_size=16)
+    for image in images:
+        made.update(repr((image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), image.GetPixelID())).encode())
+        made.update(np.ascontiguousarray(sitk.GetArrayViewFromImage(image)).data)
+    for text in texts:
+        made.update(text.encode())
+    return made.hexdigest()
 
 
 def write_correction(folder: Path, correction: Correction) -> Json:
-    """Write a correction's mask into a folder and return the fields of the request that describe the correction.
-
-    Raises:
-        OutputError: the temporary folder can't be written.
-    """
+    """Write a correction's mask into a folder and return the fields of the request that describe the correction."""
     mask = None
     if correction.mask is not None:
         mask = str(folder / "corrected.nrrd")
@@ -92,11 +95,7 @@ def write_correction(folder: Path, correction: Correction) -> Json:
 
 
 def read_correction(request: Mapping[str, Any]) -> Correction:
-    """The correction that a request describes.
-
-    Raises:
-        InputError: its mask is missing or unreadable.
-    """
+    """The correction that a request describes."""
     box = request["box_mm"]
     return Correction(
         request["structure"],
@@ -107,26 +106,15 @@ def read_correction(request: Mapping[str, Any]) -> Correction:
 
 
 def read_request(request: Mapping[str, Any]) -> tuple[Reference, sitk.Image]:
-    """The reference and the target that a request names.
-
-    Raises:
-        InputError: a file is missing or unreadable.
-    """
+    """The reference and the target that a request names."""
     reference = read_volume(request["reference"])
     segmentation = read_segmentation(request["reference_segmentation"])
     return Reference(reference, segmentation), read_volume(request["target"])
 
 
 def write_result(transfer: Transfer, output: Path) -> Json:
-    """Write a result's voxels to a file and return the fields of the reply.
-
-    Raises:
-        OutputError: the temporary folder can't be written.
-    """
-    try:
-        write_segmentation(transfer.segmentation, output, transfer.segmentation.labelmap, force=True)
-    except OutputError as error:
-        raise disk_full(output) from error
+    """Write a result's voxels to a file and return the fields of the reply."""
+    write_labels(transfer.segmentation, output, transfer.segmentation.labelmap)
     return {
         "segmentation": str(output),
         "structures": [structure_to_json(structure) for structure in transfer.segmentation.structures],
@@ -140,11 +128,7 @@ def write_result(transfer: Transfer, output: Path) -> Json:
 
 
 def read_result(reply: Mapping[str, Any]) -> Transfer:
-    """The result that a reply describes.
-
-    Raises:
-        InputError: its file is missing or damaged.
-    """
+    """The result that a reply describes."""
     voxels = read_segmentation(reply["segmentation"])
     structures = tuple(structure_from_json(item) for item in reply["structures"])
     return Transfer(
@@ -160,15 +144,7 @@ def read_result(reply: Mapping[str, Any]) -> Transfer:
 
 def structure_to_json(structure: Structure) -> Json:
     """A structure as values that JSON has."""
-    return {
-        "label": structure.label,
-        "name": structure.name,
-        "color": structure.color,
-        "terminology": structure.terminology,
-        "parent": structure.parent,
-        "layer": structure.layer,
-        "id": structure.id,
-    }
+    return asdict(structure)
 
 
 def structure_from_json(item: Mapping[str, Any]) -> Structure:

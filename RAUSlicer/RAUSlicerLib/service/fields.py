@@ -16,11 +16,7 @@ _LARGEST_MM = 1e6
 
 
 def require_fields(message: Message, exchange: Exchange | None) -> None:
-    """Refuse a request that lacks a field, has one of another type, or names a file outside of the exchange folder to be written.
-
-    Raises:
-        ProtocolError: it does.
-    """
+    """Raise ProtocolError where a field is missing or of another type, or a file outside of the exchange folder is to be written."""
     wrong = _wrong_in_run(message) if message["type"] in ("transfer", "correct") else _wrong_in_question(message)
     if wrong:
         raise ProtocolError(

@@ -43,11 +43,7 @@ class Interpreter:
         self._last = None
 
     def run(self, message: Message, progress: ProgressCallback, cancel: CancelToken) -> Message:
-        """The fields of the reply.
-
-        Raises:
-            RAUSlicerError: whatever hinders it and can be explained.
-        """
+        """The fields of the reply; a RAUSlicerError is whatever hinders it and can be explained."""
         source = None if message.get("save") is None else _checked_source(message)
         measured = self._measured(message, progress, cancel)
         progress(ProgressEvent(WRITING_STAGE, 0.8))

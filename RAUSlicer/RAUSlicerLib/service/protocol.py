@@ -41,11 +41,7 @@ class CancelledError(RAUSlicerError):
 
 
 def encode(kind: str, id_: str | None, **fields: Any) -> bytes:
-    """One message as a line. ``id_`` names the request that it is or that it answers.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+    """One message as a line; ``id_`` names the request that it is or that it answers. Raises ValueError for a number that is not finite."""
     message = {"version": VERSION, "type": kind, "id": id_, **fields}
     # Escaped to ASCII, so that no encoding of the platform and no line separator of Unicode can split or garble the line.
     return json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
@@ -61,11 +57,7 @@ def read_line(stream: IO[bytes], longest: int) -> bytes:
 
 
 def decode(line: bytes, kinds: tuple[str, ...], longest: int = LONGEST_LINE) -> Message:
-    """The message in a line. Its id is a text, or None where it has none.
-
-    Raises:
-        ProtocolError: the line is no JSON object, of another version, or of no known type.
-    """
+    """The message in a line, its id a text or None; a ProtocolError where it is no JSON object, of another version, or of no known type."""
     if len(line) > longest:
         raise _refused(f"A line of more than {longest} bytes was received.")
     try:
@@ -85,11 +77,7 @@ def decode(line: bytes, kinds: tuple[str, ...], longest: int = LONGEST_LINE) -> 
 
 
 def require_id(message: Message) -> str:
-    """The id of a request, which its answer repeats.
-
-    Raises:
-        ProtocolError: it has none, or a very long one.
-    """
+    """The id of a request, which its answer repeats; a ProtocolError where there is none, or a very long one."""
     id_: str | None = message["id"]
     if not id_ or len(id_) > _LONGEST_ID:
         raise _refused(f"The message id {_shown(id_)} is not a text of 1 to {_LONGEST_ID} characters.")
@@ -97,11 +85,7 @@ def require_id(message: Message) -> str:
 
 
 def decode_reply(line: bytes) -> Message:
-    """The reply in a line, with all that a reply of its kind has.
-
-    Raises:
-        ProtocolError: it is none.
-    """
+    """The reply in a line, with all that a reply of its kind has; a ProtocolError where it is none."""
     message = decode(line, REPLIES, LONGEST_REPLY)
     kind = message["type"]
     if kind == "progress":

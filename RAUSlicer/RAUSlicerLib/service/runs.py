@@ -45,11 +45,7 @@ class Runner:
             self._loaded[1].forget()
 
     def run(self, message: Message, progress: ProgressCallback, cancel: CancelToken) -> Message:
-        """The fields of the reply.
-
-        Raises:
-            RAUSlicerError: whatever hinders the run and can be explained.
-        """
+        """The fields of the reply; a RAUSlicerError is whatever hinders the run and can be explained."""
         progress(ProgressEvent("starting", 0.0))
         if message["type"] in ("ask", "report"):
             return self._interpreter.run(message, progress, cancel)

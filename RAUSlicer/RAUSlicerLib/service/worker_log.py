@@ -43,12 +43,7 @@ def _say_uncaught(kind: type[BaseException], _error: BaseException | None, trace
 
 
 def _say_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
 ) -> None:
     print(f"Warning: {category.__name__} ({Path(filename).name}, line {lineno})", file=sys.stderr)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ _NRRD_FIELDS = {
     for spelling in (name, name.replace(" ", ""))
 } | {"centerings": "centers"}
 _NRRD_LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
-_NRRD_PATTERN = re.compile(r"%[^A-Za-z]*d")
+_NRRD_PATTERN = re.compile(r"%[^A-Za-z%]*d")
 _NUMBER_IN_NAME = re.compile(r"[^%]*%0?\d{0,2}d[^%]*")
 
 
@@ -152,7 +152,9 @@ def nrrd_header(path: Path) -> Header:
     if not re.match(rb"NRRD000\d", content):
         raise Unsound("Its content is not of the format that its name says.")
     fields: dict[str, str] = {}
-    lines = itertools.islice(_nrrd_lines(content), _MOST_LINES)
+    # Lines, and where the next one begins; a carriage return alone ends a line too.
+    found = ((match[1], match.end()) for match in _NRRD_LINE.finditer(content) if match.start() < len(content))
+    lines = itertools.islice(found, _MOST_LINES)
     start = next(lines)[1]
     for line, start in lines:  # noqa: B007 (the last one counts)
         if not line:
@@ -174,20 +176,8 @@ def nrrd_header(path: Path) -> Header:
         return Header(fields, None, start)
     _require_in_folder(name)
     if _NRRD_PATTERN.search(name):
-        if len(name.split()) < 4:
-            raise Unsound(f"Its header names the files of its voxels by the pattern {name[:120]!r}, which can't be followed.", ONE_FILE)
         return Header(fields, _numbered(name.split(), None), start)
     return Header(fields, [name], start)
-
-
-def _nrrd_lines(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Lines, and where the next one begins; a carriage return alone ends a line too."""
-    start = 0
-    while start < len(content):
-        match = _NRRD_LINE.match(content, start)
-        assert match is not None  # It matches anything.
-        start = match.end()
-        yield match[1], start
 
 
 def _keep_nrrd_field(fields: dict[str, str], raw: bytes) -> None:
@@ -215,10 +205,10 @@ def _require_in_folder(name: str) -> None:
 
 
 def _numbered(words: Sequence[str], count: int | None) -> list[str]:
-    """The names that "name%03d.raw first last step" stands for; ``count`` is how many there have to be where that is known."""
+    """The names that "name%03d.raw first last step" stands for; the numbers may be missing where it is known how many there have to be."""
     numbers = [int(word) for word in words[1:4] if re.fullmatch(r"-?\d{1,6}", word)]
     first, last, step = numbers if len(numbers) == 3 else (1, count or 0, 1)
-    if not _NUMBER_IN_NAME.fullmatch(words[0]) or len(numbers) not in (0, 3) or step == 0:
+    if not _NUMBER_IN_NAME.fullmatch(words[0]) or (len(numbers) != 3 and (numbers or count is None)) or step == 0:
         raise Unsound(
             f"Its header names the files of its voxels by the pattern {' '.join(words)[:120]!r}, which can't be followed.", ONE_FILE
         )

@@ -54,9 +54,7 @@ def require_free(path: Path, what: str, *, force: bool, inputs: Sequence[Path] =
         raise OutputError(f"The {what} {str(path)!r} is a folder.", "It is written to one file.", "Give the name of a file.")
     if is_odd:
         raise OutputError(
-            f"The {what} {str(path)!r} is no file, but a device or the like.",
-            "A file would take its place.",
-            "Give the name of a file.",
+            f"The {what} {str(path)!r} is no file, but a device or the like.", "A file would take its place.", "Give the name of a file."
         )
     if is_input:
         raise OutputError(
@@ -148,11 +146,7 @@ def require_writable(path: Path, what: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder for results, if it is not there yet.
-
-    Raises:
-        OutputError: it can't be created.
-    """
+    """Create a folder for results, if it is not there yet. Raises OutputError: it can't be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -198,11 +192,7 @@ def write_bytes(path: Path, what: str, content: bytes) -> None:
 
 
 def put(part: Path, content: bytes) -> None:
-    """Write bytes to a file and read them back.
-
-    Raises:
-        OSError: the operating system refuses, or gives back something else.
-    """
+    """Write bytes to a file and read them back. Raises OSError: the operating system refuses, or gives back something else."""
     part.write_bytes(content)
     if part.read_bytes() != content:
         raise OSError(errno.EIO, "what was written reads back as something else; the disk may be full or damaged")
@@ -225,11 +215,7 @@ def write_text(path: Path, what: str, text: str) -> None:
 
 
 def write_json(path: Path, what: str, document: Any, indent: int = 2) -> None:
-    """Write plain values as JSON, as ``write_bytes`` does.
-
-    Raises:
-        OutputError: see ``write_bytes``.
-    """
+    """Write plain values as JSON, as ``write_bytes`` does. Raises OutputError: see ``write_bytes``."""
     write_text(path, what, json_text(document, "utf-8", indent) + "\n")
 
 

@@ -9,11 +9,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, NamedTuple, TextIO, cast
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -28,6 +28,12 @@ _LOG_WIDTH = 160
 def say(text: str = "", *, error: bool = False) -> None:
     """Print a line, to standard output or, of an error or of what goes on, to standard error."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Print warnings, to standard error."""
+    for sentence in sentences:
+        say(f"Warning: {sentence}", error=True)
 
 
 def show(what: RenderableType) -> None:
@@ -45,6 +51,9 @@ def output_console() -> Console:
 
 class Table(RichTable):
     """A table whose cells are shown as they are: what is in them neither styles it nor steers the terminal."""
+
+    def __init__(self, *headings: str, title: str | None = None) -> None:
+        super().__init__(*headings, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
     def add_row(self, *cells: RenderableType | None, **named: Any) -> None:
         super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **named)
@@ -68,7 +77,7 @@ def safe_streams() -> Iterator[_Streams]:
     before: tuple[TextIO | None, TextIO | None] = (sys.stdout, sys.stderr)
     shown = warnings.showwarning
     streams = _Streams(_Stream(before[0]), _Stream(before[1]))
-    sys.stdout, sys.stderr = streams.out, streams.error
+    sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.error)
     # Warnings of libraries quote what they found, such as the name of a patient, and nobody who runs a command can act on them.
     warnings.showwarning = lambda *_arguments, **_named: None
     log, silent = logging.getLogger(__name__.partition(".")[0]), logging.NullHandler()
@@ -94,48 +103,34 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # What a run has collected it tells itself, with its other warnings.
         if not is_collected(record):
-            say(f"Warning: {record.getMessage()}", error=True)
-
-
-class _Streams:
-    """Standard output and standard error behind the door."""
-
-    def __init__(self, out: _Stream, error: _Stream) -> None:
-        self.out, self.error = out, error
-
-    @property
-    def lost(self) -> OSError | None:
-        """Why what was printed did not all arrive; None if it did, or if the reader went away of its own will."""
-        return self.out.failure
+            warn([record.getMessage()])
 
 
 class _Stream(io.TextIOBase):
-    """A stream that shows what would steer the terminal, writes what its encoding lacks as escapes, and never fails."""
+    """A stream that shows what would steer the terminal, writes what its encoding lacks as escapes, and never fails.
 
-    def __init__(self, stream: TextIO | None) -> None:
+    ``styled`` is the same stream for rich, whose codes for colours pass.
+    """
+
+    def __init__(self, stream: TextIO | None, of: _Stream | None = None) -> None:
         self._stream = stream
+        self._of = of or self
         self.failure: OSError | None = None
-        self.styled = _Styled(self)
+        self.styled = self if of is not None else _Stream(None, of=self)
 
     def write(self, text: str) -> int:
-        self.pass_on(printable(text, keep="\n\t"))
+        with self._of._surviving() as stream:
+            shown = printable(text, keep="\n\t") if self._of is self else text
+            stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
         return len(text)
 
-    def pass_on(self, text: str) -> None:
-        """Write as it is, apart from what the encoding lacks."""
-        with self._surviving():
-            if self._stream is not None:
-                encoding = self.encoding
-                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
     def flush(self) -> None:
-        with self._surviving():
-            if self._stream is not None:
-                self._stream.flush()
+        with self._of._surviving() as stream:
+            stream.flush()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return getattr(self._stream, "encoding", None) or "utf-8"
+        return getattr(self._of._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override]
@@ -143,77 +138,49 @@ class _Stream(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        return getattr(self._stream, "buffer", None)
+        return getattr(self._of._stream, "buffer", None)
 
     def writable(self) -> bool:
         return True
 
     def isatty(self) -> bool:
         with contextlib.suppress(ValueError, OSError):
-            return self._stream is not None and self._stream.isatty()
+            return self._of._stream is not None and self._of._stream.isatty()
         return False
 
     def fileno(self) -> int:
-        if self._stream is None:
+        if self._of._stream is None:
             raise io.UnsupportedOperation("fileno")
-        return self._stream.fileno()
+        return self._of._stream.fileno()
 
-    def _surviving(self) -> _Surviving:
-        return _Surviving(self)
-
-    def give_up(self, error: OSError | None) -> None:
-        """Print nothing more."""
-        self._stream, self.failure = None, self.failure or error
-
-
-class _Surviving:
-    """Keeps the failure of a stream from everybody who prints."""
-
-    def __init__(self, stream: _Stream) -> None:
-        self._of = stream
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        if isinstance(error, OSError):
+    @contextmanager
+    def _surviving(self) -> Iterator[TextIO]:
+        """The stream beneath; its failure is kept from everybody who prints, and nothing more is printed after it."""
+        try:
+            yield self._stream or io.StringIO()
+        except OSError as error:
             # Windows has no error of its own for a reader that has gone.
             gone = error.errno in (errno.EPIPE, errno.ESHUTDOWN) or (sys.platform == "win32" and error.errno == errno.EINVAL)
-            self._of.give_up(None if gone else error)
-            return True
-        if isinstance(error, ValueError):
+            self._stream, self.failure = None, self.failure or (None if gone else error)
+        except ValueError:
             # Somebody has closed it.
-            self._of.give_up(None)
-            return True
-        # A signal came while something was printed, and what handles it prints too.
-        return isinstance(error, RuntimeError) and "reentrant" in str(error)
+            self._stream = None
+        except RuntimeError as error:
+            # A signal came while something was printed, and what handles it prints too.
+            if "reentrant" not in str(error):
+                raise
 
 
-class _Styled(io.TextIOBase):
-    """The same stream for rich, whose codes for colours pass."""
+class _Streams(NamedTuple):
+    """Standard output and standard error behind the door."""
 
-    def __init__(self, stream: _Stream) -> None:
-        self._of = stream
-
-    def write(self, text: str) -> int:
-        self._of.pass_on(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._of.flush()
+    out: _Stream
+    error: _Stream
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._of.encoding
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return self._of.isatty()
-
-    def fileno(self) -> int:
-        return self._of.fileno()
+    def lost(self) -> OSError | None:
+        """Why what was printed did not all arrive; None if it did, or if the reader went away of its own will."""
+        return self.out.failure
 
 
 def _open_missing() -> None:

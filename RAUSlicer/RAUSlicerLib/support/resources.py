@@ -8,11 +8,7 @@ from ..errors import ResourceError
 
 _LIBRARY = Path(__file__).parents[1]
 # An installed wheel carries the resources inside the package, Slicer's build has them beside the library, a checkout at its top.
-_CANDIDATES = (
-    _LIBRARY / "_resources",
-    _LIBRARY.parent / "Resources" / "RAUSlicer",
-    _LIBRARY.parents[1] / "Resources",
-)
+_CANDIDATES = (_LIBRARY / "_resources", _LIBRARY.parent / "Resources" / "RAUSlicer", _LIBRARY.parents[1] / "Resources")
 
 
 def resource_path(*parts: str) -> Path:

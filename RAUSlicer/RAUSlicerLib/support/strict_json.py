@@ -12,11 +12,9 @@ _LARGEST = 1 << 63
 
 
 def loads(text: str | bytes, *, any_number: bool = False) -> Any:
-    """What a JSON text says.
+    """What a JSON text, or its bytes in UTF-8, says.
 
-    Args:
-        text: Bytes are UTF-8.
-        any_number: Take numbers as they come, as configurations of other libraries hold them: 1e30 for "no limit", Infinity.
+    ``any_number`` takes numbers as they come, as configurations of other libraries hold them: 1e30 for "no limit", Infinity.
 
     Raises:
         ValueError: it is no JSON, no UTF-8, nested too deeply, or has a number that is not finite or too large.
@@ -32,10 +30,7 @@ def loads(text: str | bytes, *, any_number: bool = False) -> Any:
 
 
 def load(path: Path, *, any_number: bool = False) -> Any:
-    """What a JSON file says.
-
-    Args:
-        any_number: As for ``loads``.
+    """What a JSON file says, see ``loads``.
 
     Raises:
         ValueError: as for ``loads``; or it is a device or a pipe, which may have no end.

@@ -49,11 +49,7 @@ def _plain(character: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with every control character, invisible mark and lone surrogate written out as an escape.
-
-    Args:
-        text: What is to be shown.
-        keep: Control characters that may stay, for example a line feed.
+    r"""The text with every control character, invisible mark and lone surrogate, but those to ``keep``, written out as an escape.
 
     >>> printable("liver\x1b[2J\nright") == "liver\\x1b[2J\\nright"
     True

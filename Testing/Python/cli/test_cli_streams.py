@@ -93,13 +93,9 @@ def require_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
-def test_an_encoding_that_lacks_letters_costs_nothing(files: Path, run: Run, environment: dict[str, str]) -> None:
+def test_an_encoding_that_lacks_letters_costs_nothing(files, run, environment):
     ended = run(environment=environment)
     assert ended.returncode == 0, ended.stderr
     assert names(files / "out") == ALL
@@ -107,7 +103,7 @@ def test_an_encoding_that_lacks_letters_costs_nothing(files: Path, run: Run, env
     assert b"K\\xf6rper" in ended.stdout or "Körper".encode() in ended.stdout or "Körper".encode("latin-1") in ended.stdout
 
 
-def test_nothing_that_is_printed_steers_a_terminal(run: Run) -> None:
+def test_nothing_that_is_printed_steers_a_terminal(run):
     ended = run(environment={"PYTHONIOENCODING": "utf-8"})
     assert ended.returncode == 0, ended.stderr
     for text in (ended.stdout.decode(), ended.stderr.decode()):
@@ -119,7 +115,7 @@ def test_nothing_that_is_printed_steers_a_terminal(run: Run) -> None:
 
 
 @pytest.mark.parametrize("shell", ["| head -1", "| true", "<&- >&- 2>&-", "2>/dev/full"])
-def test_a_closed_pipe_or_stream_changes_neither_files_nor_code(files: Path, run: Run, shell: str) -> None:
+def test_a_closed_pipe_or_stream_changes_neither_files_nor_code(files, run, shell):
     ended = run(shell=shell)
     assert ended.returncode == 0, ended.stderr
     assert names(files / "out") == ALL
@@ -127,14 +123,14 @@ def test_a_closed_pipe_or_stream_changes_neither_files_nor_code(files: Path, run
     assert b"Traceback" not in ended.stderr and b"BrokenPipe" not in ended.stderr and b"Exception ignored" not in ended.stderr
 
 
-def test_a_full_disk_under_what_is_printed_is_told_and_the_files_are_there(files: Path, run: Run) -> None:
+def test_a_full_disk_under_what_is_printed_is_told_and_the_files_are_there(files, run):
     ended = run(shell=">/dev/full")
     assert ended.returncode == 0 and b"No space left" in ended.stderr and b"Traceback" not in ended.stderr
     assert names(files / "out") == ALL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that are no text")
-def test_names_of_files_that_are_no_text_are_written_to_and_printed(files: Path, run: Run) -> None:
+def test_names_of_files_that_are_no_text_are_written_to_and_printed(files, run):
     folder = os.fsencode(files) + b"/d\xe4\x1b"
     os.mkdir(folder)
     named = [os.fsdecode(folder + b"/" + name) for name in (b"o\xff.nii.gz", b"o\xff.json", b"r\xff.html", b"p\xff")]
@@ -154,7 +150,7 @@ def test_names_of_files_that_are_no_text_are_written_to_and_printed(files: Path,
         (signal.SIGHUP, "report"),
     ],
 )
-def test_one_request_to_stop_while_results_are_written_costs_none_of_them(files: Path, run: Run, number: int, moment: str) -> None:
+def test_one_request_to_stop_while_results_are_written_costs_none_of_them(files, run, number, moment):
     inputs = before(files)
     ended = run(number=number, moment=moment)
     assert ended.returncode == 0, ended.stderr
@@ -163,7 +159,7 @@ def test_one_request_to_stop_while_results_are_written_costs_none_of_them(files:
 
 
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "inputs"), (signal.SIGTERM, "inputs"), (signal.SIGTERM, "transfer")])
-def test_a_request_to_stop_before_anything_is_finished_leaves_nothing(files: Path, run: Run, number: int, moment: str) -> None:
+def test_a_request_to_stop_before_anything_is_finished_leaves_nothing(files, run, number, moment):
     inputs = before(files)
     ended = run(number=number, moment=moment)
     assert ended.returncode == 130 and b"Traceback" not in ended.stderr
@@ -171,7 +167,7 @@ def test_a_request_to_stop_before_anything_is_finished_leaves_nothing(files: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_finished_when_it_stops_is_kept(files: Path, run: Run, number: int) -> None:
+def test_what_is_finished_when_it_stops_is_kept(files, run, number):
     ended = run(number=number, moment="transfer", environment={"KEEPS": "1"})
     assert ended.returncode == 130, ended.stderr
     assert names(files / "out") == ALL
@@ -179,7 +175,7 @@ def test_what_is_finished_when_it_stops_is_kept(files: Path, run: Run, number: i
 
 
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "report"), (signal.SIGTERM, "rename"), (signal.SIGHUP, "rename")])
-def test_a_command_that_only_writes_reports_leaves_none_or_whole_ones(files: Path, number: int, moment: str) -> None:
+def test_a_command_that_only_writes_reports_leaves_none_or_whole_ones(files, number, moment):
     given = ["--target", f"{files}/in/t.nii.gz", "--segmentation", f"{files}/in/s.nii.gz"]
     outputs = ["--output", f"{files}/out/r.json", "--output", f"{files}/out/r.html"]
     command = [sys.executable, str(SCRIPT), str(int(number)), moment, "report", *given, *outputs]
@@ -189,7 +185,7 @@ def test_a_command_that_only_writes_reports_leaves_none_or_whole_ones(files: Pat
     require_whole(files / "out")
 
 
-def test_a_kill_leaves_only_what_the_next_run_removes(files: Path, run: Run) -> None:
+def test_a_kill_leaves_only_what_the_next_run_removes(files, run):
     inputs = before(files)
     for moment in ("segmentation half", "rename"):
         assert run(number=signal.SIGKILL, moment=moment).returncode == -signal.SIGKILL
@@ -206,7 +202,7 @@ def ask_arguments(files: Path, *more: str) -> list[str]:
     return ["ask", "How large is the Körper?", "--target", f"{files}/in/t.nii.gz", "--segmentation", f"{files}/in/s.nii.gz", *more]
 
 
-def test_an_answer_in_json_is_json_in_every_encoding(files: Path) -> None:
+def test_an_answer_in_json_is_json_in_every_encoding(files):
     for encoding in ("ascii", "utf-8"):
         command = [sys.executable, "-m", "RAUSlicerLib.cli", *ask_arguments(files, "--json")]
         environment = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -215,7 +211,7 @@ def test_an_answer_in_json_is_json_in_every_encoding(files: Path) -> None:
         assert "Körper" in json.dumps(json.loads(ended.stdout.decode(encoding)), ensure_ascii=False)
 
 
-def test_an_answer_that_nobody_can_get_is_4_and_one_that_nobody_reads_to_the_end_is_0(files: Path) -> None:
+def test_an_answer_that_nobody_can_get_is_4_and_one_that_nobody_reads_to_the_end_is_0(files):
     for shell, code in ((">/dev/full", 4), ("| head -1", 0)):
         line = f'"$@" {shell}; exit ${{PIPESTATUS[0]}}'
         command = ["bash", "-c", line, "bash", sys.executable, "-m", "RAUSlicerLib.cli", *ask_arguments(files)]
@@ -227,7 +223,7 @@ def test_an_answer_that_nobody_can_get_is_4_and_one_that_nobody_reads_to_the_end
 # -- errors
 
 
-def test_an_error_shows_what_is_in_a_name_and_obeys_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_shows_what_is_in_a_name_and_obeys_nothing(tmp_path, capsys):
     name = "a\x1b]0;owned\x07\nError: none\u202e\x9b2J"
     for arguments in (
         ["models", "remove", name],
@@ -245,8 +241,8 @@ def test_an_error_shows_what_is_in_a_name_and_obeys_nothing(tmp_path: Path, caps
     assert not any(line.startswith("Error: none") for line in shown.err.splitlines())
 
 
-def test_what_an_unexpected_error_quotes_is_not_shown_unasked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(_options: object) -> int:
+def test_what_an_unexpected_error_quotes_is_not_shown_unasked(monkeypatch, capsys):
+    def fail(_options):
         raise KeyError("Doe^John\x1b[2J")
 
     monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", fail)
@@ -257,13 +253,11 @@ def test_what_an_unexpected_error_quotes_is_not_shown_unasked(monkeypatch: pytes
     assert "Doe" in (shown := capsys.readouterr().err) and "\x1b" not in shown
 
 
-def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(monkeypatch, capsys):
     import logging
     import warnings
 
-    def work(_options: object) -> int:
+    def work(_options):
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("Invalid value for VR PN: 'Doe^John'", stacklevel=1)
@@ -276,7 +270,7 @@ def test_warnings_and_logs_of_libraries_that_quote_a_patient_are_not_shown(
     assert capsys.readouterr().err == "Warning: Two series\\x1b[2J: the larger one was read.\n"
 
 
-def test_a_warning_that_a_run_collects_and_tells_is_not_printed_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_that_a_run_collects_and_tells_is_not_printed_twice(capsys):
     import logging
 
     from RAUSlicerLib.support.notices import noticed

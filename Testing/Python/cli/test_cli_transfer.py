@@ -4,7 +4,6 @@ import re
 import signal
 import sys
 import types
-from collections import Counter
 from pathlib import Path
 
 import pydicom
@@ -20,6 +19,8 @@ from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.progress import ProgressEvent
 from RAUSlicerLib.results import Localization, Status, StructureResult, Transfer
+
+from ..imaging.builders import counted_reads, write_enhanced
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def arguments(folder: Path, *more: str, output: str = "out.nii.gz") -> list[str]
     return ["transfer", *inputs, "--output", str(folder / output), *more]
 
 
-def test_options_reach_the_pipeline_and_results_reach_the_disk(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_reach_the_pipeline_and_results_reach_the_disk(files, scripted, capsys):
     code = main(arguments(files, "--structures", "left organ,Right Organ", "--localizer", "registration", "--json", f"{files}/o.json"))
 
     assert code == 0
@@ -87,26 +88,26 @@ def test_options_reach_the_pipeline_and_results_reach_the_disk(files: Path, scri
     assert "Warning: Looked odd." in shown.err
 
 
-def test_several_references_are_paired_in_order(files: Path, scripted) -> None:
+def test_several_references_are_paired_in_order(files, scripted):
     second = ["--reference", f"{files}/t.nii.gz", "--reference-segmentation", f"{files}/s.nii.gz"]
     assert main(arguments(files, *second)) == 0
     assert scripted[0]["references"] == 2
 
 
-def test_unpaired_references_are_wrong_usage(files: Path, scripted) -> None:
+def test_unpaired_references_are_wrong_usage(files, scripted):
     with pytest.raises(SystemExit) as leaving:
         main(arguments(files, "--reference", f"{files}/t.nii.gz"))
     assert leaving.value.code == 2 and scripted == []
 
 
-def test_pictures_are_written(files: Path, scripted) -> None:
+def test_pictures_are_written(files, scripted):
     assert main(arguments(files, "--pictures", f"{files}/pictures")) == 0
     pictures = sorted(path.name for path in (files / "pictures").iterdir())
     assert pictures == ["contact_sheet.png", "volume_3d.png"]
 
 
 @pytest.mark.parametrize("existing", ["out.nii.gz", "o.json", "pictures/contact_sheet.png"])
-def test_nothing_is_overwritten_unless_forced(files: Path, scripted, existing: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_unless_forced(files, scripted, existing, capsys):
     (files / "pictures").mkdir()
     (files / existing).write_text("precious")
     options = ["--json", f"{files}/o.json", "--pictures", f"{files}/pictures"]
@@ -119,15 +120,23 @@ def test_nothing_is_overwritten_unless_forced(files: Path, scripted, existing: s
     assert (files / existing).read_bytes() != b"precious"
 
 
-@pytest.mark.parametrize("output", ["absent/out.nii.gz", "out.xyz"])
-def test_an_impossible_output_is_4_before_any_work(files: Path, scripted, output: str) -> None:
-    assert main(arguments(files, "--force", output=output)) == 4
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("--output", name) for name in ("absent/out.nii.gz", "out.xyz")),
+        ("--json", "absent/o.json"),
+        *(("--report", name) for name in ("r.docx", "t.nii.gz", "missing/r.html", "r.dcm", "out.json")),
+    ],
+)
+def test_an_impossible_output_is_4_before_any_work(files, scripted, option, name):
+    more = ["--json", f"{files}/out.json"] if option == "--report" else []
+    assert main(arguments(files, "--force", *more, option, f"{files}/{name}")) == 4
     assert scripted == []
 
 
 @pytest.mark.parametrize("option", ["--output", "--json", "--report"])
 @pytest.mark.parametrize("name", ["t.nii.gz", "r.nii.gz", "s.nii.gz"])
-def test_no_input_is_ever_written_to(files: Path, scripted, name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_input_is_ever_written_to(files, scripted, name, option, capsys):
     before = (files / name).read_bytes()
     path = files / name
     if option == "--report":
@@ -140,12 +149,7 @@ def test_no_input_is_ever_written_to(files: Path, scripted, name: str, option: s
     assert "destroy the input" in capsys.readouterr().err
 
 
-def test_an_unwritable_json_is_4_before_any_work(files: Path, scripted) -> None:
-    assert main(arguments(files, "--json", f"{files}/absent/o.json")) == 4
-    assert scripted == []
-
-
-def test_a_bad_input_is_3_with_problem_explanation_and_solution(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_input_is_3_with_problem_explanation_and_solution(files, scripted, capsys):
     (files / "t.nii.gz").write_bytes(b"no image")
     assert main(arguments(files)) == 3
     shown = capsys.readouterr().err
@@ -154,19 +158,19 @@ def test_a_bad_input_is_3_with_problem_explanation_and_solution(files: Path, scr
 
 
 @pytest.mark.parametrize("names", ["liver", "", "left organ,"])
-def test_unknown_or_empty_structure_names_are_3(files: Path, scripted, names: str) -> None:
+def test_unknown_or_empty_structure_names_are_3(files, scripted, names):
     assert main(arguments(files, "--structures", names)) == 3
     assert not (files / "out.nii.gz").exists()
 
 
-def test_interrupt_keeps_what_is_finished_and_is_130(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_keeps_what_is_finished_and_is_130(files, scripted, capsys):
     assert main(arguments(files, "--structures", "body", "--device", "cpu")) == 130
     assert (files / "out.nii.gz").exists()
     shown = capsys.readouterr()
     assert "Stopping" in shown.err and "only the structures above" in shown.out
 
 
-def test_the_second_interrupt_ends_at_once_and_the_old_handler_returns() -> None:
+def test_the_second_interrupt_ends_at_once_and_the_old_handler_returns():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), cancel_on_interrupt() as cancel:
         os.kill(os.getpid(), signal.SIGINT)
@@ -175,7 +179,7 @@ def test_the_second_interrupt_ends_at_once_and_the_old_handler_returns() -> None
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_plain_lines_and_not_too_many(capsys):
     with show_progress() as progress:
         for step in range(1000):
             progress(ProgressEvent("matching" if step < 500 else "propagation", step / 1000, "liver" if step == 500 else None))
@@ -184,7 +188,7 @@ def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[s
     assert 5 < len(lines) < 15
 
 
-def test_a_report_of_the_run_is_written_in_the_same_command(files: Path, scripted, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_the_run_is_written_in_the_same_command(files, scripted, capsys):
     from RAUSlicerLib.interpretation.rendering import json_report
 
     reports = [argument for name in ("r.json", "r.html") for argument in ("--report", f"{files}/{name}")]
@@ -201,33 +205,17 @@ def test_a_report_of_the_run_is_written_in_the_same_command(files: Path, scripte
     assert "<img" in (files / "r.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["r.docx", "t.nii.gz", "missing/r.html", "r.dcm", "out.json"])
-def test_an_impossible_report_is_4_before_any_work(files: Path, scripted, name: str) -> None:
-    assert main(arguments(files, "--json", f"{files}/out.json", "--report", f"{files}/{name}")) == 4
-    assert scripted == []
-
-
-def _dicom_target(files: Path, write_enhanced) -> str:
+def _dicom_target(files: Path, *lacks: str) -> str:
     volume = sitk.Cast(sitk.ReadImage(str(files / "t.nii.gz")), sitk.sitkInt16)
-    return str(write_enhanced(volume, files / "t.dcm", range(volume.GetDepth())[::-1], StudyDate=None))
+
+    def gap(_number, header):
+        for keyword in lacks:
+            delattr(header, keyword)
+
+    return str(write_enhanced(volume, files / "t.dcm", range(volume.GetDepth())[::-1], StudyDate=None, gap=gap))
 
 
-def test_what_a_dicom_target_lacks_is_told_before_the_run_and_in_the_json(files: Path, scripted, write_enhanced, capsys) -> None:
-    target = _dicom_target(files, write_enhanced)
-    dataset = pydicom.dcmread(target)
-    del dataset.PatientID
-    dataset.save_as(target)
-
-    code = main(arguments(files, "--target", target, "--json", f"{files}/o.json", output="out.dcm"))
-
-    assert code == 0
-    shown = capsys.readouterr().err
-    assert shown.count("lack PatientID") == 1
-    assert any("lack PatientID" in sentence for sentence in json.loads((files / "o.json").read_text())["warnings"])
-    assert len(pydicom.dcmread(files / "out.dcm").SegmentSequence) == 3
-
-
-def test_overlapping_structures_for_a_label_map_are_4_before_any_work(files: Path, scripted, capsys) -> None:
+def test_overlapping_structures_for_a_label_map_are_4_before_any_work(files, scripted, capsys):
     labels = sitk.ReadImage(str(files / "s.nii.gz"))
     structures = (Structure(1, "body"), Structure(2, "left organ", layer=1))
     write_segmentation(Segmentation(labels, structures, (sitk.Cast(labels > 0, sitk.sitkUInt8) * 2,)), files / "o.seg.nrrd", labels)
@@ -238,8 +226,8 @@ def test_overlapping_structures_for_a_label_map_are_4_before_any_work(files: Pat
     assert scripted == [] and ".seg.nrrd" in capsys.readouterr().err
 
 
-def test_a_series_without_a_segmentation_is_4_before_any_work(files: Path, scripted, write_enhanced, monkeypatch, capsys) -> None:
-    target = _dicom_target(files, write_enhanced)
+def test_a_series_without_a_segmentation_is_4_before_any_work(files, scripted, monkeypatch, capsys):
+    target = _dicom_target(files)
     monkeypatch.setattr("RAUSlicerLib.imaging.dicom_source.SourceSeries.slices_of", lambda *_: None)
 
     assert main(arguments(files, "--target", target, output="out.dcm")) == 4
@@ -247,7 +235,7 @@ def test_a_series_without_a_segmentation_is_4_before_any_work(files: Path, scrip
     assert scripted == [] and ".seg.nrrd" in capsys.readouterr().err
 
 
-def test_a_result_that_can_not_be_written_is_kept_and_named(files: Path, scripted, monkeypatch, capsys) -> None:
+def test_a_result_that_can_not_be_written_is_kept_and_named(files, scripted, monkeypatch, capsys):
     real = files_module._write
 
     def fails(segmentation, part, path, volume, volume_path):
@@ -265,27 +253,15 @@ def test_a_result_that_can_not_be_written_is_kept_and_named(files: Path, scripte
     assert [s.name for s in read_segmentation(files / "out.seg.nrrd").structures] == ["body", "left organ", "right organ"]
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often pydicom reads each file, by its name."""
-    counted: Counter[str] = Counter()
-    real = pydicom.dcmread
-
-    def read(file, *given, **named):
-        counted[os.path.basename(str(getattr(file, "name", file)))] += 1
-        return real(file, *given, **named)
-
-    monkeypatch.setattr(pydicom, "dcmread", read)
-    return counted
-
-
-def test_each_file_of_the_target_is_read_at_most_four_times(files: Path, scripted, write_enhanced, reads) -> None:
+def test_each_file_of_the_target_is_read_at_most_four_times(files, scripted, monkeypatch):
     volume = sitk.Cast(sitk.ReadImage(str(files / "t.nii.gz")), sitk.sitkInt16)
     (files / "series").mkdir()
     uids = {f"{kind}UID": generate_uid() for kind in ("StudyInstance", "SeriesInstance", "FrameOfReference")}
     for k in range(volume.GetDepth()):
         write_enhanced(volume, files / "series" / f"slice{k}.dcm", [k], **uids)
     reports = ["--report", f"{files}/r.dcm", "--report", f"{files}/r2.dcm", "--json", f"{files}/o.json"]
+
+    reads = counted_reads(monkeypatch)
 
     assert main(arguments(files, "--target", f"{files}/series", *reports, output="out.dcm")) == 0
 
@@ -295,18 +271,16 @@ def test_each_file_of_the_target_is_read_at_most_four_times(files: Path, scripte
 
 
 @pytest.mark.parametrize("output", ["out.dcm", "out.seg.nrrd"])
-def test_what_a_structured_report_makes_up_for_is_told_before_the_run_and_in_the_json(
-    files: Path, scripted, write_enhanced, capsys, output: str
-) -> None:
-    target = _dicom_target(files, write_enhanced)
-    dataset = pydicom.dcmread(target)
-    del dataset.PatientID, dataset.FrameOfReferenceUID
-    dataset.save_as(target)
+@pytest.mark.parametrize("report", [True, False])
+def test_what_a_dicom_target_lacks_is_told_before_the_run_and_in_the_json(files, scripted, capsys, output, report):
+    lacks = ("PatientID", "FrameOfReferenceUID")
+    reports = ["--report", f"{files}/r.dcm"] if report else []
 
-    code = main(arguments(files, "--target", target, "--json", f"{files}/o.json", "--report", f"{files}/r.dcm", output=output))
+    assert main(arguments(files, "--target", _dicom_target(files, *lacks), "--json", f"{files}/o.json", *reports, output=output)) == 0
 
-    assert code == 0
     shown, told = capsys.readouterr().err, json.loads((files / "o.json").read_text())["warnings"]
-    for words in ("lack PatientID", "lack FrameOfReferenceUID"):
-        assert shown.count(words) == 1 and len([sentence for sentence in told if words in sentence]) == 1
-    assert pydicom.dcmread(files / "r.dcm").PatientID == ""
+    for words in (f"lack {keyword}" for keyword in lacks):
+        count = int(report or output == "out.dcm")
+        assert shown.count(words) == count and len([sentence for sentence in told if words in sentence]) == count
+    assert not report or pydicom.dcmread(files / "r.dcm").PatientID == ""
+    assert output != "out.dcm" or len(pydicom.dcmread(files / "out.dcm").SegmentSequence) == 3

@@ -32,7 +32,7 @@ def oblique(make_ellipsoids, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("localizer", ["vlm", "registration"])
-def test_files_in_files_out(oblique: Path, localizer: str, tmp_path: Path) -> None:
+def test_files_in_files_out(oblique, localizer, tmp_path):
     inputs = ["--reference", f"{oblique}/reference.nii.gz", "--reference-segmentation", f"{oblique}/segmentation.nii.gz"]
     outputs = ["--output", f"{tmp_path}/out.nrrd", "--json", f"{tmp_path}/out.json", "--pictures", f"{tmp_path}/pictures"]
 

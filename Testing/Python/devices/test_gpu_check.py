@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so_and_checks_nothing(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so_and_checks_nothing(script, capsys):
     assert script.main([]) == script.NO_GPU == 3
     said = capsys.readouterr()
     assert "no GPU" in said.err and not said.out
@@ -37,7 +37,7 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(script: ModuleType, capsys:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("coarse")
-def test_runs_agree_with_themselves(script: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_agree_with_themselves(script, tiny_model, capsys):
     only = "transfer,correction by slice,large model qwen3_vl,training of the refiner"
     code = script.main(["--device", "cpu", "--data", "made", "--model", str(tiny_model), "--only", only])
     said = capsys.readouterr()
@@ -48,7 +48,7 @@ def test_runs_agree_with_themselves(script: ModuleType, tiny_model: Path, capsys
 @pytest.mark.slow
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_runs_are_tried_on_the_pretended_device(script: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_tried_on_the_pretended_device(script, tiny_model, capsys):
     only = "embeddings,training of matching,training of the refiner"
     code = script.main(["--device", "pretended", "--data", "made", "--model", str(tiny_model), "--only", only])
     said = capsys.readouterr()
@@ -62,7 +62,7 @@ def result(script: ModuleType, tiny_pipeline: Pipeline, coarse: None) -> Transfe
     return tiny_pipeline.transfer(case.reference, case.target)
 
 
-def test_differences_are_told(script: ModuleType, result: Transfer) -> None:
+def test_differences_are_told(script, result):
     assert script.transfers_differ(result, result)[0] == []
     (layer,) = result.segmentation.layers
     eroded = sitk.BinaryErode(layer == 1, (2, 2, 0)) + sitk.Cast((layer > 1), sitk.sitkUInt8) * layer
@@ -86,8 +86,8 @@ def test_differences_are_told(script: ModuleType, result: Transfer) -> None:
     assert script.losses_differ({"a": 0.01}, {"a": 0.02})[0]
 
 
-def test_a_run_that_stops_is_wrong_and_the_others_go_on(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    def stop(_device: str) -> None:
+def test_a_run_that_stops_is_wrong_and_the_others_go_on(script, capsys):
+    def stop(_device):
         raise RuntimeError("expected dtype c10::BFloat16 for `end`")
 
     line = script.check("transfer", stop, script.transfers_differ, "cpu")
@@ -95,11 +95,11 @@ def test_a_run_that_stops_is_wrong_and_the_others_go_on(script: ModuleType, caps
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_nothing_of_the_pretended_device_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_pretended_device_stays(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     from pretended_cuda import pretended_cuda
 
-    def changed() -> list[object]:
+    def changed():
         ours = (torch.cuda.is_available, torch.cuda._lazy_init, torch.inference_mode, torch.tensor, threading.Thread.run)
         return [*ours, torch.__future__.get_overwrite_module_params_on_conversion(), torch._C._only_lift_cpu_tensors()]
 

@@ -18,7 +18,7 @@ def numbers(*size: int) -> torch.Tensor:
     return torch.rand(*size, device="cuda")
 
 
-def test_tensors_of_two_devices_do_not_meet() -> None:
+def test_tensors_of_two_devices_do_not_meet():
     with pytest.raises(RuntimeError, match="same device"):
         numbers(3) + torch.ones(3)
     with pytest.raises(RuntimeError, match="same device"):
@@ -28,7 +28,7 @@ def test_tensors_of_two_devices_do_not_meet() -> None:
     assert numbers(3)[torch.tensor([0, 2])].shape == (2,)
 
 
-def test_its_numbers_are_no_numpy_array() -> None:
+def test_its_numbers_are_no_numpy_array():
     with pytest.raises((TypeError, RuntimeError), match="numpy"):
         numbers(2).numpy()
     with pytest.raises((TypeError, RuntimeError), match="numpy"):
@@ -36,7 +36,7 @@ def test_its_numbers_are_no_numpy_array() -> None:
     assert numbers(2).cpu().numpy().shape == (2,)
 
 
-def test_integers_have_no_product_of_matrices_and_a_processors_chance_does_not_reach_it() -> None:
+def test_integers_have_no_product_of_matrices_and_a_processors_chance_does_not_reach_it():
     steps = torch.arange(3, device="cuda")
     with pytest.raises(RuntimeError, match="not implemented"):
         torch.stack([steps, steps]) @ steps
@@ -44,7 +44,7 @@ def test_integers_have_no_product_of_matrices_and_a_processors_chance_does_not_r
         torch.multinomial(numbers(4), 2, generator=torch.Generator())
 
 
-def test_autocast_is_cudas() -> None:
+def test_autocast_is_cudas():
     convolution = torch.nn.Conv2d(1, 2, 3).to("cuda")
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         short = convolution(numbers(1, 1, 5, 5))
@@ -55,7 +55,7 @@ def test_autocast_is_cudas() -> None:
             torch.lerp(short, long[:, :, :3, :3], 0.5)
 
 
-def test_what_is_written_in_place_is_written() -> None:
+def test_what_is_written_in_place_is_written():
     whole = torch.zeros(4, 3, device="cuda")
     whole[1:3].add_(2)
     torch.mul(whole[1], 3, out=whole[0])
@@ -64,7 +64,7 @@ def test_what_is_written_in_place_is_written() -> None:
     assert whole.cpu().sum(1).tolist() == [18, 6, 6, 0] and row.shape == (3,)
 
 
-def test_threads_have_it_too(device: Any) -> None:
+def test_threads_have_it_too(device):
     found: list[torch.Tensor] = []
     thread = threading.Thread(target=lambda: found.append(torch.tensor([1.0], device="cuda") + torch.zeros(1, device="cuda")))
     thread.start()

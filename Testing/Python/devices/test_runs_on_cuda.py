@@ -1,20 +1,18 @@
 """Every kind of run on a pretended CUDA device with autocast on: what would stop a GPU stops here."""
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.confidence.laterality import Laterality, compare_laterality
 from RAUSlicerLib.confidence.laterality_by_labels import label_margins
 from RAUSlicerLib.correction.edits import Correction
 from RAUSlicerLib.imaging.frame import canonical, normalized
-from RAUSlicerLib.imaging.grids import same_grid
+from RAUSlicerLib.imaging.grids import from_array, same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.matching.matcher import Match, Matcher, View, correspond
 from RAUSlicerLib.pipeline import Pipeline
@@ -55,13 +53,13 @@ def match_on(matcher: Matcher, case: Reference) -> Match:
     return match
 
 
-def test_a_transfer_runs_on_it(first: tuple[Transfer, dict[str, int]], pipeline: Pipeline, case: Reference) -> None:
+def test_a_transfer_runs_on_it(first, pipeline, case):
     result, calls = first
     assert pipeline.device.type == "cuda" and same_grid(result.segmentation.labelmap, case.volume)
     assert [function for function in (*MATCHING, *NETWORKS) if not calls.get(function)] == []
 
 
-def test_it_comes_to_what_a_processor_comes_to(first: tuple[Transfer, dict[str, int]], tiny_pipeline: Pipeline, case: Reference) -> None:
+def test_it_comes_to_what_a_processor_comes_to(first, tiny_pipeline, case):
     other = tiny_pipeline.transfer(case, case.volume)
     for structure in case.segmentation.structures:
         ours, theirs = (one.segmentation.array(structure) for one in (first[0], other))
@@ -69,17 +67,9 @@ def test_it_comes_to_what_a_processor_comes_to(first: tuple[Transfer, dict[str, 
 
 
 @pytest.mark.parametrize("way", ["slice", "box"])
-def test_a_correction_runs_on_it(
-    cuda_for_all: Any,
-    first: tuple[Transfer, dict[str, int]],
-    pipeline: Pipeline,
-    case: Reference,
-    way: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_correction_runs_on_it(cuda_for_all, first, pipeline, case, way, monkeypatch):
     structure = case.segmentation.structures[0]
-    mask = sitk.GetImageFromArray(case.segmentation.array(structure).astype(np.uint8))
-    mask.CopyInformation(case.volume)
+    mask = from_array(case.segmentation.array(structure).astype(np.uint8), case.volume)
     if way == "slice":
         correction = Correction(structure.name, mask, slices=((2, 9), (0, 20)))
     else:
@@ -95,9 +85,7 @@ def test_a_correction_runs_on_it(
     assert "first pass" not in corrected.timings
 
 
-def test_several_references_and_the_other_localizer_run_on_it(
-    pipeline: Pipeline, make_ellipsoids: Callable[..., Reference], case: Reference
-) -> None:
+def test_several_references_and_the_other_localizer_run_on_it(pipeline, make_ellipsoids, case):
     other = make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6), scale=(1.05, 0.97, 1.0), seed=1)
     result = pipeline.transfer([case, other], case.volume, localizer="registration")
     assert {one.structure.name for one in result.results} == {"body", "left organ", "right organ"}
@@ -105,7 +93,7 @@ def test_several_references_and_the_other_localizer_run_on_it(
     assert same_grid(result.segmentation.labelmap, case.volume)
 
 
-def test_embeddings_do_not_leave_it(cuda_for_all: Any, pipeline: Pipeline, case: Reference) -> None:
+def test_embeddings_do_not_leave_it(cuda_for_all, pipeline, case):
     cuda_for_all.largest.clear()
     match = match_on(pipeline.matcher, case)
     for view in (match.target_view, match.reference_view):
@@ -121,12 +109,12 @@ def test_embeddings_do_not_leave_it(cuda_for_all: Any, pipeline: Pipeline, case:
     assert labels is not None and {part.device.type for part in (labels.index, labels.share, labels.ratio)} == {"cpu"}
 
 
-def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline: Pipeline, case: Reference) -> None:
+def test_matching_is_what_it_is_on_a_processor(cuda_for_all, tiny_pipeline, case):
     """Of the same embeddings: the networks compute in another type there."""
     match = match_on(tiny_pipeline.matcher, case)
     assert match.head is not None
 
-    def there(view: View) -> View:
+    def there(view):
         held = {one.name: getattr(view.embedded, one.name) for one in fields(view.embedded)}
         return View(
             view.grid, replace(view.embedded, **{name: one.to("cuda") for name, one in held.items() if isinstance(one, torch.Tensor)})
@@ -148,7 +136,7 @@ def test_matching_is_what_it_is_on_a_processor(cuda_for_all: Any, tiny_pipeline:
     assert (its.index == mine.index).float().mean() > 0.999
 
 
-def test_sides_are_judged_on_it(cuda_for_all: Any, pipeline: Pipeline, case: Reference) -> None:
+def test_sides_are_judged_on_it(cuda_for_all, pipeline, case):
     assert compare_laterality(pipeline.matcher, case, case.volume, CancelToken()) in Laterality
     frames = [normalized(canonical(case.volume))] * 2
     margins = label_margins(pipeline.matcher, case, frames, CancelToken(), 1_000_000)

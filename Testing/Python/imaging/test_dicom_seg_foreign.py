@@ -20,15 +20,19 @@ from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.files import read_segmentation, read_volume
 
+from .builders import item, noise, write_series
+
 TISSUE = Code("85756007", "SCT", "Tissue")
 LIVER = Code("10200004", "SCT", "Liver")
 Change = Callable[[pydicom.Dataset], None]
+PIXELS = np.zeros((7, 8, 9), np.uint8)
+PIXELS[1:3, 2:4, 3:6], PIXELS[4:6, 1:3, 2:5] = 1, 2
+PIXELS[1, 6, 7] = 2
 
 
 @pytest.fixture(params=["oblique flipped", "plain"])
-def series(request: pytest.FixtureRequest, on_grid, write_series, tmp_path: Path) -> Path:
-    noise = sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16))
-    return write_series(on_grid(noise, request.param), tmp_path / "series")
+def series(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write_series(noise(request.param), tmp_path / "series")
 
 
 @pytest.fixture
@@ -37,23 +41,22 @@ def source(series: Path) -> sitk.Image:
 
 
 @pytest.fixture
-def pixels() -> np.ndarray:
-    array = np.zeros((7, 8, 9), np.uint8)
-    array[1:3, 2:4, 3:6], array[4:6, 1:3, 2:5] = 1, 2
-    array[1, 6, 7] = 2
-    return array
+def foreign(series: Path, tmp_path: Path) -> Callable[..., Path]:
+    """foreign(change, pixels, kind, **more): a file with two segments, whose dataset was changed."""
 
-
-def foreign(series: Path, pixels: np.ndarray, path: Path, kind: str = "BINARY", change: Change | None = None, **more: object) -> Path:
-    sources = [pydicom.dcmread(plane.path) for plane in source_planes(series)]
-    descriptions = [hd.seg.SegmentDescription(n, f"part {n}", TISSUE, LIVER, "MANUAL") for n in (1, 2)]
-    dataset = hd.seg.Segmentation(sources, pixels, kind, descriptions, hd.UID(), 9, hd.UID(), 1, "maker", "model", "1", "0", **more)
-    dataset.save_as(path)
-    if change is not None:
-        dataset = pydicom.dcmread(path)
-        change(dataset)
+    def write(change: Change | None = None, pixels: np.ndarray = PIXELS, kind: str = "BINARY", **more: object) -> Path:
+        sources = [pydicom.dcmread(plane.path) for plane in source_planes(series)]
+        descriptions = [hd.seg.SegmentDescription(n, f"part {n}", TISSUE, LIVER, "MANUAL") for n in (1, 2)]
+        dataset = hd.seg.Segmentation(sources, pixels, kind, descriptions, hd.UID(), 9, hd.UID(), 1, "maker", "model", "1", "0", **more)
+        path = tmp_path / "other.dcm"
         dataset.save_as(path)
-    return path
+        if change is not None:
+            dataset = pydicom.dcmread(path)
+            change(dataset)
+            dataset.save_as(path)
+        return path
+
+    return write
 
 
 def read_back(path: Path, source: sitk.Image, given: sitk.Image | None) -> tuple[np.ndarray, list[str]]:
@@ -75,12 +78,12 @@ def scramble(dataset: pydicom.Dataset) -> None:
 
 def of_segments(*keywords: str, empty: bool = False) -> Change:
     def change(dataset: pydicom.Dataset) -> None:
-        for item in dataset.SegmentSequence:
+        for segment in dataset.SegmentSequence:
             for keyword in keywords:
                 if empty:
-                    setattr(item, keyword, [] if keyword.endswith("Sequence") else None)
+                    setattr(segment, keyword, [] if keyword.endswith("Sequence") else None)
                 else:
-                    del item[keyword]
+                    del segment[keyword]
 
     return change
 
@@ -127,96 +130,84 @@ CHANGES = {
 
 @pytest.mark.parametrize("given", [True, False], ids=["with the image", "alone"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_makers_leave_out_is_made_up_for(series: Path, source, pixels, change: str, given: bool, tmp_path: Path) -> None:
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=CHANGES[change])
+def test_what_makers_leave_out_is_made_up_for(foreign, source, change, given):
+    read, names = read_back(foreign(CHANGES[change]), source, source if given else None)
 
-    read, names = read_back(path, source, source if given else None)
-
-    np.testing.assert_array_equal(read, pixels)
-    if change in ("no label", "none of them", "all empty"):
-        # By their type, or by their number where they have none.
-        assert names == (["Liver", "Liver"] if change == "no label" else ["segment 1", "segment 2"])
-    else:
-        assert names == ["part 1", "part 2"]
+    np.testing.assert_array_equal(read, PIXELS)
+    # By their type, or by their number where they have none.
+    told = {"no label": "Liver Liver", "none of them": "segment 1 segment 2", "all empty": "segment 1 segment 2"}
+    assert " ".join(names) == told.get(change, "part 1 part 2")
 
 
 @pytest.mark.parametrize("lacks", [(), ("SliceThickness",)])
 @pytest.mark.parametrize("slices", [(1, 5), (0, 1), (6,), (0, 3, 4)])
-def test_annotated_slices_stay_as_many_as_they_are(series: Path, source, slices, lacks, tmp_path: Path) -> None:
+def test_annotated_slices_stay_as_many_as_they_are(foreign, source, slices, lacks):
     pixels = np.zeros((7, 8, 9), np.uint8)
     pixels[list(slices), 2:5, 3:6] = 1
     pixels[slices[-1], 6, 7] = 2
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=of_measures("SpacingBetweenSlices", *lacks))
+    path = foreign(of_measures("SpacingBetweenSlices", *lacks), pixels)
 
-    read, _ = read_back(path, source, source)
-
-    np.testing.assert_array_equal(read, pixels)
-    if not lacks:
-        np.testing.assert_array_equal(read_back(path, source, None)[0], pixels)
+    for given in (source, *([] if lacks else [None])):
+        np.testing.assert_array_equal(read_back(path, source, given)[0], pixels)
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless])
 @pytest.mark.parametrize("kind", ["LABELMAP", "FRACTIONAL"])
-def test_label_maps_and_whole_fractions_are_read_compressed_or_not(series, source, pixels, kind, syntax, tmp_path: Path) -> None:
+def test_label_maps_and_whole_fractions_are_read_compressed_or_not(foreign, source, kind, syntax):
     more = {} if syntax is None else {"transfer_syntax_uid": syntax}
-    stored = pixels if kind == "LABELMAP" else np.stack([pixels == 1, pixels == 2], axis=-1).astype(float)
-    path = foreign(series, stored, tmp_path / "other.dcm", kind, **more)
+    stored = PIXELS if kind == "LABELMAP" else np.stack([PIXELS == 1, PIXELS == 2], axis=-1).astype(float)
+    path = foreign(None, stored, kind, **more)
 
     for given in (source, None):
         read, names = read_back(path, source, given)
-        np.testing.assert_array_equal(read, pixels)
+        np.testing.assert_array_equal(read, PIXELS)
         assert names == ["part 1", "part 2"]
 
 
-def test_a_compression_that_nothing_here_knows_is_told(series, source, pixels, tmp_path: Path, monkeypatch) -> None:
+def test_probabilities_are_refused(foreign):
+    with pytest.raises(InputError, match="probabilities"):
+        read_segmentation(foreign(None, np.random.default_rng(0).random((7, 8, 9, 2)) / 2, "FRACTIONAL"))
+
+
+def test_a_compression_that_nothing_here_knows_is_told(foreign, source, monkeypatch):
     def nothing(*_given, **_named):
         raise RuntimeError("all plugins are missing dependencies")
 
-    path = foreign(series, pixels, tmp_path / "other.dcm", "LABELMAP", transfer_syntax_uid=RLELossless)
+    path = foreign(None, PIXELS, "LABELMAP", transfer_syntax_uid=RLELossless)
     monkeypatch.setattr(dicom_seg_reader, "iter_pixels", nothing)
 
     with pytest.raises(InputError, match="compressed"):
         read_segmentation(path, source)
 
 
-def test_a_label_map_may_have_another_background(series, source, pixels, tmp_path: Path) -> None:
-    def exchange(dataset: pydicom.Dataset) -> None:
+def test_a_label_map_may_have_another_background(foreign, source):
+    def exchange(dataset):
         stored = np.frombuffer(dataset.PixelData, np.uint8)
         dataset.PixelData = np.where(stored == 0, 255, stored).astype(np.uint8).tobytes()
         dataset.PixelPaddingValue = 255
 
-    path = foreign(series, pixels, tmp_path / "other.dcm", "LABELMAP", exchange)
-
-    np.testing.assert_array_equal(read_back(path, source, source)[0], pixels)
+    np.testing.assert_array_equal(read_back(foreign(exchange, PIXELS, "LABELMAP"), source, source)[0], PIXELS)
 
 
-def test_a_segment_that_nobody_describes_is_read(series, source, pixels, tmp_path: Path, caplog) -> None:
-    def forget(dataset: pydicom.Dataset) -> None:
-        del dataset.SegmentSequence[1]
+def test_a_segment_that_nobody_describes_is_read(foreign, source, caplog):
+    read, names = read_back(foreign(lambda dataset: dataset.SegmentSequence.pop()), source, source)
 
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=forget)
-
-    read, names = read_back(path, source, source)
-
-    np.testing.assert_array_equal(read, pixels)
+    np.testing.assert_array_equal(read, PIXELS)
     assert names == ["part 1", "segment 2"] and "does not describe segment 2" in caplog.text
 
 
-def test_overlapping_segments_go_into_several_layers(series, source, pixels, tmp_path: Path) -> None:
-    masks = np.stack([pixels > 0, pixels == 2], axis=-1).astype(np.uint8)
-    path = foreign(series, masks, tmp_path / "other.dcm", change=scramble)
+def test_overlapping_segments_go_into_several_layers(foreign, source):
+    masks = np.stack([PIXELS > 0, PIXELS == 2], axis=-1).astype(np.uint8)
 
-    read, _ = align_segmentation(read_segmentation(path, source), source)
+    read, _ = align_segmentation(read_segmentation(foreign(scramble, masks), source), source)
 
-    for structure, mask in zip(read.structures, (pixels > 0, pixels == 2), strict=True):
+    for structure, mask in zip(read.structures, (PIXELS > 0, PIXELS == 2), strict=True):
         np.testing.assert_array_equal(read.array(structure), mask)
 
 
 def turn(dataset: pydicom.Dataset) -> None:
     shared_to_frames(dataset)
-    other = pydicom.Dataset()
-    other.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
-    dataset.PerFrameFunctionalGroupsSequence[0].PlaneOrientationSequence = [other]
+    dataset.PerFrameFunctionalGroupsSequence[0].PlaneOrientationSequence = item(ImageOrientationPatient=[0, 1, 0, 0, 0, 1])
 
 
 def shift(dataset: pydicom.Dataset) -> None:
@@ -235,11 +226,8 @@ def empty_place(dataset: pydicom.Dataset) -> None:
 
 
 def resize(dataset: pydicom.Dataset) -> None:
-    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        frame.PixelMeasuresSequence = [pydicom.Dataset()]
-        frame.PixelMeasuresSequence[0].update(measures)
-        frame.PixelMeasuresSequence[0].PixelSpacing = [1 + 0.01 * k, 1]
+        frame.PixelMeasuresSequence = item(PixelSpacing=[1 + 0.01 * k, 1])
 
 
 def repeat(dataset: pydicom.Dataset) -> None:
@@ -263,8 +251,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change", REFUSED)
-def test_what_is_no_volume_is_refused_with_its_reason(series: Path, source, pixels, change: Change, tmp_path: Path) -> None:
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=change)
+def test_what_is_no_volume_is_refused_with_its_reason(foreign, source, change):
+    path = foreign(change)
 
     for given in (source, None):
         with pytest.raises(InputError, match=REFUSED[change]) as caught:
@@ -274,14 +262,14 @@ def test_what_is_no_volume_is_refused_with_its_reason(series: Path, source, pixe
 
 @pytest.mark.parametrize("keyword", ["SegmentSequence", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "PixelData"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_file_without_what_it_needs_is_refused(series: Path, source, pixels, keyword: str, empty: bool, tmp_path: Path) -> None:
-    def change(dataset: pydicom.Dataset) -> None:
+def test_a_file_without_what_it_needs_is_refused(foreign, source, keyword, empty):
+    def change(dataset):
         if empty:
             setattr(dataset, keyword, b"" if keyword == "PixelData" else [])
         else:
             del dataset[keyword]
 
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=change)
+    path = foreign(change)
     if keyword == "SegmentSequence" and empty:
         assert read_back(path, source, source)[1] == ["segment 1", "segment 2"]
         return
@@ -290,12 +278,11 @@ def test_a_file_without_what_it_needs_is_refused(series: Path, source, pixels, k
         read_segmentation(path, source)
 
 
-def test_a_file_of_explicit_little_endian_keeps_its_patient_to_itself(series: Path, source, pixels, tmp_path: Path, capfd, recwarn) -> None:
-    def name(dataset: pydicom.Dataset) -> None:
-        dataset.PatientName, dataset.PatientBirthDate = "Geheimrat", ""
-        dataset.StudyDate = ""
+def test_a_file_of_explicit_little_endian_keeps_its_patient_to_itself(foreign, source, capfd, recwarn):
+    def name(dataset):
+        dataset.PatientName, dataset.PatientBirthDate, dataset.StudyDate = "Geheimrat", "", ""
 
-    path = foreign(series, pixels, tmp_path / "other.dcm", change=name)
+    path = foreign(name)
     content = path.read_bytes()
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     path.write_bytes(content.replace(b"Geheimrat ", b"Geheim\xff\xfe\\\\"))

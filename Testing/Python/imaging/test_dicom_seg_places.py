@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import highdicom as hd
@@ -12,17 +11,15 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage
 
-from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import prove_output, read_segmentation, read_volume, write_segmentation
+from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.support.notices import noticed
 
+from .builders import noise, values, write_enhanced, write_series
+
 ORDERS = {"ascending": [0, 1, 2, 3, 4, 5, 6], "reversed": [6, 5, 4, 3, 2, 1, 0], "scrambled": [3, 0, 6, 1, 5, 2, 4]}
-
-
-def noise(on_grid: Callable[[sitk.Image, str], sitk.Image], grid: str) -> sitk.Image:
-    return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), grid)
 
 
 def wedge(volume: sitk.Image) -> Segmentation:
@@ -31,9 +28,7 @@ def wedge(volume: sitk.Image) -> Segmentation:
     for k in range(1, 6):
         array[k, 1 : 2 + k, 2 : 4 + k // 2] = 1
     array[4:6, 6:8, 7] = 2
-    labels = sitk.GetImageFromArray(array)
-    labels.CopyInformation(volume)
-    return Segmentation(labels, (Structure(1, "wedge"), Structure(2, "stick")))
+    return Segmentation(from_array(array, volume), (Structure(1, "wedge"), Structure(2, "stick")))
 
 
 def by_hand(path: Path, volume: sitk.Image) -> np.ndarray:
@@ -53,16 +48,16 @@ def by_hand(path: Path, volume: sitk.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("grid", ["anisotropic", "sagittal", "oblique", "oblique flipped"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_frames_of_an_enhanced_image_are_paired_by_place(on_grid, write_enhanced, order: str, grid: str, tmp_path: Path) -> None:
-    target = write_enhanced(noise(on_grid, grid), tmp_path / "target.dcm", ORDERS[order])
+def test_frames_of_an_enhanced_image_are_paired_by_place(order, grid, tmp_path):
+    target = write_enhanced(noise(grid), tmp_path / "target.dcm", ORDERS[order])
     volume = read_volume(target)
     segmentation = wedge(volume)
-    expected = sitk.GetArrayFromImage(segmentation.labelmap)
+    expected = values(segmentation.labelmap)
     write_segmentation(segmentation, tmp_path / "out.dcm", volume, volume_path=target)
 
     for given in (volume, None):
         read, _ = align_segmentation(read_segmentation(tmp_path / "out.dcm", given), volume)
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), expected)
+        np.testing.assert_array_equal(values(read.labelmap), expected)
     np.testing.assert_array_equal(by_hand(tmp_path / "out.dcm", volume), expected)
     # highdicom, through what it calls the source's frames: the pixels of frame n are those of the slice at n's place.
     other = hd.seg.segread(tmp_path / "out.dcm")
@@ -81,8 +76,8 @@ def test_frames_of_an_enhanced_image_are_paired_by_place(on_grid, write_enhanced
 
 
 @pytest.mark.parametrize("grid", ["plain", "oblique flipped"])
-def test_simpleitk_finds_the_frames_where_they_belong(on_grid, write_enhanced, grid: str, tmp_path: Path) -> None:
-    target = write_enhanced(noise(on_grid, grid), tmp_path / "target.dcm", ORDERS["scrambled"])
+def test_simpleitk_finds_the_frames_where_they_belong(grid, tmp_path):
+    target = write_enhanced(noise(grid), tmp_path / "target.dcm", ORDERS["scrambled"])
     volume = read_volume(target)
     segmentation = wedge(volume)
     # ITK knows nothing of segments and of frames that are left out: one structure that is on every slice.
@@ -99,8 +94,8 @@ def test_simpleitk_finds_the_frames_where_they_belong(on_grid, write_enhanced, g
         assert image[index] != 0
 
 
-def test_files_of_a_series_in_subfolders_are_found(on_grid, write_series, tmp_path: Path) -> None:
-    series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
+def test_files_of_a_series_in_subfolders_are_found(tmp_path):
+    series = write_series(noise("oblique"), tmp_path / "series")
     for number, file in enumerate(sorted(series.iterdir())):
         folder = series / f"part {number % 2}"
         folder.mkdir(exist_ok=True)
@@ -111,7 +106,7 @@ def test_files_of_a_series_in_subfolders_are_found(on_grid, write_series, tmp_pa
     assert prove_output(tmp_path / "out.dcm", segmentation, segmentation.structures, volume, volume_path=series) == []
     write_segmentation(segmentation, tmp_path / "out.dcm", volume, volume_path=series)
 
-    np.testing.assert_array_equal(by_hand(tmp_path / "out.dcm", volume), sitk.GetArrayFromImage(segmentation.labelmap))
+    np.testing.assert_array_equal(by_hand(tmp_path / "out.dcm", volume), values(segmentation.labelmap))
     written = pydicom.dcmread(tmp_path / "out.dcm")
     known = {pydicom.dcmread(file).SOPInstanceUID: file for file in series.rglob("*.dcm")}
     for group in written.PerFrameFunctionalGroupsSequence:
@@ -123,11 +118,11 @@ def test_files_of_a_series_in_subfolders_are_found(on_grid, write_series, tmp_pa
 
 @pytest.mark.parametrize("by", [0.02, 0.2])
 @pytest.mark.parametrize("kept", [None, slice(1, 3)])
-def test_uneven_slices_come_back_on_their_slices_and_are_told_before(on_grid, write_series, by: float, kept, tmp_path: Path) -> None:
-    volume = noise(on_grid, "oblique")
+def test_uneven_slices_come_back_on_their_slices_and_are_told_before(by, kept, tmp_path):
+    volume = noise("oblique")
     normal = np.reshape(volume.GetDirection(), (3, 3))[:, 2]
 
-    def shifted(k: int, header: pydicom.Dataset) -> None:
+    def shifted(k, header):
         off = {1: -1, 2: 0.6, 4: 1, 5: -0.7}.get(k, 0) * by * volume.GetSpacing()[2]
         header.ImagePositionPatient = [round(x + off * n, 6) for x, n in zip(header.ImagePositionPatient, normal, strict=True)]
 
@@ -135,18 +130,16 @@ def test_uneven_slices_come_back_on_their_slices_and_are_told_before(on_grid, wr
     source = read_volume(series)
     segmentation = wedge(source)
     if kept is not None:
-        array = sitk.GetArrayFromImage(segmentation.labelmap)
+        array = values(segmentation.labelmap)
         array[: kept.start], array[kept.stop :] = 0, 0
-        labels = sitk.GetImageFromArray(array)
-        labels.CopyInformation(source)
-        segmentation = Segmentation(labels, segmentation.structures[:1])
+        segmentation = Segmentation(from_array(array, source), segmentation.structures[:1])
 
     (told,) = prove_output(tmp_path / "out.dcm", segmentation, segmentation.structures, source, volume_path=series)
     write_segmentation(segmentation, tmp_path / "out.dcm", source, volume_path=series)
     read, _ = align_segmentation(read_segmentation(tmp_path / "out.dcm", source), source)
 
     assert "unevenly spaced" in told and ".seg.nrrd" in told
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), sitk.GetArrayFromImage(segmentation.labelmap))
+    np.testing.assert_array_equal(values(read.labelmap), values(segmentation.labelmap))
     # Without the image it is read all the same, not called damaged.
     alone = read_segmentation(tmp_path / "out.dcm")
     assert [int(alone.array(s).sum()) for s in alone.structures] == [int(segmentation.array(s).sum()) for s in segmentation.structures]
@@ -168,10 +161,8 @@ def moved(path: Path, volume: sitk.Image, axis: int, by: float, keep: slice = sl
 @pytest.mark.parametrize("grid", ["anisotropic", "left-handed", "oblique flipped"])
 @pytest.mark.parametrize("keep", [slice(None), slice(2, 3)])
 @pytest.mark.parametrize("by", [0.12, 0.45, -0.45, 0.01, 1.0])
-def test_a_segmentation_between_slices_is_told_with_the_distance(
-    on_grid, write_series, grid: str, keep: slice, by: float, tmp_path
-) -> None:
-    series = write_series(noise(on_grid, grid), tmp_path / "series")
+def test_a_segmentation_between_slices_is_told_with_the_distance(grid, keep, by, tmp_path):
+    series = write_series(noise(grid), tmp_path / "series")
     volume = read_volume(series)
     write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
     moved(tmp_path / "out.dcm", volume, 2, by, keep)
@@ -186,16 +177,16 @@ def test_a_segmentation_between_slices_is_told_with_the_distance(
     else:
         assert told == []
     if keep == slice(None):
-        expected = sitk.GetArrayFromImage(wedge(volume).labelmap)
+        expected = values(wedge(volume).labelmap)
         expected = np.roll(expected, round(by), axis=0)
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(aligned.labelmap), expected)
+        np.testing.assert_array_equal(values(aligned.labelmap), expected)
         assert warnings == []
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("by", [0.12, 0.4, 0.8])
-def test_a_segmentation_between_pixels_is_told(on_grid, write_series, axis: int, by: float, tmp_path: Path) -> None:
-    series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
+def test_a_segmentation_between_pixels_is_told(axis, by, tmp_path):
+    series = write_series(noise("oblique"), tmp_path / "series")
     volume = read_volume(series)
     write_segmentation(wedge(volume), tmp_path / "out.dcm", volume, volume_path=series)
     moved(tmp_path / "out.dcm", volume, axis, by)
@@ -205,9 +196,9 @@ def test_a_segmentation_between_pixels_is_told(on_grid, write_series, axis: int,
     assert any("resampled" in warning for warning in warnings)
 
 
-def test_masks_of_thicker_slices_are_as_thick(on_grid, write_series, tmp_path: Path) -> None:
+def test_masks_of_thicker_slices_are_as_thick(tmp_path):
     """Drawn on every second slice of a series that lies on the image's: its masks are not taken for every second slice of the image."""
-    fine = noise(on_grid, "oblique")
+    fine = noise("oblique")
     coarse = read_volume(write_series(fine[:, :, ::2], tmp_path / "coarse"))
     labels = sitk.Cast(coarse * 0, sitk.sitkUInt8)
     labels[2:5, 2:5, 0:3] = 1
@@ -217,25 +208,15 @@ def test_masks_of_thicker_slices_are_as_thick(on_grid, write_series, tmp_path: P
 
     aligned, warnings = align_segmentation(read_segmentation(tmp_path / "out.dcm", volume), volume)
 
-    filled = sitk.GetArrayFromImage(aligned.labelmap).any(axis=(1, 2))
+    filled = values(aligned.labelmap).any(axis=(1, 2))
     assert filled[:5].all() and any("resampled" in warning for warning in warnings)
 
 
-def test_a_volume_that_was_moved_is_not_the_one_of_the_series(on_grid, write_series, tmp_path: Path) -> None:
-    series = write_series(noise(on_grid, "oblique"), tmp_path / "series")
-    volume = read_volume(series)
-    volume.SetOrigin(volume.TransformContinuousIndexToPhysicalPoint((0, 0, 0.4)))
-    segmentation = wedge(volume)
-
-    with pytest.raises(OutputError, match="not the one in the DICOM series"):
-        write_segmentation(segmentation, tmp_path / "out.dcm", volume, volume_path=series)
-
-
-def test_rounded_positions_are_no_obstacle(on_grid, write_series, tmp_path: Path) -> None:
-    volume = noise(on_grid, "oblique")
+def test_rounded_positions_are_no_obstacle(tmp_path):
+    volume = noise("oblique")
     volume.SetSpacing((0.6, 0.85, 0.703125))
 
-    def rounded(_k: int, header: pydicom.Dataset) -> None:
+    def rounded(_k, header):
         header.ImagePositionPatient = [round(float(x), 2) for x in header.ImagePositionPatient]
         header.ImageOrientationPatient = [round(float(x), 4) for x in header.ImageOrientationPatient]
 
@@ -247,4 +228,4 @@ def test_rounded_positions_are_no_obstacle(on_grid, write_series, tmp_path: Path
     read, warnings = align_segmentation(read_segmentation(tmp_path / "out.dcm", source), source)
 
     assert warnings == []
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read.labelmap), sitk.GetArrayFromImage(segmentation.labelmap))
+    np.testing.assert_array_equal(values(read.labelmap), values(segmentation.labelmap))

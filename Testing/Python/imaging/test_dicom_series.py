@@ -1,4 +1,4 @@
-"""Which files of a folder are read as a series: all of its slices, of one patient, or none."""
+"""Which files of a folder are read as a series, and how they become a volume: all slices, of one patient, where they lie, or none."""
 
 from __future__ import annotations
 
@@ -7,33 +7,61 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from RAUSlicerLib.errors import InputError
-from RAUSlicerLib.imaging.files import read_volume
+from RAUSlicerLib.imaging.checks import check_volume
+from RAUSlicerLib.imaging.files import read_segmentation, read_volume, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.inputs import load_inputs
 
-WriteSeries = Callable[..., Path]
-OnGrid = Callable[[sitk.Image, str], sitk.Image]
-GridsAgree = Callable[..., None]
+from .builders import grids_agree, item, right_handed, same_image, values, write_series
+
+Write = Callable[..., Path]
+ONE_SERIES = {"SeriesInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4"}
+WITHOUT_PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
 
 
 @pytest.fixture
-def series(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> Path:
+def write(block: sitk.Image, tmp_path: Path) -> Write:
+    """write(change=..., **elements): the block as a series in a folder, with its header's elements changed."""
+    return lambda volume=block, name="series", **changed: write_series(volume, tmp_path / name, **changed)
+
+
+@pytest.fixture
+def series(write: Write) -> Path:
     """A folder with ten slices, IM0 to IM9 from the first to the last."""
-    folder = write_series(block, tmp_path / "series")
+    folder = write()
     for file in list(folder.iterdir()):
         file.rename(folder / f"IM{pydicom.dcmread(file).InstanceNumber - 1}")
     return folder
+
+
+def of(slices: Any = range(10), **elements: Any) -> Callable[[int, Dataset], None]:
+    """Sets elements of some slices; a value may be a function of the slice's number and header."""
+
+    def change(k: int, header: Dataset) -> None:
+        for keyword, value in elements.items() if k in slices else ():
+            setattr(header, keyword, value(k, header) if callable(value) else value)
+
+    return change
+
+
+def without(*keywords: str) -> Callable[[int, Dataset], None]:
+    def change(_k: int, header: Dataset) -> None:
+        for keyword in keywords:
+            delattr(header, keyword)
+
+    return change
 
 
 def raw(header: Dataset, keyword: str, value: bytes) -> None:
@@ -43,274 +71,150 @@ def raw(header: Dataset, keyword: str, value: bytes) -> None:
     header._dict[tag] = RawDataElement(tag, pydicom.datadict.dictionary_VR(tag), len(value), value, 0, False, True)
 
 
-def same(read: sitk.Image, expected: sitk.Image, agree: GridsAgree) -> None:
-    agree(read, expected)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(expected))
+def raws(slices: Any = range(10), **elements: bytes) -> Callable[[int, Dataset], None]:
+    def change(k: int, header: Dataset) -> None:
+        for keyword, value in elements.items() if k in slices else ():
+            raw(header, keyword, value)
+
+    return change
+
+
+def shifted(x: float = 0.0, z: float = 0.0, slices: Any = range(10)) -> Callable[[int, Dataset], None]:
+    """Moves slices by so many mm along their columns, more with each, and by this share of their distance along the normal."""
+
+    def change(k: int, header: Dataset) -> None:
+        orientation = np.array(header.ImageOrientationPatient, float)
+        normal = np.cross(orientation[:3], orientation[3:])
+        if k in slices:
+            header.ImagePositionPatient = list(np.array(header.ImagePositionPatient, float) + x * k * orientation[3:] + z * 3.3 * normal)
+
+    return change
+
+
+def numbered(folder: Path, number: int) -> Path:
+    return next(file for file in folder.iterdir() if pydicom.dcmread(file).InstanceNumber == number)
+
+
+# A series as it should be
+
+
+def test_a_series_is_read_with_its_geometry(volume, tmp_path):
+    same_image(read_volume(write_series(volume, tmp_path / "series")), right_handed(volume))
+
+
+@pytest.mark.data
+def test_a_real_series_agrees_with_itk(ct_series):
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(ct_series)))
+
+    read = read_volume(ct_series)
+
+    same_image(read, reader.Execute(), atol=1e-9)
+    assert read.GetMetaDataKeys() == ("0008|0060",)
+
+
+def test_values_are_rescaled_slice_by_slice(block, write):
+    read = values(read_volume(write(change=of(RescaleSlope=lambda k, _: 0.5 * (k + 2), RescaleIntercept=-1000))))
+
+    np.testing.assert_allclose(read, values(block) * 0.5 * np.arange(2, 12).reshape(10, 1, 1) - 1000)
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_values_in_units_are_not_turned_round(block, write, inverted):
+    folder = write(PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2", RescaleIntercept=-1000)
+
+    same_image(read_volume(folder), block - 1000)
+
+
+def test_dark_on_bright_mr_is_turned_round_as_itk_does_it(block, write):
+    positive = sitk.Cast(block + 60, sitk.sitkInt16)
+    mr = {"SOPClassUID": MRImageStorage, "Modality": "MR", "PhotometricInterpretation": "MONOCHROME1"}
+    folder = write(positive, **mr, BitsStored=12, HighBit=11, PixelRepresentation=0)
+
+    np.testing.assert_array_equal(values(read_volume(folder)), 4095 - values(positive))
+
+
+def test_one_slice_of_a_series_is_read_alone_and_says_so(block, series, caplog):
+    grids_agree(read_volume(series / "IM2"), block[:, :, 2:3])
+
+    assert "one of 10 slices" in caplog.text
+
+
+def test_a_radiograph_is_a_volume_of_one_slice_with_bright_bones(write):
+    picture = sitk.Cast(sitk.GetImageFromArray(np.arange(64 * 48).reshape(1, 64, 48)), sitk.sitkInt16)
+    picture.SetSpacing((0.2, 0.3, 1))
+    dark = {"Modality": "DX", "PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0}
+    folder = write(picture, **dark, change=without(*WITHOUT_PLACE, "RescaleSlope", "RescaleIntercept"))
+
+    read = read_volume(next(folder.iterdir()))
+
+    assert read.GetSize() == read_volume(folder).GetSize() == (48, 64, 1)
+    assert read.GetSpacing()[:2] == pytest.approx((0.2, 0.3))
+    np.testing.assert_array_equal(values(read), 65535 - values(picture).astype(int))
+    assert "taken as a 2D image" in check_volume(read, "target")[1][0]
+
+
+# Series that are a little odd
 
 
 @pytest.mark.parametrize("jitter", [2e-5, 4e-4, 1e-3])
-def test_cosines_that_are_rounded_differently_do_not_split_a_series(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, jitter: float, grids_agree: GridsAgree
-) -> None:
-    def turn(k: int, header: Dataset) -> None:
-        directions = np.array(header.ImageOrientationPatient, dtype=float)
-        header.ImageOrientationPatient = [round(x, 9) for x in directions + jitter * (-1) ** k / 2]
+def test_cosines_that_are_rounded_differently_do_not_split_a_series(block, write, jitter):
+    turn = of(ImageOrientationPatient=lambda k, header: [round(x + jitter * (-1) ** k / 2, 9) for x in header.ImageOrientationPatient])
 
-    read = read_volume(write_series(block, tmp_path / "series", turn=turn))
-
-    assert read.GetSize() == block.GetSize()
-    grids_agree(read, block, atol=0.03)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(block))
+    same_image(read_volume(write(turn=turn)), block, atol=0.03)
 
 
-def test_a_series_in_two_directions_is_refused(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def turn(k: int, header: Dataset) -> None:
-        if k >= 8:
-            header.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+def test_rounded_pixel_spacings_are_the_same(write):
+    read = read_volume(write(change=of(PixelSpacing=lambda k, _: [0.85 + 2e-6 * (k % 2), 0.6])))
 
-    with pytest.raises(InputError, match=r"2 directions \((8, 2|2, 8) images\)"):
-        read_volume(write_series(block, tmp_path / "series", turn=turn))
+    assert read.GetSpacing()[:2] == pytest.approx((0.6, 0.85), abs=3e-6)
 
 
-def test_a_radial_series_is_refused(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def turn(k: int, header: Dataset) -> None:
-        angle = np.pi * k / 10
-        header.ImageOrientationPatient = [round(x, 9) for x in (np.cos(angle), np.sin(angle), 0, 0, 0, -1)]
-
-    with pytest.raises(InputError, match="10 directions"):
-        read_volume(write_series(block, tmp_path / "series", turn=turn))
+def test_slightly_uneven_slices_are_read_with_a_warning(write, caplog):
+    assert read_volume(write(change=shifted(z=0.1, slices=[2]))).GetSpacing()[2] == pytest.approx(3.3)
+    assert "unevenly spaced" in caplog.text
 
 
-def test_a_pixel_spacing_that_changes_is_refused_with_both_values(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def zoom(k: int, header: Dataset) -> None:
-        if k == 7:
-            header.PixelSpacing = [0.425, 0.3]
+def test_a_scout_in_the_series_is_left_out_and_told(write, caplog):
+    scout = of([0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
 
-    with pytest.raises(InputError, match=r"0\.425 x 0\.3 mm in some images, 0\.85 x 0\.6 mm in others"):
-        read_volume(write_series(block, tmp_path / "series", zoom=zoom))
-
-
-def test_a_pixel_spacing_that_is_exchanged_is_told_with_both_values(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def swap(k: int, header: Dataset) -> None:
-        if k == 7:
-            header.PixelSpacing = [0.6, 0.85]
-
-    with pytest.raises(InputError, match=r"0\.6 x 0\.85 mm in some images, 0\.85 x 0\.6 mm in others"):
-        read_volume(write_series(block, tmp_path / "series", swap=swap))
-
-
-def test_rounded_pixel_spacings_are_the_same(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def rounded(k: int, header: Dataset) -> None:
-        header.PixelSpacing = [0.85 + 2e-6 * (k % 2), 0.6]
-
-    assert read_volume(write_series(block, tmp_path / "series", rounded=rounded)).GetSpacing()[:2] == pytest.approx((0.6, 0.85), abs=3e-6)
-
-
-def test_images_of_several_sizes_are_refused(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def cut(k: int, header: Dataset) -> None:
-        if k >= 8:
-            header.Rows, header.PixelData = 8, header.PixelData[: 8 * 14 * 2]
-
-    with pytest.raises(InputError, match="8 x 14 and 16 x 14 pixels"):
-        read_volume(write_series(block, tmp_path / "series", cut=cut))
-
-
-def test_a_scout_in_the_series_is_left_out_and_told(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def scout(k: int, header: Dataset) -> None:
-        header.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER" if k == 0 else "AXIAL"]
-        if k == 0:
-            header.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-
-    read = read_volume(write_series(block, tmp_path / "series", scout=scout))
-
-    assert read.GetSize()[2] == 9
+    assert read_volume(write(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], scout=scout)).GetSize()[2] == 9
     assert "1 scout images" in caplog.text
 
 
-def test_frames_of_reference_are_not_mixed(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def moved(k: int, header: Dataset) -> None:
-        header.FrameOfReferenceUID = f"1.2.{k // 5 + 1}"
-
-    def careless(k: int, header: Dataset) -> None:
-        header.FrameOfReferenceUID = generate_uid()
-
-    with pytest.raises(InputError, match="2 frames of reference"):
-        read_volume(write_series(block, tmp_path / "moved", moved=moved))
-    assert read_volume(write_series(block, tmp_path / "careless", careless=careless)).GetSize() == block.GetSize()
+def test_a_frame_of_reference_of_its_own_for_each_slice_is_told(block, write, caplog):
+    assert read_volume(write(change=of(FrameOfReferenceUID=lambda *_: generate_uid()))).GetSize() == block.GetSize()
     assert "frame of reference of its own" in caplog.text
 
 
-def test_of_several_series_the_one_that_is_read_is_described(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_series(block[:, :, :2] - 5, tmp_path / "series", SeriesDescription="scout")
-    folder = write_series(block, tmp_path / "series", SeriesDescription="portal\x1b[31m venous", SeriesNumber=7)
+def test_a_name_that_is_shortened_or_missing_is_no_other_patient(block, write):
+    names = ("Test^Phantom", "TEST^PHANTOM^A", "", "Test Phantom", "Test")
+    spelled = of(PatientName=lambda k, _: names[k % 5], PatientID=lambda k, _: "" if k == 3 else "T1")
+
+    assert read_volume(write(spelled=spelled)).GetSize() == block.GetSize()
+
+
+def test_a_uid_that_all_slices_share_hides_none(block, series):
+    for file in series.iterdir():
+        slice_ = pydicom.dcmread(file)
+        slice_.SOPInstanceUID = "1.2.3"
+        slice_.save_as(file)
+
+    assert read_volume(series).GetSize() == block.GetSize()
+
+
+def test_slices_missing_all_along_are_told(write, caplog):
+    folder = write(SpacingBetweenSlices=3.3)
+    for number in range(1, 11, 2):
+        numbered(folder, number).unlink()
 
     read_volume(folder)
 
-    assert "the largest one, 'portal [31m venous', series 7, CT, of 10 files, is read" in caplog.text
-    assert "Not read: 'scout'" in caplog.text
-
-
-def test_warnings_of_reading_are_among_those_of_the_run(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_series(block[:, :, :2] - 5, tmp_path / "series", SeriesDescription="scout")
-    folder = write_series(block, tmp_path / "series", SeriesDescription="venous")
-    labels = sitk.Cast(block > 500, sitk.sitkUInt8)
-    sitk.WriteImage(block + 1, str(tmp_path / "reference.nrrd"))
-    sitk.WriteImage(labels, str(tmp_path / "labels.nrrd"))
-
-    inputs = load_inputs([(tmp_path / "reference.nrrd", tmp_path / "labels.nrrd")], folder)
-
-    assert any(warning.startswith("Target: ") and "'venous'" in warning for warning in inputs.warnings)
-    assert "venous" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"PatientID": "T2"}, {"PatientID": "", "PatientName": "Other^One"}, {"PatientName": "Other^One"}, {"PatientBirthDate": "19500101"}],
-)
-@pytest.mark.parametrize("own_series", [True, False])
-def test_another_patient_in_the_folder_is_refused_without_a_name(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, other: dict[str, str], own_series: bool
-) -> None:
-    uid = {} if own_series else {"SeriesInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4"}
-    write_series(block[:, :, :4], tmp_path / "series", **{"PatientBirthDate": "19400101"}, **uid)
-    folder = write_series(block[:, :, 4:], tmp_path / "series", **({"PatientBirthDate": "19400101"} | other), **uid)
-
-    with pytest.raises(InputError, match="more than one patient") as caught:
-        read_volume(folder)
-    assert not any(name in str(caught.value) for name in ("Phantom", "Other", "T2", "1950"))
-
-
-def test_a_name_that_is_shortened_or_missing_is_no_other_patient(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def spelled(k: int, header: Dataset) -> None:
-        header.PatientName = ("Test^Phantom", "TEST^PHANTOM^A", "", "Test Phantom", "Test")[k % 5]
-        header.PatientID = "" if k == 3 else "T1"
-
-    assert read_volume(write_series(block, tmp_path / "series", spelled=spelled)).GetSize() == block.GetSize()
-
-
-def test_slices_in_two_subfolders_and_beside_them_are_one_series(block: sitk.Image, series: Path, grids_agree: GridsAgree) -> None:
-    for k in range(10):
-        place = series / "ABA"[k % 3] if k % 3 < 2 else series
-        place.mkdir(exist_ok=True)
-        (series / f"IM{k}").rename(place / f"IM{k}")
-
-    same(read_volume(series), block, grids_agree)
-
-
-def test_a_uid_that_all_slices_share_hides_none(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def shared(k: int, header: Dataset) -> None:
-        header.PatientComments = str(k)
-
-    folder = write_series(block, tmp_path / "series", shared=shared)
-    for number, file in enumerate(list(folder.iterdir())):
-        slice_ = pydicom.dcmread(file)
-        slice_.SOPInstanceUID = "1.2.3"
-        slice_.save_as(folder / f"S{number}")
-        file.unlink()
-
-    assert read_volume(folder).GetSize() == block.GetSize()
-
-
-def test_a_series_of_its_own_for_each_slice_is_refused(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def apart(k: int, header: Dataset) -> None:
-        header.SeriesInstanceUID = generate_uid()
-
-    with pytest.raises(InputError, match="10 series of one image each"):
-        read_volume(write_series(block, tmp_path / "series", apart=apart))
-
-
-@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"])
-@pytest.mark.parametrize("value", [b"nan", b"inf", b"1e999", b"wrong", b"1\\2\\", b"1\\2\\3\\4", b"-INF\\0"])
-def test_a_number_that_is_none_is_an_error_that_names_file_and_element(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, keyword: str, value: bytes
-) -> None:
-    def break_it(k: int, header: Dataset) -> None:
-        if k == 5:
-            raw(header, keyword, value)
-
-    folder = write_series(block, tmp_path / "series", break_it=break_it)
-    with pytest.raises(InputError, match=pydicom.datadict.dictionary_description(keyword).replace("(", r"\(").replace(")", r"\)")):
-        read_volume(folder)
-
-
-@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-@pytest.mark.parametrize("place", [0, 5, 9])
-def test_an_empty_element_is_an_error_and_no_gap(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, keyword: str, place: int
-) -> None:
-    def empty(k: int, header: Dataset) -> None:
-        if k == place:
-            raw(header, keyword, b"")
-
-    with pytest.raises(InputError, match=r"1 of the 10 images|pixel spacing is missing"):
-        read_volume(write_series(block, tmp_path / "series", empty=empty))
-
-
-@pytest.mark.parametrize("place", [0, 4, 9])
-@pytest.mark.parametrize("kept", [0, 10, 140, 400, 600, 900, 1000, -4])
-def test_a_damaged_slice_is_an_error_wherever_it_lies(series: Path, place: int, kept: int) -> None:
-    file = series / f"IM{place}"
-    file.write_bytes(file.read_bytes()[:kept])
-
-    with pytest.raises(InputError, match=f"IM{place}|lacks slices"):
-        read_volume(series)
-
-
-def test_a_slice_that_was_copied_as_zeros_is_an_error(series: Path) -> None:
-    (series / "IM9").write_bytes(bytes((series / "IM9").stat().st_size))
-
-    with pytest.raises(InputError, match="IM9"):
-        read_volume(series)
-
-
-@pytest.mark.parametrize("kept", [140, 400, 600, 900])
-def test_a_damaged_neighbour_spoils_no_sound_series_nor_file(
-    block: sitk.Image, series: Path, write_series: WriteSeries, tmp_path: Path, kept: int, grids_agree: GridsAgree
-) -> None:
-    other = next(write_series(block, tmp_path / "other").iterdir())
-    (series / "broken.dcm").write_bytes(other.read_bytes()[:kept])
-    (series / "garbage.dcm").write_bytes(bytes(128) + b"DICM" + np.random.default_rng(0).bytes(3000))
-    (series / "copy of IM3").write_bytes((series / "IM3").read_bytes()[:1000])
-    (series / "empty.txt").write_bytes(b"")
-
-    same(read_volume(series), block, grids_agree)
-    grids_agree(read_volume(series / "IM4"), block[:, :, 4:5])
-
-
-def test_other_objects_beside_the_slices_are_not_taken_for_slices(block: sitk.Image, series: Path, grids_agree: GridsAgree) -> None:
-    origin = pydicom.dcmread(series / "IM0", stop_before_pixels=True)
-    for name, kind, modality in (
-        ("DICOMDIR", "1.2.840.10008.1.3.10", ""),
-        ("sr.dcm", BasicTextSRStorage, "SR"),
-        ("rtstruct.dcm", "1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"),
-        ("pr.dcm", "1.2.840.10008.5.1.4.1.1.11.1", "PR"),
-        ("seg.dcm", "1.2.840.10008.5.1.4.1.1.66.4", "SEG"),
-        ("seg2.dcm", "1.2.840.10008.5.1.4.1.1.66.4", ""),
-        ("pdf.dcm", "1.2.840.10008.5.1.4.1.1.104.1", "DOC"),
-    ):
-        thing = Dataset()
-        thing.SOPClassUID, thing.SOPInstanceUID, thing.Modality = kind, generate_uid(), modality
-        thing.SeriesInstanceUID, thing.PatientID, thing.PatientName = origin.SeriesInstanceUID, "T1", "Test^Phantom"
-        if "seg" in name:
-            thing.Rows, thing.Columns, thing.NumberOfFrames, thing.BitsAllocated = 16, 14, 99, 1
-            thing.PixelData = bytes(16 * 14 * 99 // 8 + 1)
-        thing.file_meta = FileMetaDataset()
-        thing.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        thing.save_as(series / name, enforce_file_format=True)
-
-    same(read_volume(series), block, grids_agree)
+    assert "lie 6.6 mm apart, but their headers say 3.3 mm" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["explicit", "implicit", "big endian", "meta without preamble", "preamble without meta"])
-def test_files_without_preamble_or_meta_header_are_read(block: sitk.Image, series: Path, form: str, grids_agree: GridsAgree) -> None:
+def test_files_without_preamble_or_meta_header_are_read(block, series, form):
     for file in series.iterdir():
         content = file.read_bytes()
         if form == "meta without preamble":
@@ -324,77 +228,229 @@ def test_files_without_preamble_or_meta_header_are_read(block: sitk.Image, serie
         if form == "preamble without meta":
             file.write_bytes(bytes(128) + b"DICM" + file.read_bytes())
 
-    same(read_volume(series), block, grids_agree)
+    same_image(read_volume(series), block)
     grids_agree(read_volume(series / "IM4"), block[:, :, 4:5])
 
 
-def test_slices_missing_all_along_are_told(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = write_series(block, tmp_path / "series", SpacingBetweenSlices=3.3)
-    for file in list(folder.iterdir()):
-        if pydicom.dcmread(file).InstanceNumber % 2:
-            file.unlink()
+# What else lies in the folder
 
-    read_volume(folder)
 
-    assert "lie 6.6 mm apart, but their headers say 3.3 mm" in caplog.text
+def test_of_several_series_the_largest_is_read_and_described_without_names(block, write, caplog):
+    write(block[:, :, :2] - 5, SeriesDescription="scout")
+    folder = write(SeriesDescription="portal\x1b[31m venous", SeriesNumber=7)
+    (folder / "notes.txt").write_text("not DICOM")
+
+    assert read_volume(folder).GetSize() == block.GetSize()
+
+    assert "2 image series" in caplog.text and "Phantom" not in caplog.text
+    assert "the largest one, 'portal [31m venous', series 7, CT, of 10 files, is read" in caplog.text
+    assert "Not read: 'scout'" in caplog.text
+
+
+def test_warnings_of_reading_are_among_those_of_the_run(block, write, tmp_path, capfd):
+    write(block[:, :, :2] - 5, SeriesDescription="scout")
+    folder = write(SeriesDescription="venous")
+    for name, image in (("reference", block + 1), ("labels", sitk.Cast(block > 500, sitk.sitkUInt8))):
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nrrd"))
+
+    inputs = load_inputs([(tmp_path / "reference.nrrd", tmp_path / "labels.nrrd")], folder)
+
+    assert any(warning.startswith("Target: ") and "'venous'" in warning for warning in inputs.warnings)
+    assert "venous" not in capfd.readouterr().err
+
+
+def test_slices_in_two_subfolders_and_beside_them_are_one_series(block, series):
+    for k in range(10):
+        place = series / "ABA"[k % 3] if k % 3 < 2 else series
+        place.mkdir(exist_ok=True)
+        (series / f"IM{k}").rename(place / f"IM{k}")
+
+    same_image(read_volume(series), block)
+    assert read_volume(series.parent).GetSize() == block.GetSize()
+
+
+def test_files_exported_twice_count_once(block, series):
+    for file in list(series.iterdir()):
+        shutil.copy(file, file.with_suffix(".copy"))
+
+    assert read_volume(series).GetSize() == block.GetSize()
+
+
+def test_a_dose_in_the_folder_is_not_taken_for_the_image(block, write):
+    write(sitk.Resample(block, (50, 50, 10)), Modality="RTDOSE")
+
+    assert read_volume(write()).GetSize() == block.GetSize()
+
+
+def test_other_objects_beside_the_slices_are_not_taken_for_slices(block, series):
+    origin = pydicom.dcmread(series / "IM0")
+    for name, kind, modality in (
+        ("DICOMDIR", "1.2.840.10008.1.3.10", ""),
+        ("sr.dcm", BasicTextSRStorage, "SR"),
+        ("rtstruct.dcm", "1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"),
+        ("pr.dcm", "1.2.840.10008.5.1.4.1.1.11.1", "PR"),
+        ("seg.dcm", "1.2.840.10008.5.1.4.1.1.66.4", "SEG"),
+        ("seg2.dcm", "1.2.840.10008.5.1.4.1.1.66.4", ""),
+        ("pdf.dcm", "1.2.840.10008.5.1.4.1.1.104.1", "DOC"),
+    ):
+        (thing,) = item(SOPClassUID=kind, SOPInstanceUID=generate_uid(), Modality=modality, PatientID="T1", PatientName="Test^Phantom")
+        thing.SeriesInstanceUID, thing.file_meta = origin.SeriesInstanceUID, origin.file_meta
+        thing.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        if "seg" in name:
+            thing.Rows, thing.Columns, thing.NumberOfFrames, thing.BitsAllocated = 16, 14, 99, 1
+            thing.PixelData = bytes(16 * 14 * 99 // 8 + 1)
+        thing.save_as(series / name, enforce_file_format=True)
+
+    same_image(read_volume(series), block)
+
+
+def test_a_segmentation_without_preamble_is_still_told_from_an_image(block, series, tmp_path):
+    volume = read_volume(series)
+    segmentation = Segmentation(sitk.Cast(volume > 500, sitk.sitkUInt8), (Structure(1, "part"),))
+    write_segmentation(segmentation, tmp_path / "seg.dcm", volume, volume_path=series)
+    for bare in (tmp_path / "bare.dcm", series / "bare.dcm"):
+        bare.write_bytes((tmp_path / "seg.dcm").read_bytes()[132:])
+
+    with pytest.raises(InputError, match="holds no image"):
+        read_volume(tmp_path / "bare.dcm")
+    assert read_segmentation(tmp_path / "bare.dcm").structures[0].name == "part"
+    assert read_volume(series).GetSize() == block.GetSize()
+
+
+@pytest.mark.parametrize("kept", [140, 400, 600, 900])
+def test_a_damaged_neighbour_spoils_no_sound_series_nor_file(block, series, write, kept):
+    other = next(write(name="other").iterdir())
+    (series / "broken.dcm").write_bytes(other.read_bytes()[:kept])
+    (series / "garbage.dcm").write_bytes(bytes(128) + b"DICM" + np.random.default_rng(0).bytes(3000))
+    (series / "copy of IM3").write_bytes((series / "IM3").read_bytes()[:1000])
+    (series / "empty.txt").write_bytes(b"")
+
+    same_image(read_volume(series), block)
+    grids_agree(read_volume(series / "IM4"), block[:, :, 4:5])
+
+
+# What is no volume
+
+REFUSED = {
+    "two directions": (of((8, 9), ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), r"2 directions \((8, 2|2, 8) images\)"),
+    "radial": (
+        of(ImageOrientationPatient=lambda k, _: [round(x, 9) for x in (np.cos(np.pi * k / 10), np.sin(np.pi * k / 10), 0, 0, 0, -1)]),
+        "10 directions",
+    ),
+    "zoomed": (of([7], PixelSpacing=[0.425, 0.3]), r"0\.425 x 0\.3 mm in some images, 0\.85 x 0\.6 mm in others"),
+    "spacing exchanged": (of([7], PixelSpacing=[0.6, 0.85]), r"0\.6 x 0\.85 mm in some images, 0\.85 x 0\.6 mm in others"),
+    "two sizes": (of((8, 9), Rows=8, PixelData=lambda _, header: header.PixelData[: 8 * 14 * 2]), "8 x 14 and 16 x 14 pixels"),
+    "two frames of reference": (of(FrameOfReferenceUID=lambda k, _: f"1.2.{k // 5}"), "2 frames of reference"),
+    "a series for each": (of(SeriesInstanceUID=lambda *_: generate_uid()), "10 series of one image each"),
+    "a slice where another is": (shifted(z=1, slices=[3]), "several images at the same position: 10 images at 9 positions"),
+    "tilted": (shifted(x=0.5), "shifted sideways"),
+    "tilted by half a degree": (shifted(x=3.3 * np.tan(np.deg2rad(0.5))), "shifted sideways"),
+    "radiographs": (without(*WITHOUT_PLACE), "don't form a volume"),
+    "colors": (
+        of(
+            **{"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "PixelRepresentation": 0},
+            **{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(16 * 14 * 3)},
+        ),
+        "3 values a voxel",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_volume_is_refused_with_its_reason(write, change, match):
+    with pytest.raises(InputError, match=match):
+        read_volume(write(change=change))
+
+
+def test_a_film_is_refused(block, write):
+    folder = write(block[:, :, :1], NumberOfFrames=3, change=of(PixelData=lambda _, header: header.PixelData * 3))
+
+    with pytest.raises(InputError, match="don't form a volume"):
+        read_volume(next(folder.iterdir()))
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "readme.txt").write_text("nothing here")
+
+    with pytest.raises(InputError, match="holds no DICOM images"):
+        read_volume(tmp_path)
+
+
+def test_a_missing_slice_is_refused(series):
+    (series / "IM2").unlink()
+
+    with pytest.raises(InputError, match=r"lacks slices: a gap of 6\.6 mm between slices that are 3\.3 mm apart"):
+        read_volume(series)
 
 
 @pytest.mark.parametrize(
-    ("keyword", "values", "words"),
+    ("keyword", "differing", "words"),
     [
         ("EchoTime", (10, 80), "2 echoes in one (EchoTime 10.0, 80.0)"),
         ("TriggerTime", (0, 30), "2 heart phases"),
         ("TemporalPositionIdentifier", (1, 2), "2 time points"),
         ("DiffusionBValue", (0.0, 1000.0), "2 b-values in one (DiffusionBValue 0.0, 1000.0)"),
         ("AcquisitionNumber", (1, 2), "2 acquisitions"),
+        ("SeriesNumber", (1, 1), "slices twice"),
     ],
 )
-def test_several_volumes_in_a_series_are_refused_with_what_differs(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, keyword: str, values: tuple[float, float], words: str
-) -> None:
-    for value in values:
-        folder = write_series(block, tmp_path / "series", SeriesInstanceUID="1.2.3", FrameOfReferenceUID="1.2.4", **{keyword: value})
+def test_several_volumes_in_a_series_are_refused_with_what_differs(write, keyword, differing, words):
+    for value in differing:
+        folder = write(**ONE_SERIES, **{keyword: value})
 
     with pytest.raises(InputError, match="several images at the same position: 20 images at 10 positions") as caught:
         read_volume(folder)
     assert words in caught.value.explanation
 
 
-def test_one_slice_twice_is_refused(block: sitk.Image, series: Path) -> None:
-    again = pydicom.dcmread(series / "IM9")
-    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    again.save_as(series / "IM10")
+@pytest.mark.parametrize(
+    "other",
+    [{"PatientID": "T2"}, {"PatientID": "", "PatientName": "Other^One"}, {"PatientName": "Other^One"}, {"PatientBirthDate": "19500101"}],
+)
+@pytest.mark.parametrize("shared", [{}, ONE_SERIES])
+def test_another_patient_in_the_folder_is_refused_without_a_name(block, write, other, shared):
+    write(block[:, :, :4], PatientBirthDate="19400101", **shared)
+    folder = write(block[:, :, 4:], **({"PatientBirthDate": "19400101"} | other), **shared)
 
-    with pytest.raises(InputError, match="11 images at 10 positions"):
+    with pytest.raises(InputError, match="more than one patient") as caught:
+        read_volume(folder)
+    assert not any(name in str(caught.value) for name in ("Phantom", "Other", "T2", "1950"))
+
+
+# Damage
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", [b"nan", b"inf", b"1e999", b"wrong", b"1\\2\\", b"1\\2\\3\\4", b"-INF\\0"])
+def test_a_number_that_is_none_is_an_error_that_names_file_and_element(write, keyword, value):
+    with pytest.raises(InputError, match=pydicom.datadict.dictionary_description(keyword).replace("(", r"\(").replace(")", r"\)")):
+        read_volume(write(change=raws([5], **{keyword: value})))
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+@pytest.mark.parametrize("place", [0, 5, 9])
+def test_an_empty_element_is_an_error_and_no_gap(write, keyword, place):
+    with pytest.raises(InputError, match=r"1 of the 10 images|pixel spacing is missing"):
+        read_volume(write(change=raws([place], **{keyword: b""})))
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+@pytest.mark.parametrize("kept", [0, 10, 140, 400, 600, 900, 1000, -4, "zeros"])
+def test_a_damaged_slice_is_an_error_wherever_it_lies(series, place, kept):
+    file = series / f"IM{place}"
+    file.write_bytes(bytes(file.stat().st_size) if kept == "zeros" else file.read_bytes()[:kept])
+
+    with pytest.raises(InputError, match=f"IM{place}|lacks slices"):
         read_volume(series)
 
 
-def test_a_small_tilt_is_no_rounding(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def tilt(k: int, header: Dataset) -> None:
-        header.ImagePositionPatient = list(block.TransformContinuousIndexToPhysicalPoint((0, k * 3.3 / 0.85 * np.tan(np.deg2rad(0.5)), k)))
-
-    with pytest.raises(InputError, match="shifted sideways"):
-        read_volume(write_series(block, tmp_path / "series", tilt=tilt))
-
-
-def test_no_name_reaches_the_terminal_or_a_log(
-    block: sitk.Image,
-    write_series: WriteSeries,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def odd(k: int, header: Dataset) -> None:
-        raw(header, "PatientName", b"SECRET^NAME " * 10)
-        raw(header, "PatientID", b"SECRETNAME" * 8)
-        raw(header, "PatientBirthDate", b"SECRETDATE")
-        raw(header, "StudyInstanceUID", b"SECRET-STUDY")
-        raw(header, "SeriesInstanceUID", b"SECRET-SERIES")
-        raw(header, "FrameOfReferenceUID", b"SECRET-FRAME")
-
-    folder = write_series(block, tmp_path / "series", odd=odd)
+def test_no_name_reaches_the_terminal_or_a_log(write, capfd, caplog):
+    folder = write(
+        odd=raws(
+            **{"PatientName": b"SECRET^NAME " * 10, "PatientID": b"SECRETNAME" * 8, "PatientBirthDate": b"SECRETDATE"},
+            **{"StudyInstanceUID": b"SECRET-STUDY", "SeriesInstanceUID": b"SECRET-SERIES", "FrameOfReferenceUID": b"SECRET-FRAME"},
+        )
+    )
     logging.getLogger("pydicom").warning("of others, before")
     caplog.clear()
 
@@ -410,41 +466,3 @@ def test_no_name_reaches_the_terminal_or_a_log(
     assert "SECRET" not in shown
     assert "values in the DICOM headers are not as the standard demands" in caplog.text
     assert logging.getLogger("pydicom").propagate
-
-
-@pytest.mark.parametrize("inverted", [True, False])
-def test_values_in_units_are_not_turned_round(
-    block: sitk.Image, write_series: WriteSeries, tmp_path: Path, inverted: bool, grids_agree: GridsAgree
-) -> None:
-    photometric = "MONOCHROME1" if inverted else "MONOCHROME2"
-    folder = write_series(block, tmp_path / "series", PhotometricInterpretation=photometric, RescaleIntercept=-1000)
-
-    same(read_volume(folder), block - 1000, grids_agree)
-    same(read_volume(sorted(folder.iterdir())[0]), read_volume(sorted(folder.iterdir())[0]), grids_agree)
-
-
-def test_dark_on_bright_mr_is_turned_round_as_itk_does_it(block: sitk.Image, write_series: WriteSeries, tmp_path: Path) -> None:
-    def mr(_k: int, header: Dataset) -> None:
-        header.SOPClassUID, header.Modality, header.PhotometricInterpretation = MRImageStorage, "MR", "MONOCHROME1"
-        header.BitsStored, header.HighBit, header.PixelRepresentation = 12, 11, 0
-
-    positive = sitk.Cast(block + 60, sitk.sitkInt16)
-    folder = write_series(positive, tmp_path / "series", mr=mr)
-
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), 4095 - sitk.GetArrayFromImage(positive))
-
-
-def test_a_segmentation_without_preamble_is_still_told_from_an_image(block: sitk.Image, series: Path, tmp_path: Path) -> None:
-    from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
-
-    volume = read_volume(series)
-    labels = sitk.Cast(volume > 500, sitk.sitkUInt8)
-    write_segmentation(Segmentation(labels, (Structure(1, "part"),)), tmp_path / "seg.dcm", volume, volume_path=series)
-    content = (tmp_path / "seg.dcm").read_bytes()
-    (tmp_path / "bare.dcm").write_bytes(content[132:])
-    shutil.copy(tmp_path / "bare.dcm", series / "bare.dcm")
-
-    with pytest.raises(InputError, match="holds no image"):
-        read_volume(tmp_path / "bare.dcm")
-    assert read_segmentation(tmp_path / "bare.dcm").structures[0].name == "part"
-    assert read_volume(series).GetSize() == block.GetSize()

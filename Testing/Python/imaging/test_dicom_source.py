@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
 
 from RAUSlicerLib.errors import InputError, OutputError
 from RAUSlicerLib.imaging.dicom import source_planes
 from RAUSlicerLib.imaging.dicom_source import VolumeSource
 from RAUSlicerLib.imaging.files import check_output, prove_output, read_volume, write_result, write_segmentation
 
-
-@pytest.fixture
-def volume(on_grid: Callable[[sitk.Image, str], sitk.Image]) -> sitk.Image:
-    return on_grid(sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (7, 8, 9)).astype(np.int16)), "oblique")
+from .builders import counted_reads, make_segmentation, write_series
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often pydicom reads each file, by its name."""
-    counted: Counter[str] = Counter()
-    real = pydicom.dcmread
-
-    def read(file: Any, *given: Any, **named: Any) -> pydicom.Dataset:
-        counted[os.path.basename(str(getattr(file, "name", file)))] += 1
-        return real(file, *given, **named)
-
-    monkeypatch.setattr(pydicom, "dcmread", read)
-    return counted
-
-
-def test_headers_are_read_once_for_all_checks_and_the_file(volume, write_series, make_segmentation, reads, tmp_path: Path) -> None:
-    series = write_series(volume, tmp_path / "series")
+def test_headers_are_read_once_for_all_checks_and_the_file(oblique, monkeypatch, tmp_path):
+    series = write_series(oblique, tmp_path / "series")
     names = {file.name for file in series.iterdir()}
-    source = VolumeSource(series)
+    source, reads = VolumeSource(series), counted_reads(monkeypatch)
 
     check_output(tmp_path / "out.dcm", volume_path=source)
     image = read_volume(series)
@@ -60,8 +37,8 @@ def test_headers_are_read_once_for_all_checks_and_the_file(volume, write_series,
     assert sum(reads[name] for name in names) == 8
 
 
-def test_another_source_of_the_same_path_is_read_anew(volume, write_series, make_segmentation, tmp_path: Path) -> None:
-    series = write_series(volume, tmp_path / "series", PatientID="before")
+def test_another_source_of_the_same_path_is_read_anew(oblique, tmp_path):
+    series = write_series(oblique, tmp_path / "series", PatientID="before")
     image = read_volume(series)
     written = []
     for name in ("before", "after"):
@@ -75,8 +52,8 @@ def test_another_source_of_the_same_path_is_read_anew(volume, write_series, make
     assert written == ["before", "after"]
 
 
-def test_writing_does_not_change_what_is_kept(volume, write_series, make_segmentation, tmp_path: Path) -> None:
-    source = VolumeSource(write_series(volume, tmp_path / "series", SliceThickness=None))
+def test_writing_does_not_change_what_is_kept(oblique, tmp_path):
+    source = VolumeSource(write_series(oblique, tmp_path / "series", SliceThickness=None))
     image = read_volume(tmp_path / "series")
     told = []
     for name in ("a.dcm", "b.dcm"):
@@ -91,11 +68,11 @@ def odd(_k: int, header: pydicom.Dataset) -> None:
     header.SliceThickness = 1
 
 
-def test_looking_at_a_source_warns_of_nothing(volume, write_series, tmp_path: Path, caplog, capfd) -> None:
+def test_looking_at_a_source_warns_of_nothing(oblique, tmp_path, caplog, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        series = write_series(volume, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
-        write_series(volume[:, :, :3], tmp_path / "series")
+        series = write_series(oblique, tmp_path / "series", odd=odd, SpacingBetweenSlices=1.1)
+        write_series(oblique[:, :, :3], tmp_path / "series")
     capfd.readouterr()
     with caplog.at_level(logging.WARNING):
         read_volume(series)
@@ -111,15 +88,13 @@ def test_looking_at_a_source_warns_of_nothing(volume, write_series, tmp_path: Pa
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_an_error_in_reading_the_source_names_the_source(
-    volume, write_series, make_segmentation, check: bool, tmp_path: Path, monkeypatch
-) -> None:
-    series = write_series(volume, tmp_path / "series")
+def test_an_error_in_reading_the_source_names_the_source(oblique, check, tmp_path, monkeypatch):
+    series = write_series(oblique, tmp_path / "series")
     image = read_volume(series)
     bad = sorted(series.iterdir())[2]
     real = Path.open
 
-    def failing(path: Path, *given: Any, **named: Any) -> Any:
+    def failing(path, *given, **named):
         if path == bad:
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path, *given, **named)
@@ -135,8 +110,8 @@ def test_an_error_in_reading_the_source_names_the_source(
     assert "Input/output error" in caught.value.explanation
 
 
-def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, write_series, tmp_path: Path) -> None:
-    series = write_series(volume, tmp_path / "series")
+def test_a_series_that_can_not_be_read_as_a_volume_says_so(oblique, tmp_path):
+    series = write_series(oblique, tmp_path / "series")
     for file in series.iterdir():
         if pydicom.dcmread(file).InstanceNumber == 4:
             file.unlink()
@@ -146,7 +121,7 @@ def test_a_series_that_can_not_be_read_as_a_volume_says_so(volume, write_series,
 
 
 @pytest.mark.parametrize("source", [None, "missing", "text.txt"])
-def test_what_is_no_series_is_refused_with_a_way_out(source: str | None, tmp_path: Path) -> None:
+def test_what_is_no_series_is_refused_with_a_way_out(source, tmp_path):
     (tmp_path / "text.txt").write_text("no image")
 
     with pytest.raises(OutputError) as caught:

@@ -18,8 +18,10 @@ from RAUSlicerLib.imaging.frame import (
 )
 from RAUSlicerLib.imaging.grids import index_to_world, resample_labels, same_grid, same_lattice, with_grid_of
 
+from .builders import grids_agree, on_grid
 
-def test_canonical_keeps_every_voxel_at_its_place(volume: sitk.Image) -> None:
+
+def test_canonical_keeps_every_voxel_at_its_place(volume):
     frame = canonical(volume)
 
     axes = np.reshape(frame.GetDirection(), (3, 3))
@@ -30,7 +32,7 @@ def test_canonical_keeps_every_voxel_at_its_place(volume: sitk.Image) -> None:
         assert frame[at] == volume[index]
 
 
-def test_canonical_of_a_tilted_scan_has_the_voxels_of_the_untilted_one(volume: sitk.Image, on_grid) -> None:
+def test_canonical_of_a_tilted_scan_has_the_voxels_of_the_untilted_one(volume):
     upright, tilted = sitk.Image(volume), sitk.Image(volume)
     on_grid(upright, "flipped")
     on_grid(tilted, "flipped")
@@ -40,7 +42,7 @@ def test_canonical_of_a_tilted_scan_has_the_voxels_of_the_untilted_one(volume: s
     np.testing.assert_array_equal(sitk.GetArrayFromImage(canonical(tilted)), sitk.GetArrayFromImage(canonical(upright)))
 
 
-def test_normalized_keeps_geometry(volume: sitk.Image, grids_agree) -> None:
+def test_normalized_keeps_geometry(volume):
     frame = canonical(volume)
     normal = normalized(frame)
     grids_agree(normal, frame)
@@ -48,13 +50,13 @@ def test_normalized_keeps_geometry(volume: sitk.Image, grids_agree) -> None:
     assert values.dtype == np.float32 and values.min() >= 0 and values.max() <= 1
 
 
-def test_foreground_box_holds_the_body_and_no_air() -> None:
+def test_foreground_box_holds_the_body_and_no_air():
     values = np.zeros((30, 40, 50), np.float32)
     values[5:20, 10:30, 7:41] = 0.8
     assert foreground_box(values) == (slice(5, 20), slice(10, 30), slice(7, 41))
 
 
-def test_foreground_box_leaves_out_stray_voxels() -> None:
+def test_foreground_box_leaves_out_stray_voxels():
     values = np.zeros((30, 40, 50), np.float32)
     values[5:25, 10:30, 7:41] = 0.8
     values[0, 0, 0] = values[29, 39, 49] = 1.0
@@ -62,13 +64,13 @@ def test_foreground_box_leaves_out_stray_voxels() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 50), (3, 4, 5), (1, 1, 1)])
-def test_foreground_box_of_an_empty_or_tiny_volume_is_all_of_it(shape: tuple[int, int, int]) -> None:
+def test_foreground_box_of_an_empty_or_tiny_volume_is_all_of_it(shape):
     everything = tuple(slice(0, n) for n in shape)
     assert foreground_box(np.zeros(shape, np.float32)) == everything
     assert foreground_box(np.ones(shape, np.float32)) == everything
 
 
-def test_working_spacing_follows_the_extent_of_the_body_in_the_slice() -> None:
+def test_working_spacing_follows_the_extent_of_the_body_in_the_slice():
     image = sitk.Image((50, 40, 30), sitk.sitkFloat32)
     image.SetSpacing((2.0, 3.0, 5.0))
     values = np.zeros((30, 40, 50), np.float32)
@@ -76,7 +78,7 @@ def test_working_spacing_follows_the_extent_of_the_body_in_the_slice() -> None:
     assert working_spacing(image, values) == pytest.approx(36 * 3 / 128)
 
 
-def test_grid_over_starts_at_the_margin_and_lies_in_the_image(volume: sitk.Image) -> None:
+def test_grid_over_starts_at_the_margin_and_lies_in_the_image(volume):
     frame = canonical(volume)
     last = np.array(frame.GetSize()) - 1
     box = (slice(1, 5), slice(2, 6), slice(3, 8))
@@ -93,12 +95,12 @@ def test_grid_over_starts_at_the_margin_and_lies_in_the_image(volume: sitk.Image
     np.testing.assert_allclose(np.reshape(grid.GetDirection(), (3, 3)), np.reshape(frame.GetDirection(), (3, 3)))
 
 
-def test_grid_over_one_slice_is_one_slice() -> None:
+def test_grid_over_one_slice_is_one_slice():
     image = sitk.Image((64, 48, 1), sitk.sitkFloat32)
     assert grid_over(image, 1.0, (slice(0, 1), slice(0, 48), slice(0, 64))).GetSize() == (64, 48, 1)
 
 
-def test_resampling_a_ramp_gives_positions(volume: sitk.Image) -> None:
+def test_resampling_a_ramp_gives_positions(volume):
     frame = canonical(volume)
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in frame.GetSize()[::-1]], indexing="ij")
     ramp = from_array(x + 20 * y + 400 * z, frame)
@@ -132,7 +134,7 @@ def degrees_between(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed: int) -> None:
+def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed):
     base = Rotation.random(random_state=seed)
     few = Rotation.from_rotvec(9 * Rotation.random(random_state=seed + 1).as_matrix()[0], degrees=True)
     images = [noise(turn.as_matrix(), seed + 7 * n) for n, turn in enumerate((base, few * base, few.inv() * base))]
@@ -145,7 +147,7 @@ def test_volumes_a_few_degrees_apart_are_opened_along_the_same_axes(seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_of_all_ways_to_open_a_target_the_nearest_to_the_reference_is_taken(seed: int) -> None:
+def test_of_all_ways_to_open_a_target_the_nearest_to_the_reference_is_taken(seed):
     images = [noise(Rotation.random(random_state=2 * seed + n).as_matrix(), seed + n) for n in range(2)]
     target, reference = [canonical(image) for image in opened_together(images)]
     ways = [axes_of(images[0]) @ turn for turn in TURNS]
@@ -154,7 +156,7 @@ def test_of_all_ways_to_open_a_target_the_nearest_to_the_reference_is_taken(seed
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_every_voxel_keeps_its_place_and_comes_back_to_it(seed: int) -> None:
+def test_every_voxel_keeps_its_place_and_comes_back_to_it(seed):
     images = [noise(Rotation.random(random_state=3 * seed + n).as_matrix(), seed + n) for n in range(3)]
     for image, chosen in zip(images, opened_together(images), strict=True):
         frame = canonical(chosen)
@@ -166,7 +168,7 @@ def test_every_voxel_keeps_its_place_and_comes_back_to_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_opened_again_and_as_a_mask_a_volume_has_the_same_axes(seed: int) -> None:
+def test_opened_again_and_as_a_mask_a_volume_has_the_same_axes(seed):
     image = noise(Rotation.random(random_state=seed).as_matrix(), seed)
     other = noise(Rotation.random(random_state=seed + 100).as_matrix(), seed)
     chosen = opened_together([image, other])[0]
@@ -178,14 +180,14 @@ def test_opened_again_and_as_a_mask_a_volume_has_the_same_axes(seed: int) -> Non
     assert same_grid(canonical(alone), canonical(opened_together([image])[0]))
 
 
-def test_volumes_that_lie_straight_come_back_as_they_are(volume: sitk.Image) -> None:
+def test_volumes_that_lie_straight_come_back_as_they_are(volume):
     straight = noise(np.eye(3))
     assert [one is given for one, given in zip(opened_together([volume, straight]), (volume, straight), strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("degrees", [(40, 49), (49, 40), (49, 49), (44, 53)])
 @pytest.mark.parametrize("axis", range(3))
-def test_slices_of_a_tilted_scan_stay_slices(degrees: tuple[float, float], axis: int) -> None:
+def test_slices_of_a_tilted_scan_stay_slices(degrees, axis):
     images = []
     for angle in degrees:
         image = noise(np.eye(3))
@@ -195,14 +197,14 @@ def test_slices_of_a_tilted_scan_stay_slices(degrees: tuple[float, float], axis:
         np.testing.assert_array_equal(sitk.GetArrayFromImage(canonical(chosen)), sitk.GetArrayFromImage(image))
 
 
-def test_patients_a_quarter_turn_apart_are_opened_as_they_lie() -> None:
+def test_patients_a_quarter_turn_apart_are_opened_as_they_lie():
     images = [noise(np.eye(3)), noise(Rotation.from_rotvec((0, 0, 90), degrees=True).as_matrix())]
     for chosen in opened_together(images):
         np.testing.assert_allclose(axes_of(canonical(chosen)), np.eye(3), atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(48))
-def test_labels_of_a_turned_and_cropped_copy_come_back_exactly(seed: int) -> None:
+def test_labels_of_a_turned_and_cropped_copy_come_back_exactly(seed):
     image = noise(Rotation.random(random_state=seed).as_matrix(), seed)
     turned = sitk.Flip(sitk.PermuteAxes(image, np.roll((0, 1, 2), seed).tolist()), [bool(seed & 1), bool(seed & 2), bool(seed & 4)], False)
     cropped = turned[1:, :, :-1]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,8 @@ import SimpleITK as sitk
 from RAUSlicerLib.errors import OutputError
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
+
+from .builders import write_series
 
 FORMATS = ["o.nii", "o.nii.gz", "o.nrrd", "o.mha", "o.seg.nrrd"]
 
@@ -34,7 +34,7 @@ def on_disk(disk: Any) -> dict[str, bytes]:
 @pytest.mark.parametrize("leaving", [0, 8192, 65536])
 @pytest.mark.parametrize("before", [None, b"what was there"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_disk_that_gets_full_is_told_and_the_file_of_before_stays(disk: Any, name: str, before: bytes | None, leaving: int) -> None:
+def test_a_disk_that_gets_full_is_told_and_the_file_of_before_stays(disk, name, before, leaving):
     segmentation = noise()
     if before is not None:
         (disk.path / name).write_bytes(before)
@@ -52,7 +52,7 @@ def test_a_disk_that_gets_full_is_told_and_the_file_of_before_stays(disk: Any, n
 
 
 @pytest.mark.parametrize("leaving", [8192, 100_000])
-def test_so_it_is_with_overlapping_structures(disk: Any, leaving: int) -> None:
+def test_so_it_is_with_overlapping_structures(disk, leaving):
     segmentation = noise(40, layers=2)
     disk.fill(leaving)
     with pytest.raises(OutputError):
@@ -61,7 +61,7 @@ def test_so_it_is_with_overlapping_structures(disk: Any, leaving: int) -> None:
 
 
 @pytest.mark.parametrize("leaving", [8192, 32768])
-def test_so_it_is_with_dicom(disk: Any, tmp_path: Path, write_series: Callable[..., Path], leaving: int) -> None:
+def test_so_it_is_with_dicom(disk, tmp_path, leaving):
     volume = sitk.GetImageFromArray(np.random.default_rng(1).integers(-900, 900, (12, 64, 64)).astype(np.int16))
     series = write_series(volume, tmp_path / "series")
     labels = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 12, (12, 64, 64)).astype(np.uint8))
@@ -74,10 +74,10 @@ def test_so_it_is_with_dicom(disk: Any, tmp_path: Path, write_series: Callable[.
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kept", [0, 200, 60_000])
-def test_a_file_that_fell_short_without_a_word_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: int) -> None:
+def test_a_file_that_fell_short_without_a_word_is_noticed(tmp_path, monkeypatch, name, kept):
     whole = sitk.WriteImage
 
-    def short(image: sitk.Image, path: str, useCompression: bool = False) -> None:
+    def short(image, path, useCompression=False):
         whole(image, path, useCompression=useCompression)
         with open(path, "rb+") as file:
             file.truncate(kept)
@@ -91,15 +91,15 @@ def test_a_file_that_fell_short_without_a_word_is_noticed(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_other_voxels_or_another_place_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_other_voxels_or_another_place_are_noticed(tmp_path, monkeypatch, name):
     whole, segmentation = sitk.WriteImage, noise(8)
 
-    def other(image: sitk.Image, path: str, useCompression: bool = False) -> None:
+    def other(image, path, useCompression=False):
         changed = sitk.Image(image)
         changed[1, 2, 3] = 255
         whole(changed, path, useCompression=useCompression)
 
-    def elsewhere(image: sitk.Image, path: str, useCompression: bool = False) -> None:
+    def elsewhere(image, path, useCompression=False):
         moved = sitk.Image(image)
         moved.SetOrigin((0.0, 0.0, 1.0))
         whole(moved, path, useCompression=useCompression)
@@ -113,7 +113,7 @@ def test_other_voxels_or_another_place_are_noticed(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path, name: str) -> None:
+def test_a_limit_on_the_size_of_files_is_told(tmp_path, name):
     program = """
 import resource, sys
 from pathlib import Path

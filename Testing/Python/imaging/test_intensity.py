@@ -10,7 +10,7 @@ def body(air: float, tissue: float, shape: tuple[int, int, int] = (40, 50, 60)) 
     return values
 
 
-def test_ct_is_windowed_to_soft_tissue() -> None:
+def test_ct_is_windowed_to_soft_tissue():
     low, high = CT_WINDOW
     values = body(-1000, 50)
     values[20, 20, 20:24] = (-600, low, (low + high) / 2, 1200)
@@ -22,12 +22,12 @@ def test_ct_is_windowed_to_soft_tissue() -> None:
     assert normal[0, 0, 0] == 0
 
 
-def test_mr_does_not_depend_on_scale_or_offset_of_its_intensities() -> None:
+def test_mr_does_not_depend_on_scale_or_offset_of_its_intensities():
     values = body(0, 300)
     np.testing.assert_allclose(normalize(values * 7.5 + 100), normalize(values), atol=1e-4)
 
 
-def test_air_of_mr_is_zero_and_tissue_fills_the_range() -> None:
+def test_air_of_mr_is_zero_and_tissue_fills_the_range():
     values = body(0, 300)
     normal = normalize(values)
     assert normal[0, 0, 0] == 0
@@ -36,24 +36,24 @@ def test_air_of_mr_is_zero_and_tissue_fills_the_range() -> None:
     assert np.std(inside) > 0.05
 
 
-def test_the_input_is_left_as_it_is() -> None:
+def test_the_input_is_left_as_it_is():
     values = body(0, 300)
     before = values.copy()
     normalize(values)
     np.testing.assert_array_equal(values, before)
 
 
-def test_one_slice_and_one_value_are_taken() -> None:
+def test_one_slice_and_one_value_are_taken():
     assert normalize(body(0, 300)[20:21]).shape == (1, 50, 60)
     assert normalize(np.full((3, 3, 3), 7, np.int16)).max() == 0
 
 
-def test_ct_is_told_from_all_columns_of_a_large_volume() -> None:
+def test_ct_is_told_from_all_columns_of_a_large_volume():
     # 491,520 voxels are thinned out by two: with every second voxel of a row only the even columns would be seen.
     values = np.full((48, 80, 128), -1000, np.int16)
     values[:, :, 1::2] = 60
     assert is_ct(values)
 
 
-def test_signed_mr_is_not_taken_for_ct() -> None:
+def test_signed_mr_is_not_taken_for_ct():
     assert not is_ct(body(-40, 300))

@@ -92,9 +92,7 @@ def names_of(path: Path) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("name", ["case_001.nii.gz", "case_001.nrrd", "case_001.mha"])
-def test_structures_get_the_names_of_the_table_beside_them(
-    file: str, content: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_structures_get_the_names_of_the_table_beside_them(file, content, name, tmp_path, caplog):
     folder = tmp_path / "labelsTr"
     folder.mkdir()
     (folder / file).write_text(content, encoding="utf-8")
@@ -103,7 +101,7 @@ def test_structures_get_the_names_of_the_table_beside_them(
     assert caplog.text == ""
 
 
-def test_regions_name_the_values_that_are_most_their_own(tmp_path: Path) -> None:
+def test_regions_name_the_values_that_are_most_their_own(tmp_path):
     """As nnU-Net has it for brain tumours: a region lists the values that it is made of."""
     labels = {"background": 0, "tumour core": [2, 3], "whole tumour": [1, 2, 3], "enhancing tumour": 3}
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": [1, 2, 3]}))
@@ -112,7 +110,7 @@ def test_regions_name_the_values_that_are_most_their_own(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_names_in_the_header_count_first(packed: bool, tmp_path: Path) -> None:
+def test_names_in_the_header_count_first(packed, tmp_path):
     path = mask_in(tmp_path, "case_001.nii")
     with_extension(path, caret(NAMES))
     (tmp_path / "labels.json").write_text(json.dumps({"1": "a", "2": "b", "3": "c"}))
@@ -125,7 +123,7 @@ def test_names_in_the_header_count_first(packed: bool, tmp_path: Path) -> None:
     assert names_of(path) == NAMES
 
 
-def test_the_table_that_knows_the_values_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_table_that_knows_the_values_is_taken(tmp_path, caplog):
     """The folder's labels.json belongs to another task."""
     (tmp_path / "labels.json").write_text(json.dumps({"1": "lung", "104": "trachea"}))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": BY_NAME}))
@@ -134,7 +132,7 @@ def test_the_table_that_knows_the_values_is_taken(tmp_path: Path, caplog: pytest
     assert caplog.text == ""
 
 
-def test_tables_that_contradict_each_other_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tables_that_contradict_each_other_are_told(tmp_path, caplog):
     (tmp_path / "labels.json").write_text(json.dumps(BY_NAME))
     (tmp_path / "heart.ctbl").write_text(CTBL)
     assert names_of(mask_in(tmp_path)) == NAMES
@@ -161,7 +159,7 @@ def test_tables_that_contradict_each_other_are_told(tmp_path: Path, caplog: pyte
     ids=lambda content: content[:20],
 )
 @pytest.mark.parametrize("file", ["labels.json", "dataset.json"])
-def test_a_damaged_document_spoils_nothing(content: bytes, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_document_spoils_nothing(content, file, tmp_path, caplog):
     if file == "dataset.json" and content.startswith(b'{"') and not content.startswith((b'{"labels"', b'{"a":{')):
         content = b'{"labels": ' + content + b"}"
     (tmp_path / file).write_bytes(content)
@@ -175,7 +173,7 @@ def test_a_damaged_document_spoils_nothing(content: bytes, file: str, tmp_path: 
 
 @pytest.mark.parametrize("file", ["case_001.label", "heart.ctbl", "x_dseg.tsv"])
 @pytest.mark.parametrize("content", [b"1 liver 1 2 3 4\nno row\n", b"index\tname\n1.5\tliver\n", b'1 1 2 3 1 1 1 "liver"\n\xff\xfe\n'])
-def test_a_damaged_table_spoils_nothing(content: bytes, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_table_spoils_nothing(content, file, tmp_path, caplog):
     (tmp_path / file).write_bytes(content)
     assert names_of(mask_in(tmp_path)) == ["label 1", "label 2", "label 3"]
     assert file in caplog.text
@@ -204,9 +202,7 @@ def test_a_damaged_table_spoils_nothing(content: bytes, file: str, tmp_path: Pat
         ("x_dseg.tsv", b"onset\tduration\n1.5\t2\n"),
     ],
 )
-def test_a_file_that_is_about_something_else_is_passed_over_without_a_word(
-    file: str, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_about_something_else_is_passed_over_without_a_word(file, content, tmp_path, caplog):
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / file).write_bytes(content)
@@ -214,14 +210,14 @@ def test_a_file_that_is_about_something_else_is_passed_over_without_a_word(
     assert caplog.text == ""
 
 
-def test_a_table_in_western_european_letters_is_read(tmp_path: Path) -> None:
+def test_a_table_in_western_european_letters_is_read(tmp_path):
     (tmp_path / "heart.ctbl").write_bytes(
         "".join(f"{n} {name} 1 2 3 255\n" for n, name in ((1, "Dr\u00fcse"), (2, "Gro\u00df"), (3, "c"))).encode("cp1252")
     )
     assert names_of(mask_in(tmp_path)) == ["Dr\u00fcse", "Gro\u00df", "c"]
 
 
-def test_a_table_that_is_no_file_or_huge_spoils_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table_that_is_no_file_or_huge_spoils_nothing(tmp_path, caplog):
     (tmp_path / "labels.json").mkdir()
     os.mkfifo(tmp_path / "dataset.json")
     with (tmp_path / "heart.ctbl").open("wb") as file:
@@ -242,7 +238,7 @@ def test_a_table_that_is_no_file_or_huge_spoils_nothing(tmp_path: Path, caplog: 
         caret(NAMES).replace(b"<LabelTable>", b'<LabelTable><!ENTITY x SYSTEM "file:///etc/passwd">'),
     ],
 )
-def test_a_damaged_table_in_the_header_spoils_nothing(text: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_table_in_the_header_spoils_nothing(text, tmp_path, caplog):
     path = mask_in(tmp_path, "case_001.nii")
     with_extension(path, text)
 
@@ -251,7 +247,7 @@ def test_a_damaged_table_in_the_header_spoils_nothing(text: bytes, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["li\x1b[31mver", "liver\r\nx", "\u202erevil", "li\x9bver", "li\ud800ver"])
-def test_names_hold_nothing_that_a_terminal_obeys(name: str, tmp_path: Path) -> None:
+def test_names_hold_nothing_that_a_terminal_obeys(name, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"1": name, "2": "b", "3": "c"}))
 
     found = names_of(mask_in(tmp_path))[0]
@@ -260,7 +256,7 @@ def test_names_hold_nothing_that_a_terminal_obeys(name: str, tmp_path: Path) -> 
     assert "ver" in found or "revil" in found
 
 
-def test_labels_of_any_size_have_names(tmp_path: Path) -> None:
+def test_labels_of_any_size_have_names(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"997": "root", "614454277": "supraoculomotor", "4294967295": "last"}))
 
     path = tmp_path / "seg.nrrd"
@@ -274,7 +270,7 @@ def test_labels_of_any_size_have_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["1" + " " * 60_000 + "x", "1 a" + " 1" * 60_000 + " x", '1 0 0 0 1 1 1 "' + '" ' * 60_000, "1 " + "a " * 60_000]
 )
-def test_a_long_line_of_a_table_is_read_at_once(tmp_path: Path, line: str, in_time: None) -> None:
+def test_a_long_line_of_a_table_is_read_at_once(tmp_path, line, in_time):
     # A pattern that goes back for each blank takes minutes, and a table may have megabytes.
     (tmp_path / "labels.txt").write_text("1 liver 0 0 0 255\n" + line)
     assert find_names(tmp_path / "seg.nrrd", [1]) == {}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +14,13 @@ from RAUSlicerLib.imaging.label_values import numbered, value_counts
 from RAUSlicerLib.imaging.palette import label_color
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 
-Make = Callable[..., Segmentation]
+from .builders import grids_agree, make_segmentation
+
 FORMATS = ["seg.nii.gz", "seg.nii", "seg.nrrd", "seg.mha", "SEG.NII.GZ"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_labels_and_geometry_come_back_exactly(
-    volume: sitk.Image, make_segmentation: Make, name: str, tmp_path: Path, grids_agree: Callable[..., None]
-) -> None:
+def test_labels_and_geometry_come_back_exactly(volume, name, tmp_path):
     segmentation = make_segmentation(volume)
     write_segmentation(segmentation, tmp_path / name, volume)
 
@@ -35,7 +31,7 @@ def test_labels_and_geometry_come_back_exactly(
     grids_agree(read.labelmap, volume)
 
 
-def test_structures_are_named_by_the_labels_file_and_by_their_value(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_structures_are_named_by_the_labels_file_and_by_their_value(volume, tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"3": "Leber", "7": "nádor"}), encoding="utf-8")
     write_segmentation(make_segmentation(volume), tmp_path / "seg.nii.gz", volume)
 
@@ -44,21 +40,7 @@ def test_structures_are_named_by_the_labels_file_and_by_their_value(volume: sitk
     assert [s.name for s in read.structures] == ["Leber", "nádor", "label 12", "label 300"]
 
 
-@pytest.mark.parametrize("content", ["{broken", '{"3": {"name": "liver"}}'])
-def test_a_damaged_labels_file_is_ignored_with_a_warning(
-    volume: sitk.Image, make_segmentation: Make, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "labels.json").write_text(content)
-    write_segmentation(make_segmentation(volume), tmp_path / "seg.nii.gz", volume)
-
-    with caplog.at_level(logging.WARNING):
-        read = read_segmentation(tmp_path / "seg.nii.gz")
-
-    assert read.structures[0].name == "label 3"
-    assert "labels.json" in caplog.text
-
-
-def test_a_label_has_the_same_color_in_every_file_and_neighbours_differ() -> None:
+def test_a_label_has_the_same_color_in_every_file_and_neighbours_differ():
     colors = np.array([label_color(label) for label in range(1, 200)])
 
     assert len({tuple(color) for color in colors}) == len(colors)
@@ -67,7 +49,7 @@ def test_a_label_has_the_same_color_in_every_file_and_neighbours_differ() -> Non
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.int64, np.uint64])
-def test_whole_numbers_of_any_type_are_labels(dtype: type, tmp_path: Path) -> None:
+def test_whole_numbers_of_any_type_are_labels(dtype, tmp_path):
     array = np.zeros((4, 5, 6), dtype)
     array[1, 2, 3] = 9
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "seg.nrrd"))
@@ -92,7 +74,7 @@ def test_whole_numbers_of_any_type_are_labels(dtype: type, tmp_path: Path) -> No
         (np.where(np.arange(120) > 5, 1 << 32, 2), "values up to 4294967296"),
     ],
 )
-def test_what_is_no_label_map_is_refused(array: np.ndarray, reason: str, tmp_path: Path) -> None:
+def test_what_is_no_label_map_is_refused(array, reason, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(array.reshape(4, 5, 6)), str(tmp_path / "seg.nrrd"))
 
     with pytest.raises(InputError, match=reason):
@@ -102,9 +84,7 @@ def test_what_is_no_label_map_is_refused(array: np.ndarray, reason: str, tmp_pat
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("off", [5e-5, -5e-5, 1e-3, -9e-3])
 @pytest.mark.parametrize("name", ["seg.nii.gz", "seg.nrrd", "seg.mha", "a.seg.nrrd"])
-def test_labels_that_are_whole_but_for_rounding_are_made_whole_and_that_is_told(
-    dtype: type, off: float, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_that_are_whole_but_for_rounding_are_made_whole_and_that_is_told(dtype, off, name, tmp_path, caplog):
     labels = np.arange(120).reshape(4, 5, 6) % 4
     image = sitk.GetImageFromArray((labels + off * (labels == 3) + off * (labels == 0)).astype(dtype))
     if name == "a.seg.nrrd":
@@ -122,7 +102,7 @@ def test_labels_that_are_whole_but_for_rounding_are_made_whole_and_that_is_told(
 
 @pytest.mark.parametrize("labels", [(1, 65536), (70000, 70001), (614454277, 997, 312782574), (1, 4294967295)])
 @pytest.mark.parametrize("name", ["seg.nii.gz", "seg.nrrd", "seg.mha", "a.seg.nrrd"])
-def test_labels_of_any_size_are_read_and_written(labels: tuple[int, ...], name: str, tmp_path: Path) -> None:
+def test_labels_of_any_size_are_read_and_written(labels, name, tmp_path):
     array = np.zeros((4, 5, 6), np.uint32)
     array.flat[: len(labels)] = labels
     image = sitk.GetImageFromArray(array)
@@ -137,21 +117,21 @@ def test_labels_of_any_size_are_read_and_written(labels: tuple[int, ...], name: 
     assert value_counts(array) == dict.fromkeys(sorted(labels), 1)
 
 
-def test_numbers_in_the_order_of_labels_of_any_size() -> None:
+def test_numbers_in_the_order_of_labels_of_any_size():
     values = np.array([[0, 4294967295], [7, 614454277]], np.uint32)
 
     np.testing.assert_array_equal(numbered(values, [614454277, 7, 4294967295, 5]), [[0, 3], [2, 1]])
     np.testing.assert_array_equal(numbered(values, []), np.zeros((2, 2)))
 
 
-def test_an_image_given_as_label_map_is_refused(tmp_path: Path) -> None:
+def test_an_image_given_as_label_map_is_refused(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.arange(12 * 10 * 10, dtype=np.int16).reshape(12, 10, 10)), str(tmp_path / "seg.nrrd"))
 
     with pytest.raises(InputError, match="1199 different values"):
         read_segmentation(tmp_path / "seg.nrrd")
 
 
-def test_overlapping_structures_are_not_written_to_a_label_map(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_overlapping_structures_are_not_written_to_a_label_map(volume, tmp_path):
     segmentation = make_segmentation(volume, overlapping=True)
     with_empty_layer = segmentation.map_layers((*segmentation.layers, segmentation.labelmap * 0))
 
@@ -162,9 +142,7 @@ def test_overlapping_structures_are_not_written_to_a_label_map(volume: sitk.Imag
     assert list(tmp_path.iterdir()) == []
 
 
-def test_structures_that_share_a_label_value_are_not_written_to_a_label_map(
-    volume: sitk.Image, make_segmentation: Make, tmp_path: Path
-) -> None:
+def test_structures_that_share_a_label_value_are_not_written_to_a_label_map(volume, tmp_path):
     segmentation = make_segmentation(volume)
     twin = Segmentation(segmentation.labelmap, (*segmentation.structures, Structure(3, "twin", layer=1)), (segmentation.labelmap * 0,))
 
@@ -172,7 +150,7 @@ def test_structures_that_share_a_label_value_are_not_written_to_a_label_map(
         write_segmentation(twin, tmp_path / "seg.nii.gz", volume)
 
 
-def test_layers_that_do_not_overlap_become_one_label_map(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_layers_that_do_not_overlap_become_one_label_map(volume, tmp_path):
     segmentation = make_segmentation(volume, overlapping=True)
     free = sitk.Mask(segmentation.overlays[0], segmentation.labelmap == 0)
     write_segmentation(segmentation.map_layers((segmentation.labelmap, free)), tmp_path / "seg.nii.gz", volume)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from hypothesis import strategies as st
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.imaging.checks import align_segmentation
 from RAUSlicerLib.imaging.files import read_segmentation, write_segmentation
+from RAUSlicerLib.imaging.grids import from_array
 from RAUSlicerLib.imaging.segmentation import Segmentation, Structure
 from RAUSlicerLib.imaging.slicer_seg_nrrd import UNCLASSIFIED_ENTRY
 
-Make = Callable[..., Segmentation]
+from .builders import make_segmentation, same_layers
 
 vtk = pytest.importorskip("vtk", reason="slicer-core is not installed")
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -70,9 +70,7 @@ def slicer_mask(node: Any, segment_id: str, volume: sitk.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_slicer_opens_what_we_write_with_all_of_it(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, scene: Any, tmp_path: Path
-) -> None:
+def test_slicer_opens_what_we_write_with_all_of_it(volume, overlapping, scene, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "ours.seg.nrrd", volume)
 
@@ -93,9 +91,7 @@ def test_slicer_opens_what_we_write_with_all_of_it(
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_we_read_what_slicer_saves_again_with_all_of_it(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, scene: Any, tmp_path: Path
-) -> None:
+def test_we_read_what_slicer_saves_again_with_all_of_it(volume, overlapping, scene, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "ours.seg.nrrd", volume)
     save_with_slicer(scene, load_in_slicer(scene, tmp_path / "ours.seg.nrrd"), tmp_path / "theirs.seg.nrrd")
@@ -112,9 +108,7 @@ def test_we_read_what_slicer_saves_again_with_all_of_it(
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_what_we_write_we_read_unchanged(
-    volume: sitk.Image, make_segmentation: Make, overlapping: bool, tmp_path: Path, grids_agree: Callable[..., None]
-) -> None:
+def test_what_we_write_we_read_unchanged(volume, overlapping, tmp_path):
     segmentation = make_segmentation(volume, overlapping)
     write_segmentation(segmentation, tmp_path / "a.seg.nrrd", volume)
 
@@ -122,12 +116,10 @@ def test_what_we_write_we_read_unchanged(
 
     assert [replace(s, color=None) for s in read.structures] == [replace(s, color=None) for s in segmentation.structures]
     np.testing.assert_allclose([s.color for s in read.structures], [s.color for s in segmentation.structures], atol=1e-8)
-    for a, b in zip(read.layers, segmentation.layers, strict=True):
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
-        grids_agree(a, volume, atol=1e-12)
+    same_layers(read, segmentation, atol=1e-12)
 
 
-def test_layers_are_called_a_list_as_slicer_calls_them(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_layers_are_called_a_list_as_slicer_calls_them(volume, tmp_path):
     write_segmentation(make_segmentation(volume, overlapping=True), tmp_path / "a.seg.nrrd", volume)
 
     header = (tmp_path / "a.seg.nrrd").read_bytes().split(b"\n\n")[0]
@@ -135,9 +127,7 @@ def test_layers_are_called_a_list_as_slicer_calls_them(volume: sitk.Image, make_
     assert b"kinds: list domain domain domain" in header.splitlines()
 
 
-def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(
-    volume: sitk.Image, make_segmentation: Make, tmp_path: Path
-) -> None:
+def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(volume, tmp_path):
     segmentation = make_segmentation(volume, overlapping=True)
     older = sitk.Compose([segmentation.mask(structure) for structure in segmentation.structures])
     for index, structure in enumerate(segmentation.structures):
@@ -158,9 +148,7 @@ def test_a_file_of_the_older_form_is_merged_where_segments_do_not_overlap(
         np.testing.assert_array_equal(read.array(found), segmentation.array(expected))
 
 
-def test_structures_of_the_same_id_become_segments_of_their_own(
-    volume: sitk.Image, make_segmentation: Make, scene: Any, tmp_path: Path
-) -> None:
+def test_structures_of_the_same_id_become_segments_of_their_own(volume, scene, tmp_path):
     segmentation = make_segmentation(volume)
     ids = ("Segment_2", None, "Segment_2", None)
     segmentation = replace(segmentation, structures=tuple(replace(s, id=id_) for s, id_ in zip(segmentation.structures, ids, strict=True)))
@@ -171,14 +159,14 @@ def test_structures_of_the_same_id_become_segments_of_their_own(
     assert node.GetSegmentation().GetNumberOfSegments() == 4
 
 
-def test_an_empty_segmentation_of_slicer_has_no_structures(scene: Any, tmp_path: Path) -> None:
+def test_an_empty_segmentation_of_slicer_has_no_structures(scene, tmp_path):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     save_with_slicer(scene, node, tmp_path / "empty.seg.nrrd")
 
     assert read_segmentation(tmp_path / "empty.seg.nrrd").structures == ()
 
 
-def test_a_layer_that_the_file_lacks_is_refused(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_a_layer_that_the_file_lacks_is_refused(volume, tmp_path):
     write_segmentation(make_segmentation(volume), tmp_path / "a.seg.nrrd", volume)
     content = (tmp_path / "a.seg.nrrd").read_bytes()
     (tmp_path / "b.seg.nrrd").write_bytes(content.replace(b"Segment1_Layer:=0", b"Segment1_Layer:=5"))
@@ -187,7 +175,7 @@ def test_a_layer_that_the_file_lacks_is_refused(volume: sitk.Image, make_segment
         read_segmentation(tmp_path / "b.seg.nrrd")
 
 
-def test_a_name_in_an_old_code_page_is_read(volume: sitk.Image, make_segmentation: Make, tmp_path: Path) -> None:
+def test_a_name_in_an_old_code_page_is_read(volume, tmp_path):
     write_segmentation(make_segmentation(volume), tmp_path / "a.seg.nrrd", volume)
     content = (tmp_path / "a.seg.nrrd").read_bytes()
     (tmp_path / "b.seg.nrrd").write_bytes(content.replace(b"Segment0_Name:=Leber", "Segment0_Name:=Drüse".encode("cp1252")))
@@ -196,38 +184,17 @@ def test_a_name_in_an_old_code_page_is_read(volume: sitk.Image, make_segmentatio
 
 
 slicer_like = st.one_of(
-    st.sampled_from(
-        [
-            "a%20b",
-            "100%",
-            "%0A",
-            'say "x"',
-            "Leber ß",
-            "肝臓",
-            "Éa|b",
-            "a:b",
-            "a: b",
-            "a:=b",
-            "a=b",
-            "\\",
-            "a\\nb",
-            "a\\\\n",
-            " lead",
-            "trail ",
-            "é" * 300,
-        ]
-    ),
+    st.sampled_from([*'a%20b;100%;%0A;say "x";Leber ß;肝臓;Éa|b;a:b;a: b;a:=b;a=b;\\;a\\nb;a\\\\n; lead;trail '.split(";"), "é" * 300]),
     st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=40),
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=slicer_like, segment_id=slicer_like)
-def test_names_and_ids_come_back_as_they_were(volume: sitk.Image, tmp_path: Path, name: str, segment_id: str) -> None:
+def test_names_and_ids_come_back_as_they_were(volume, tmp_path, name, segment_id):
     mask = np.zeros(volume.GetSize()[::-1], np.uint8)
     mask[1, 2, 3] = 1
-    labelmap = sitk.GetImageFromArray(mask)
-    labelmap.CopyInformation(volume)
+    labelmap = from_array(mask, volume)
     structure = Structure(1, name, (0.1, 0.2, 0.3), id=segment_id)
     write_segmentation(Segmentation(labelmap, (structure,)), tmp_path / "s.seg.nrrd", volume, force=True)
 

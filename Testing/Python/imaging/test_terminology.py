@@ -13,7 +13,7 @@ ENTRY = (
 )
 
 
-def test_an_entry_with_region_and_side_is_taken_apart_and_put_together() -> None:
+def test_an_entry_with_region_and_side_is_taken_apart_and_put_together():
     terminology = parse_terminology(ENTRY)
 
     assert terminology.type == Code("4147007", "SCT", "Mass")
@@ -24,6 +24,6 @@ def test_an_entry_with_region_and_side_is_taken_apart_and_put_together() -> None
 
 
 @pytest.mark.parametrize("entry", [None, "", "nonsense", "a~b~c~d~e~f~g", "list~^^~^^~^^~list~^^~^^", "list~SCT^1^Category~^^~^^"])
-def test_an_entry_without_category_and_type_is_unclassified(entry: str | None) -> None:
+def test_an_entry_without_category_and_type_is_unclassified(entry):
     assert parse_terminology(entry) == UNCLASSIFIED
     assert serialize_terminology(parse_terminology(entry)) is None

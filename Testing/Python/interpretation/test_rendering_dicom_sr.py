@@ -21,6 +21,7 @@ from RAUSlicerLib.interpretation.rendering import dicom_sr
 from RAUSlicerLib.interpretation.rendering.files import ReportedCase, check_outputs, save_reports
 from RAUSlicerLib.interpretation.report import write_report
 
+from ..imaging.builders import write_enhanced
 from .report_cases import GRAPHS, abdomen
 
 # As the report's findings name them; the gallbladder was not found, the spleen has a terminology of its own.
@@ -243,7 +244,7 @@ def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_p
     assert not (tmp_path / "report.dcm").exists()
 
 
-def test_a_report_of_an_enhanced_image_is_written_and_refers_to_it(report: Report, write_enhanced, tmp_path: Path) -> None:
+def test_a_report_of_an_enhanced_image_is_written_and_refers_to_it(report: Report, tmp_path: Path) -> None:
     volume = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (6, 16, 16)).astype(np.int16))
     target = write_enhanced(volume, tmp_path / "target.dcm", [5, 2, 0, 1, 4, 3])
     structures = _segmentation(target, tmp_path / "seg.dcm")

@@ -12,13 +12,13 @@ from RAUSlicerLib.rau.network import MatchEvidence, RauVlm, VlmConfig
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
 
 
-def test_a_model_opens_with_its_parts_and_calibration(tiny_model) -> None:
+def test_a_model_opens_with_its_parts_and_calibration(tiny_model):
     model = load_model(str(tiny_model))
     assert (model.name, model.calibration.intercept, dict(model.calibration.weights)) == ("tiny", -2.0, {"round_trip_dice": 4.0})
     assert not any(network.training for network in (model.matching, model.vlm, model.segmenter))
 
 
-def test_opening_a_model_leaves_the_random_numbers_alone(tiny_model) -> None:
+def test_opening_a_model_leaves_the_random_numbers_alone(tiny_model):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -26,7 +26,7 @@ def test_opening_a_model_leaves_the_random_numbers_alone(tiny_model) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_part_in_the_place_of_another_is_refused(tiny_model, tmp_path) -> None:
+def test_a_part_in_the_place_of_another_is_refused(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "mixed")
     shutil.rmtree(tmp_path / "mixed" / "vlm")
     shutil.copytree(tiny_model / "sam2", tmp_path / "mixed" / "vlm")
@@ -34,7 +34,7 @@ def test_a_part_in_the_place_of_another_is_refused(tiny_model, tmp_path) -> None
         load_model(str(tmp_path / "mixed"))
 
 
-def test_a_missing_part_is_named(tiny_model, tmp_path) -> None:
+def test_a_missing_part_is_named(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "part")
     shutil.rmtree(tmp_path / "part" / "sam2")
     with pytest.raises(ModelError, match="'sam2'"):
@@ -53,13 +53,13 @@ def on_gpu(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def test_networks_make_no_tensor_on_the_wrong_device() -> None:
+def test_networks_make_no_tensor_on_the_wrong_device():
     """Without a GPU: fake tensors refuse to mix devices just as real ones do."""
     networks = MatchingNet(MatchingConfig(widths=(8, 8, 16))), RauVlm(VlmConfig()), MemorySegmenter(Sam2Config())
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         matching, vlm, segmenter = map(on_gpu, networks)
 
-        def rand(*shape: int) -> torch.Tensor:
+        def rand(*shape):
             return torch.rand(*shape, device="cuda")
 
         with pytest.raises(RuntimeError, match="same device"):

@@ -17,7 +17,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_added_model_is_found_by_name(home: Path, source: Path) -> None:
+def test_an_added_model_is_found_by_name(home, source):
     adding.add(source)
     model = store.resolve("mine")
     assert model.path == home / "mine" and not model.embedded
@@ -26,30 +26,30 @@ def test_an_added_model_is_found_by_name(home: Path, source: Path) -> None:
     assert "mine" in [listed.name for listed in store.list_models()]
 
 
-def test_a_model_folder_is_found_by_path(home: Path, source: Path) -> None:
+def test_a_model_folder_is_found_by_path(home, source):
     assert store.resolve(str(source)).path == source
 
 
-def test_an_unknown_model_is_refused_with_the_known_ones(home: Path, source: Path) -> None:
+def test_an_unknown_model_is_refused_with_the_known_ones(home, source):
     adding.add(source)
     with pytest.raises(ModelError, match="'absent'") as raised:
         store.resolve("absent")
     assert "mine" in raised.value.explanation
 
 
-def test_an_unknown_part_is_refused(source: Path) -> None:
+def test_an_unknown_part_is_refused(source):
     with pytest.raises(ModelError, match="'matching'"):
         store.ModelFolder("mine", source).part("matching")
 
 
-def test_a_damaged_model_is_not_added(home: Path, source: Path) -> None:
+def test_a_damaged_model_is_not_added(home, source):
     (source / "sam2" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="checksum"):
         adding.add(source)
     assert not home.exists() or list(home.iterdir()) == []
 
 
-def test_an_existing_name_is_not_overwritten(home: Path, source: Path) -> None:
+def test_an_existing_name_is_not_overwritten(home, source):
     adding.add(source)
     with pytest.raises(ModelError, match="'mine'"):
         adding.add(source)
@@ -57,12 +57,12 @@ def test_an_existing_name_is_not_overwritten(home: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "with space"])
-def test_a_name_that_is_no_plain_folder_name_is_refused(home: Path, source: Path, name: str) -> None:
+def test_a_name_that_is_no_plain_folder_name_is_refused(home, source, name):
     with pytest.raises(InputError):
         adding.add(source, name)
 
 
-def test_a_removed_model_is_gone(home: Path, source: Path) -> None:
+def test_a_removed_model_is_gone(home, source):
     adding.add(source)
     store.remove("mine")
     assert list(home.iterdir()) == []
@@ -70,14 +70,14 @@ def test_a_removed_model_is_gone(home: Path, source: Path) -> None:
         store.remove("mine")
 
 
-def test_an_embedded_model_is_never_removed(home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedded_model_is_never_removed(home, source, monkeypatch):
     monkeypatch.setattr(store, "resource_path", lambda _name: source.parent)
     with pytest.raises(ModelError, match="'mine'"):
         store.remove("mine")
     assert (source / "sam2" / "config.json").is_file()
 
 
-def test_an_empty_folder_is_no_model(home: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_no_model(home, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="'empty'"):
         adding.add(tmp_path / "empty")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("leaving", [0, 8192, 60_000])
-def test_a_disk_that_gets_full_is_told_and_the_model_of_before_stays(disk: Any, leaving: int) -> None:
+def test_a_disk_that_gets_full_is_told_and_the_model_of_before_stays(disk, leaving):
     save(disk.path / "mine")
     disk.fill(leaving)
     with pytest.raises(OutputError, match="can't be written"):
@@ -42,10 +41,10 @@ def test_a_disk_that_gets_full_is_told_and_the_model_of_before_stays(disk: Any, 
 
 
 @pytest.mark.parametrize("kept", [0, 8, 1000])
-def test_tensors_that_fell_short_without_a_word_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+def test_tensors_that_fell_short_without_a_word_are_noticed(tmp_path, monkeypatch, kept):
     whole = checkpoint.save_file
 
-    def short(tensors: Any, path: Path, metadata: Any) -> None:
+    def short(tensors, path, metadata):
         whole(tensors, path, metadata=metadata)
         os.truncate(path, kept)
 
@@ -55,7 +54,7 @@ def test_tensors_that_fell_short_without_a_word_are_noticed(tmp_path: Path, monk
     assert names(tmp_path) == []
 
 
-def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk, tmp_path, monkeypatch):
     save(tmp_path / "source" / "sam2", size=100_000)
     monkeypatch.setenv(FOLDER_VARIABLE, str(disk.path))
     monkeypatch.setattr(adding, "_check_space", lambda *_arguments: None)
@@ -65,14 +64,14 @@ def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk: Any, tmp_path: P
     assert names(disk.path) == ["filler"]
 
 
-def test_what_is_known_of_large_files_is_dropped_on_a_full_disk_without_a_trace(disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_of_large_files_is_dropped_on_a_full_disk_without_a_trace(disk, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(disk.path))
     disk.fill()
     remember_checksum(disk.path / "filler", "0" * 64)
     assert names(disk.path) == ["filler"] and known_checksum(disk.path / "filler") is None
 
 
-def test_a_folder_of_the_user_that_is_no_model_is_never_replaced(tmp_path: Path, home: Path) -> None:
+def test_a_folder_of_the_user_that_is_no_model_is_never_replaced(tmp_path, home):
     save(tmp_path / "source" / "sam2")
     (home / "photos").mkdir(parents=True)
     (home / "photos" / "one.jpg").write_text("precious")
@@ -81,13 +80,11 @@ def test_a_folder_of_the_user_that_is_no_model_is_never_replaced(tmp_path: Path,
     assert names(home) == ["photos"] and (home / "photos" / "one.jpg").read_text() == "precious"
 
 
-def test_a_name_that_is_taken_while_a_model_is_copied_stays_with_who_took_it(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_taken_while_a_model_is_copied_stays_with_who_took_it(tmp_path, home, monkeypatch):
     save(tmp_path / "source" / "sam2")
     whole = shutil.copytree
 
-    def copy(source: Path, destination: Path) -> None:
+    def copy(source, destination):
         whole(source, destination)
         (home / "mine").mkdir(exist_ok=True)
         (home / "mine" / "theirs").write_text("precious")
@@ -99,12 +96,10 @@ def test_a_name_that_is_taken_while_a_model_is_copied_stays_with_who_took_it(
 
 
 @pytest.mark.parametrize("calls", [1, 2])
-def test_a_replacement_that_is_broken_off_leaves_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
+def test_a_replacement_that_is_broken_off_leaves_the_old_or_the_new_one(tmp_path, monkeypatch, calls):
     rename, done = os.rename, []
 
-    def broken(source: Path, destination: Path) -> None:
+    def broken(source, destination):
         done.append(source)
         if len(done) == calls:
             raise KeyboardInterrupt
@@ -122,7 +117,7 @@ def test_a_replacement_that_is_broken_off_leaves_the_old_or_the_new_one(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_model_that_is_being_added_when_it_is_stopped_leaves_nothing(tmp_path: Path, home: Path, number: int) -> None:
+def test_a_model_that_is_being_added_when_it_is_stopped_leaves_nothing(tmp_path, home, number):
     save(tmp_path / "source" / "sam2")
     program = """
 import os, shutil, sys

@@ -1,12 +1,12 @@
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RAUSlicerLib.imaging.grids import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.service.client import WorkerClient
 
@@ -54,55 +54,6 @@ def tiny(temporary, tiny_model):
 
 
 @pytest.fixture
-def wait_for():
-    """wait_for(client, predicate): poll until a reply satisfies it; returns all replies so far."""
-
-    def wait(client, predicate, seconds=180.0):
-        replies = []
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            new = client.poll()
-            replies.extend(new)
-            if any(predicate(reply) for reply in new):
-                return replies
-            time.sleep(0.01)
-        raise AssertionError(f"no such reply within {seconds} s; got {replies}; log: {client.log}")
-
-    return wait
-
-
-@pytest.fixture
-def wait_for_log():
-    """wait_for_log(client, text, count): the lines of the log, once the text is in so many; a thread of its own reads them."""
-
-    def wait(client, text, count=1, seconds=180.0):
-        end = time.monotonic() + seconds
-        while sum(text in line for line in client.log.splitlines()) < count:
-            assert time.monotonic() < end, f"not in the log within {seconds} s: {text!r}; log: {client.log}"
-            time.sleep(0.01)
-        return client.log.splitlines()
-
-    return wait
-
-
-@pytest.fixture
-def group_is_gone():
-    """group_is_gone(group): wait until no process of a group is left; False if some are."""
-
-    def gone(group, seconds=60.0):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.02)
-        return False
-
-    return gone
-
-
-@pytest.fixture
 def case():
     """A reference with two overlapping structures, and a target, on oblique grids."""
     rng = np.random.default_rng(0)
@@ -115,8 +66,7 @@ def case():
     for low, high in ((0, 4), (2, 5)):
         array = np.zeros((5, 6, 7), np.uint8)
         array[low:high, 1:3, 2:5] = 7
-        layer = sitk.GetImageFromArray(array)
-        layer.CopyInformation(volume)
+        layer = from_array(array, volume)
         layers.append(layer)
     liver = Structure(7, "Leber, groß", (0.1, 0.2, 0.3), "a~b^c", id="Segment_1.2")
     tumor = Structure(7, "Tumor", (1.0, 0.0, 0.0), None, layer=1, id="t")

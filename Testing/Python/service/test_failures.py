@@ -16,29 +16,15 @@ from RAUSlicerLib.service import exchange, worker
 from RAUSlicerLib.service.client import WorkerClient
 from RAUSlicerLib.service.requests import RunRequest
 
+from .replies import answer, at_stage, group_is_gone, is_answer, liver_is_done, transfer, wait_for, wait_for_log
+
 HERE = Path(__file__).parent
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 
 
-def is_answer(id_):
-    return lambda reply: reply["id"] == id_ and reply["type"] != "progress"
-
-
-def answer(client, wait_for, id_):
-    return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
-
-
-def transfer(client, case, model="copy", **options):
-    return client.transfer(client.new_run_folder(), RunRequest(*case, localizer="copy", model=model, **options))
-
-
-def at_stage(stage):
-    return lambda reply: reply["type"] == "progress" and reply["stage"] == stage
-
-
 @linux
-def test_where_memory_runs_out_the_run_is_repeated_smaller_and_says_so(scripted, case, wait_for):
+def test_where_memory_runs_out_the_run_is_repeated_smaller_and_says_so(scripted, case):
     # The worker without torch holds some 150 MB; a quarter of a GB more does not fit, a sixteenth does.
     id_ = transfer(scripted, case, "large", device="cpu", memory_mb=300)
 
@@ -48,29 +34,29 @@ def test_where_memory_runs_out_the_run_is_repeated_smaller_and_says_so(scripted,
     assert any("4 times fewer voxels" in warning for warning in replies[-1]["warnings"])
     assert any(reply.get("stage") == "retrying with less memory" for reply in replies)
     # The limit was that run's alone.
-    roomy = answer(scripted, wait_for, transfer(scripted, case, "large", device="cpu"))
+    roomy = answer(scripted, transfer(scripted, case, "large", device="cpu"))
     assert not any("fewer voxels" in warning for warning in roomy["warnings"])
 
 
-def test_where_the_gpu_is_too_small_the_run_is_repeated_on_the_cpu_and_says_so(scripted, case, wait_for):
-    result = answer(scripted, wait_for, transfer(scripted, case, "small gpu"))
+def test_where_the_gpu_is_too_small_the_run_is_repeated_on_the_cpu_and_says_so(scripted, case):
+    result = answer(scripted, transfer(scripted, case, "small gpu"))
 
     assert result["type"] == "result"
     assert any("repeated on the CPU" in warning for warning in result["warnings"])
 
 
 @posix
-def test_a_library_that_ends_the_worker_for_want_of_memory_is_told_as_such(scripted, case, wait_for):
-    error = answer(scripted, wait_for, transfer(scripted, case, "blas"))
+def test_a_library_that_ends_the_worker_for_want_of_memory_is_told_as_such(scripted, case):
+    error = answer(scripted, transfer(scripted, case, "blas"))
 
     assert (error["type"], error["code"]) == ("error", "memory")
     assert "out of memory" in error["problem"] and "library" in error["explanation"] and "fewer structures" in error["solution"]
     # The next worker that ends does so for its own reasons.
-    assert answer(scripted, wait_for, transfer(scripted, case, "crash"))["code"] == "crash"
+    assert answer(scripted, transfer(scripted, case, "crash"))["code"] == "crash"
 
 
 @posix
-def test_a_worker_that_the_system_kills_for_its_memory_is_told_as_such(scripted, case, wait_for, monkeypatch):
+def test_a_worker_that_the_system_kills_for_its_memory_is_told_as_such(scripted, case, monkeypatch):
     kills = itertools.count(3)
     monkeypatch.setattr("RAUSlicerLib.service.client.kills_for_memory", lambda: next(kills))
     id_ = transfer(scripted, case, "wait")
@@ -78,23 +64,23 @@ def test_a_worker_that_the_system_kills_for_its_memory_is_told_as_such(scripted,
 
     os.kill(scripted.pid, signal.SIGKILL)
 
-    error = answer(scripted, wait_for, id_)
+    error = answer(scripted, id_)
     assert error["code"] == "memory" and "operating system killed it" in error["explanation"]
 
 
 @linux
-def test_a_result_that_does_not_fit_on_the_disk_is_explained_and_the_worker_lives_on(scripted, case, wait_for):
+def test_a_result_that_does_not_fit_on_the_disk_is_explained_and_the_worker_lives_on(scripted, case):
     import resource
 
-    answer(scripted, wait_for, transfer(scripted, case))
+    answer(scripted, transfer(scripted, case))
     resource.prlimit(scripted.pid, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
-    error = answer(scripted, wait_for, transfer(scripted, case))
+    error = answer(scripted, transfer(scripted, case))
 
     assert (error["type"], error["code"]) == ("error", "output")
     assert error["solution"]
     resource.prlimit(scripted.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert answer(scripted, wait_for, transfer(scripted, case))["type"] == "result"
+    assert answer(scripted, transfer(scripted, case))["type"] == "result"
 
 
 @linux
@@ -117,14 +103,14 @@ def test_input_that_does_not_fit_on_the_disk_is_explained(tmp_path, call):
 
 
 @pytest.mark.parametrize(("model", "stage"), [("long step", "matching"), ("long drawing", "segmentation")])
-def test_a_cancel_in_the_middle_of_a_long_step_is_answered_before_its_end(scripted, case, wait_for, release, model, stage):
+def test_a_cancel_in_the_middle_of_a_long_step_is_answered_before_its_end(scripted, case, release, model, stage):
     id_ = transfer(scripted, case, model)
     wait_for(scripted, at_stage(stage))
 
     scripted.send("cancel")
 
     # The step goes on meanwhile.
-    error = answer(scripted, wait_for, id_)
+    error = answer(scripted, id_)
     assert (error["type"], error["code"]) == ("error", "cancelled")
     release()
     # What the abandoned run still says is not heard, and the next one is not cancelled.
@@ -133,27 +119,27 @@ def test_a_cancel_in_the_middle_of_a_long_step_is_answered_before_its_end(script
     assert id_ not in {reply["id"] for reply in replies}
 
 
-def test_a_cancelled_run_that_has_finished_a_structure_is_waited_for(scripted, case, wait_for, release):
+def test_a_cancelled_run_that_has_finished_a_structure_is_waited_for(scripted, case, release):
     id_ = transfer(scripted, case, "slow end")
-    wait_for(scripted, lambda reply: reply.get("structure") == "Liver")
+    wait_for(scripted, liver_is_done)
 
     scripted.send("cancel")
 
     # Longer than one that has finished nothing is waited for; on a slow machine less is proved, and nothing fails.
     time.sleep(2.5 * worker._PATIENCE_S)
     release()
-    result = answer(scripted, wait_for, id_)
+    result = answer(scripted, id_)
     assert result["type"] == "result" and result["cancelled"]
 
 
-def test_a_cancel_is_answered_within_two_seconds(scripted, case, wait_for, release):
+def test_a_cancel_is_answered_within_two_seconds(scripted, case, release):
     # What is promised. A machine that is busy with other things may miss it once, not each time.
     for _ in range(4):
         id_ = transfer(scripted, case, "long step")
         wait_for(scripted, at_stage("matching"))
         start = time.monotonic()
         scripted.send("cancel")
-        assert answer(scripted, wait_for, id_)["code"] == "cancelled"
+        assert answer(scripted, id_)["code"] == "cancelled"
         took = time.monotonic() - start
         if took < 2.0:
             break
@@ -162,7 +148,7 @@ def test_a_cancel_is_answered_within_two_seconds(scripted, case, wait_for, relea
 
 
 @posix
-def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_middle_of_a_run(temporary, tmp_path, group_is_gone):
+def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_middle_of_a_run(temporary, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; import SimpleITK as sitk\n"
         "from RAUSlicerLib.service.client import WorkerClient; from RAUSlicerLib.service.requests import RunRequest\n"
@@ -184,18 +170,7 @@ def test_a_worker_and_what_it_started_end_when_their_client_is_killed_in_the_mid
     assert list(temporary.iterdir()) == []
 
 
-def test_a_request_of_another_protocol_version_is_refused_and_the_worker_lives_on(client, wait_for):
-    client.start()
-    client._process.stdin.write(b'{"version": 99, "type": "transfer", "id": "7"}\n')
-    client._process.stdin.flush()
-
-    error = next(reply for reply in wait_for(client, lambda reply: reply["type"] == "error") if reply["type"] == "error")
-
-    assert error["code"] == "protocol" and "version 99" in error["problem"]
-    assert answer(client, wait_for, client.send("cancel"))["of"] == "cancel"
-
-
-def test_garbage_from_a_worker_is_an_error_and_then_a_crash_not_an_exception(temporary, wait_for):
+def test_garbage_from_a_worker_is_an_error_and_then_a_crash_not_an_exception(temporary):
     client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-c", "print('Segmentation fault'); print('{}')"])
     client.start()
 
@@ -206,20 +181,20 @@ def test_garbage_from_a_worker_is_an_error_and_then_a_crash_not_an_exception(tem
     assert list(temporary.iterdir()) == []
 
 
-def test_another_environment_that_lacks_packages_says_which_python_lacks_what(temporary, case, wait_for, tmp_path):
+def test_another_environment_that_lacks_packages_says_which_python_lacks_what(temporary, case, tmp_path):
     venv.create(tmp_path / "other", with_pip=False, symlinks=os.name != "nt")
     python = tmp_path / "other" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     client = WorkerClient(python=str(python), temporary_folder=temporary)
 
-    error = answer(client, wait_for, transfer(client, case))
+    error = answer(client, transfer(client, case))
 
     client.stop()
     assert error["code"] == "resource"
     assert "No module named" in error["problem"] and str(python) in error["explanation"]
 
 
-def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient(scripted, case, wait_for, wait_for_log):
-    error = answer(scripted, wait_for, transfer(scripted, case, "bug"))
+def test_the_log_says_where_an_error_happened_but_repeats_nothing_of_the_patient(scripted, case):
+    error = answer(scripted, transfer(scripted, case, "bug"))
 
     assert "ZeroDivisionError" in error["problem"]
     wait_for_log(scripted, "ZeroDivisionError")
@@ -250,12 +225,12 @@ def test_a_correction_is_read_back_equal(tmp_path, case):
     np.testing.assert_array_equal(*(exchange.sitk.GetArrayFromImage(one.mask) for one in (back, correction)))
 
 
-def test_a_correction_uses_the_run_that_is_warm_and_sends_no_volume_again(scripted, case, wait_for):
-    answer(scripted, wait_for, transfer(scripted, case))
+def test_a_correction_uses_the_run_that_is_warm_and_sends_no_volume_again(scripted, case):
+    answer(scripted, transfer(scripted, case))
 
     folder, id_ = correct(scripted, case)
 
-    reply = answer(scripted, wait_for, id_)
+    reply = answer(scripted, id_)
     assert reply["type"] == "result" and reply["of"] == "correct", reply
     assert reply["matched_again"] is False
     assert not (folder / "target.nrrd").exists()
@@ -263,37 +238,37 @@ def test_a_correction_uses_the_run_that_is_warm_and_sends_no_volume_again(script
     assert result.structure.name == "Leber, groß"
 
 
-def test_one_structure_done_anew_leaves_the_others_warm(scripted, case, wait_for):
-    answer(scripted, wait_for, transfer(scripted, case))
-    redone = answer(scripted, wait_for, transfer(scripted, case, structures=["Tumor"]))
+def test_one_structure_done_anew_leaves_the_others_warm(scripted, case):
+    answer(scripted, transfer(scripted, case))
+    redone = answer(scripted, transfer(scripted, case, structures=["Tumor"]))
 
     assert set(redone["warm"]) >= {"Leber, groß", "Tumor"}
-    assert answer(scripted, wait_for, correct(scripted, case)[1])["matched_again"] is False
+    assert answer(scripted, correct(scripted, case)[1])["matched_again"] is False
 
 
-def test_a_structure_that_is_not_part_of_the_warm_run_is_matched_again(scripted, case, wait_for):
-    answer(scripted, wait_for, transfer(scripted, case, structures=["Tumor"]))
+def test_a_structure_that_is_not_part_of_the_warm_run_is_matched_again(scripted, case):
+    answer(scripted, transfer(scripted, case, structures=["Tumor"]))
 
-    assert answer(scripted, wait_for, correct(scripted, case)[1])["matched_again"] is True
+    assert answer(scripted, correct(scripted, case)[1])["matched_again"] is True
 
 
 @posix
-def test_after_a_kill_a_correction_matches_again_in_a_new_worker(scripted, case, wait_for):
-    answer(scripted, wait_for, transfer(scripted, case))
+def test_after_a_kill_a_correction_matches_again_in_a_new_worker(scripted, case):
+    answer(scripted, transfer(scripted, case))
     os.kill(scripted.pid, signal.SIGKILL)
     scripted._process.wait(30)
 
     _, id_ = correct(scripted, case)
 
-    reply = answer(scripted, wait_for, id_)
+    reply = answer(scripted, id_)
     assert reply["type"] == "result" and reply["matched_again"] is True
     # And is warm from then on.
-    assert answer(scripted, wait_for, correct(scripted, case)[1])["matched_again"] is False
+    assert answer(scripted, correct(scripted, case)[1])["matched_again"] is False
 
 
 @pytest.mark.parametrize("change", ["target", "reference", "model", "forget"])
-def test_a_correction_of_something_else_than_what_is_warm_matches_again(scripted, case, wait_for, change):
-    answer(scripted, wait_for, transfer(scripted, case))
+def test_a_correction_of_something_else_than_what_is_warm_matches_again(scripted, case, change):
+    answer(scripted, transfer(scripted, case))
     reference, target = case
     options = {}
     if change == "target":
@@ -307,7 +282,7 @@ def test_a_correction_of_something_else_than_what_is_warm_matches_again(scripted
 
     _, id_ = correct(scripted, (reference, target), **options)
 
-    assert answer(scripted, wait_for, id_)["matched_again"] is True
+    assert answer(scripted, id_)["matched_again"] is True
 
 
 @pytest.mark.parametrize(
@@ -323,17 +298,17 @@ def test_a_correction_of_something_else_than_what_is_warm_matches_again(scripted
         {"target": None},
     ],
 )
-def test_a_correction_with_wrong_fields_gets_a_protocol_error(client, wait_for, fields):
+def test_a_correction_with_wrong_fields_gets_a_protocol_error(client, fields):
     paths = dict.fromkeys(("reference", "reference_segmentation", "target", "output"), "x")
     good = {**paths, "structure": "liver", "slices": [[2, 5]], "mask": "x", "box_mm": None}
 
-    error = answer(client, wait_for, client.send("correct", **{**good, **fields}))
+    error = answer(client, client.send("correct", **{**good, **fields}))
 
     assert error["code"] == "protocol" and next(iter(fields)) in error["problem"]
 
 
 @pytest.mark.slow
-def test_the_real_pipeline_transfers_and_corrects_offline_from_a_folder_of_models(tiny, make_ellipsoids, wait_for):
+def test_the_real_pipeline_transfers_and_corrects_offline_from_a_folder_of_models(tiny, make_ellipsoids):
     from RAUSlicerLib.correction.edits import Correction
 
     reference = make_ellipsoids(size=(40, 46, 20), spacing=(2.4, 2.4, 3.6))

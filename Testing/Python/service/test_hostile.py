@@ -15,24 +15,11 @@ from RAUSlicerLib.service import exchange
 from RAUSlicerLib.service import process as processes
 from RAUSlicerLib.service.client import WorkerClient
 from RAUSlicerLib.service.folder import ExchangeFolder
-from RAUSlicerLib.service.requests import RunRequest
+
+from .replies import answer, at_stage, is_answer, liver_is_done, transfer, wait_for, write
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and links of POSIX")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-
-
-def is_answer(id_):
-    return lambda reply: reply["id"] == id_ and reply["type"] != "progress"
-
-
-def answer(client, wait_for, id_):
-    return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
-
-
-def write(client, *lines):
-    client.start()
-    client._process.stdin.write(b"".join(lines))
-    client._process.stdin.flush()
 
 
 def line(kind="cancel", **fields):
@@ -76,6 +63,7 @@ LINES = {
     "a giant line": b'{"version": 1, "type": "cancel", "id": "' + b"x" * (8 << 20) + b'"}\n',
     "a line just too long": b" " * (1 << 20) + b"{}\n",
     "an unknown message": line("fly", id="f"),
+    "no JSON": b"garbage\n",
     "another version": json.dumps({"version": 2, "type": "cancel", "id": "v"}).encode() + b"\n",
     "a message without all": b"{}\n",
     "a run of nothing": line("transfer", id="r"),
@@ -93,7 +81,7 @@ def lasting(tmp_path_factory):
 
 
 @pytest.mark.parametrize("sent", LINES.values(), ids=LINES.keys())
-def test_every_line_is_answered_by_an_error_and_the_worker_lives_on(lasting, wait_for, sent):
+def test_every_line_is_answered_by_an_error_and_the_worker_lives_on(lasting, sent):
     lasting.start()
     pid = lasting.pid
 
@@ -107,16 +95,16 @@ def test_every_line_is_answered_by_an_error_and_the_worker_lives_on(lasting, wai
     assert lasting.pid == pid and lasting.running
 
 
-def test_an_id_that_comes_twice_is_refused(scripted, case, wait_for):
-    first = scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="wait"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+def test_an_id_that_comes_twice_is_refused(scripted, case):
+    first = transfer(scripted, case, "wait")
+    wait_for(scripted, liver_is_done)
 
     write(scripted, line("cancel", id=first))
 
-    error = answer(scripted, wait_for, first)
+    error = answer(scripted, first)
     assert error["type"] == "error" and f"id '{first}' was used already" in error["problem"]
     scripted.send("cancel")
-    assert answer(scripted, wait_for, first)["type"] == "result"
+    assert answer(scripted, first)["type"] == "result"
 
 
 @pytest.fixture
@@ -128,7 +116,7 @@ def victim(tmp_path):
     return folder
 
 
-def test_a_folder_that_the_client_has_not_made_is_refused_and_left_alone(client, wait_for, victim, tmp_path):
+def test_a_folder_that_the_client_has_not_made_is_refused_and_left_alone(client, victim, tmp_path):
     client.start()
     other = ExchangeFolder(tmp_path)
     named = [victim, victim.parent, Path.home(), Path("/"), other.path, tmp_path / "nowhere"]
@@ -138,7 +126,7 @@ def test_a_folder_that_the_client_has_not_made_is_refused_and_left_alone(client,
         named.append(link)
 
     for folder in named:
-        error = answer(client, wait_for, client.send("hello", folder=str(folder)))
+        error = answer(client, client.send("hello", folder=str(folder)))
         assert (error["type"], error["code"]) == ("error", "protocol"), folder
         assert repr(str(folder)) in error["problem"]
 
@@ -162,7 +150,7 @@ def test_a_worker_that_was_told_another_token_or_none_takes_no_folder(tmp_path, 
     assert (victim / "thesis.txt").exists()
 
 
-def test_a_folder_that_has_taken_the_name_of_the_exchange_folder_is_left_alone(client, wait_for, victim):
+def test_a_folder_that_has_taken_the_name_of_the_exchange_folder_is_left_alone(client, victim):
     client.start()
     wait_for(client, is_answer("1"))
     path = client._folder.path
@@ -177,7 +165,7 @@ def test_a_folder_that_has_taken_the_name_of_the_exchange_folder_is_left_alone(c
 
 
 @pytest.mark.parametrize("kind", ["transfer", "correct", "report", "ask"])
-def test_nothing_is_written_outside_of_the_exchange_folder(scripted, case, wait_for, tmp_path, kind):
+def test_nothing_is_written_outside_of_the_exchange_folder(scripted, case, tmp_path, kind):
     inside = scripted.new_run_folder()
     mine = tmp_path / "mine.seg.nrrd"
     mine.write_text("my own")
@@ -199,7 +187,7 @@ def test_nothing_is_written_outside_of_the_exchange_folder(scripted, case, wait_
 
     for path in outside:
         named = {"save" if kind == "report" else "output": str(path)}
-        error = answer(scripted, wait_for, scripted.send(kind, **{**fields, **named}))
+        error = answer(scripted, scripted.send(kind, **{**fields, **named}))
         assert (error["type"], error["code"]) == ("error", "protocol"), (path, error)
         assert "not in the exchange folder" in error["problem"]
 
@@ -219,10 +207,10 @@ def test_without_an_exchange_folder_nothing_is_written(tmp_path, case):
 
 @linux
 @pytest.mark.parametrize("kind", ["cancel", "forget"])
-def test_a_flood_costs_neither_threads_nor_memory_and_each_line_is_answered(scripted, case, wait_for, release, kind):
+def test_a_flood_costs_neither_threads_nor_memory_and_each_line_is_answered(scripted, case, release, kind):
     """During a run that hears nothing, so that nothing of it can be worked off."""
-    id_ = scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="slow end"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+    id_ = transfer(scripted, case, "slow end")
+    wait_for(scripted, liver_is_done)
     before, most = status_of(scripted.pid), 5000
 
     write(scripted, *(line(kind, id=f"flood {index}", padding="x" * 1000) for index in range(most)))
@@ -235,7 +223,7 @@ def test_a_flood_costs_neither_threads_nor_memory_and_each_line_is_answered(scri
     assert not any(is_answer(id_)(reply) for reply in replies)
     scripted.send("cancel")
     release()
-    assert answer(scripted, wait_for, id_)["type"] == "result"
+    assert answer(scripted, id_)["type"] == "result"
 
 
 def status_of(pid):
@@ -272,37 +260,37 @@ def test_runs_that_are_given_up_before_they_begin_do_not_pile_up():
 
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_signal_to_end_keeps_what_is_finished_and_ends_the_worker(scripted, case, wait_for, name, temporary):
-    id_ = scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="wait"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+def test_a_signal_to_end_keeps_what_is_finished_and_ends_the_worker(scripted, case, name, temporary):
+    id_ = transfer(scripted, case, "wait")
+    wait_for(scripted, liver_is_done)
     worker = scripted._process
 
     os.kill(scripted.pid, getattr(signal, name))
     worker.wait(60)
 
     # Only now, when it has ended already: what it said last and wrote last is not lost.
-    result = answer(scripted, wait_for, id_)
+    result = answer(scripted, id_)
     assert result["type"] == "result" and result["cancelled"]
     assert exchange.read_result(result).segmentation.structures == case[0].segmentation.structures
     assert worker.returncode == 128 + getattr(signal, name)
     # The next run gets a new worker.
-    assert answer(scripted, wait_for, scripted.transfer(scripted.new_run_folder(), RunRequest(*case, model="copy")))["type"] == "result"
+    assert answer(scripted, transfer(scripted, case, "copy"))["type"] == "result"
 
 
 @posix
-def test_a_signal_to_end_in_a_long_step_says_that_it_was_cancelled(scripted, case, wait_for):
-    id_ = scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="long drawing"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["stage"] == "segmentation")
+def test_a_signal_to_end_in_a_long_step_says_that_it_was_cancelled(scripted, case):
+    id_ = transfer(scripted, case, "long drawing")
+    wait_for(scripted, at_stage("segmentation"))
 
     os.kill(scripted.pid, signal.SIGTERM)
 
-    assert answer(scripted, wait_for, id_)["code"] == "cancelled"
+    assert answer(scripted, id_)["code"] == "cancelled"
 
 
 @posix
-def test_a_second_signal_to_end_does_not_wait(scripted, case, wait_for):
-    scripted.transfer(scripted.new_run_folder(), RunRequest(*case, localizer="copy", model="slow end"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+def test_a_second_signal_to_end_does_not_wait(scripted, case):
+    transfer(scripted, case, "slow end")
+    wait_for(scripted, liver_is_done)
     worker = scripted._process
 
     os.kill(scripted.pid, signal.SIGTERM)
@@ -315,7 +303,7 @@ def test_a_second_signal_to_end_does_not_wait(scripted, case, wait_for):
 
 
 @posix
-def test_a_signal_to_end_ends_an_idle_worker(client, wait_for, temporary):
+def test_a_signal_to_end_ends_an_idle_worker(client, temporary):
     client.start()
     wait_for(client, is_answer("1"))
 
@@ -326,7 +314,7 @@ def test_a_signal_to_end_ends_an_idle_worker(client, wait_for, temporary):
     assert list(temporary.iterdir()) == []
 
 
-def test_control_characters_of_a_worker_reach_neither_its_log_nor_its_messages(temporary, wait_for):
+def test_control_characters_of_a_worker_reach_neither_its_log_nor_its_messages(temporary):
     evil = "\\x1b[2J\\x07\\x9b1mJane\\u202e\\r"
     error = "dict(version=1, type='error', id=None, code='internal', problem=evil, explanation=evil, solution=evil)"
     progress = "dict(version=1, type='progress', id='1', stage=evil, fraction=0.5, structure=evil)"
@@ -349,31 +337,7 @@ def test_control_characters_of_a_worker_reach_neither_its_log_nor_its_messages(t
     client.stop()
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {"type": "progress", "id": "1"},
-        {"type": "progress", "id": "1", "stage": "x", "fraction": "half"},
-        {"type": "progress", "id": "1", "stage": "x", "fraction": 0.5, "structure": 3},
-        {"type": "error", "id": "1"},
-        {"type": "error", "id": "1", "code": "x", "problem": ["x"], "explanation": "x", "solution": "x"},
-        {"type": "result", "id": "1"},
-        {"type": "result"},
-        {"type": "result", "id": 1, "of": "hello"},
-    ],
-)
-def test_a_reply_without_all_that_belongs_to_it_is_an_error_and_not_an_exception(temporary, wait_for, reply):
-    code = f"import json; print(json.dumps(dict(version=1, **{reply!r})))"
-    client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-c", code])
-    client.start()
-
-    first = wait_for(client, lambda reply: reply["type"] == "error")[0]
-
-    assert (first["code"], first["id"]) == ("protocol", None)
-    client.stop()
-
-
-def test_lines_without_end_in_the_log_cost_no_memory(temporary, wait_for):
+def test_lines_without_end_in_the_log_cost_no_memory(temporary):
     code = "import sys\nfor _ in range(64): sys.stderr.write('x' * (1 << 20))\nsys.stderr.write('\\nthe end\\n')"
     client = WorkerClient(temporary_folder=temporary, command=[sys.executable, "-c", code])
     client.start()
@@ -386,7 +350,7 @@ def test_lines_without_end_in_the_log_cost_no_memory(temporary, wait_for):
     client.stop()
 
 
-def test_a_worker_that_has_ended_before_it_is_greeted_is_a_crash_and_is_not_started_again(temporary, wait_for, monkeypatch):
+def test_a_worker_that_has_ended_before_it_is_greeted_is_a_crash_and_is_not_started_again(temporary, monkeypatch):
     started = []
 
     def start(*given):
@@ -428,7 +392,7 @@ def test_what_libraries_say_of_a_patient_is_not_in_the_log(library):
 
 
 @posix
-def test_what_the_worker_is_told_by_its_environment_is_not_told_to_others(client, wait_for):
+def test_what_the_worker_is_told_by_its_environment_is_not_told_to_others(client):
     client.start()
     wait_for(client, is_answer("1"))
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from RAUSlicerLib.service.protocol import LONGEST_LINE, REQUESTS, VERSION, ProtocolError, decode, encode
+from RAUSlicerLib.service.protocol import LONGEST_LINE, REQUESTS, VERSION, ProtocolError, decode, decode_reply, encode
 
 
 def test_a_message_survives_the_line():
@@ -48,3 +48,21 @@ def test_an_id_is_not_required_to_be_there():
 def test_a_version_is_a_whole_number(version):
     with pytest.raises(ProtocolError, match="version"):
         decode(json.dumps({"version": version, "type": "hello", "id": "a"}).encode(), REQUESTS)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"type": "progress", "id": "1"},
+        {"type": "progress", "id": "1", "stage": "x", "fraction": "half"},
+        {"type": "progress", "id": "1", "stage": "x", "fraction": 0.5, "structure": 3},
+        {"type": "error", "id": "1"},
+        {"type": "error", "id": "1", "code": "x", "problem": ["x"], "explanation": "x", "solution": "x"},
+        {"type": "result", "id": "1"},
+        {"type": "result"},
+        {"type": "result", "id": 1, "of": "hello"},
+    ],
+)
+def test_a_reply_without_all_that_belongs_to_it_is_refused(reply):
+    with pytest.raises(ProtocolError):
+        decode_reply(json.dumps({"version": 1, **reply}).encode())

@@ -13,6 +13,9 @@ from RAUSlicerLib.results import Localization, Status, StructureResult
 from RAUSlicerLib.service import case_files
 from RAUSlicerLib.service.requests import CaseRequest, RunRequest
 
+from ..imaging.builders import write_enhanced
+from .replies import answer, at_stage, wait_for, wait_for_log
+
 
 @pytest.fixture
 def asked(case):
@@ -27,14 +30,6 @@ def asked(case):
     return CaseRequest(target, reference.segmentation, results, None, {"Model": "embedded"})
 
 
-def is_answer(id_):
-    return lambda reply: reply["id"] == id_ and reply["type"] != "progress"
-
-
-def reply_to(client, wait_for, id_):
-    return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
-
-
 def renamed(asked, name):
     """The same case, whose first structure has a name that tells the scripted worker what to do."""
     first, *others = asked.results
@@ -43,14 +38,14 @@ def renamed(asked, name):
     return replace(asked, segmentation=segmentation, results=(replace(first, structure=structure, localization=None), *others))
 
 
-def ask(client, wait_for, asked, question, **where):
-    reply = reply_to(client, wait_for, client.ask(client.new_run_folder(), asked, question, **where))
+def ask(client, asked, question, **where):
+    reply = answer(client, client.ask(client.new_run_folder(), asked, question, **where))
     assert reply["type"] == "result", reply
     return case_files.read_answer(case_files.Path(reply["answer"]))
 
 
-def report(client, wait_for, asked, **options):
-    return reply_to(client, wait_for, client.report(client.new_run_folder(), asked, **options))
+def report(client, asked, **options):
+    return answer(client, client.report(client.new_run_folder(), asked, **options))
 
 
 def test_a_case_is_read_back_as_it_was_sent(tmp_path, case, asked):
@@ -93,8 +88,8 @@ def test_a_damaged_description_is_an_input_error(tmp_path, asked):
         case_files.read_case(fields)
 
 
-def test_a_report_comes_back_with_all_its_evidence(scripted, wait_for, asked):
-    reply = report(scripted, wait_for, asked)
+def test_a_report_comes_back_with_all_its_evidence(scripted, asked):
+    reply = report(scripted, asked)
 
     assert (reply["type"], reply["of"]) == ("result", "report"), reply
     written = case_files.read_report(case_files.Path(reply["report"]))
@@ -105,15 +100,15 @@ def test_a_report_comes_back_with_all_its_evidence(scripted, wait_for, asked):
     assert volumes[0].comparison.reference == 0.2
 
 
-def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for, asked, wait_for_log):
+def test_a_question_is_answered_and_the_case_is_measured_once(scripted, asked):
     index = np.argwhere(asked.segmentation.array(asked.results[0].structure))[0][::-1]
     point = asked.volume.TransformIndexToPhysicalPoint([int(i) for i in index])
     region = asked.segmentation.array(asked.results[1].structure)
 
-    present = ask(scripted, wait_for, asked, "Is the Leber, groß present?")
-    here = ask(scripted, wait_for, asked, "What is here?", point=point)
-    marked = ask(scripted, wait_for, asked, "What is the marked region?", region=region)
-    unknown = ask(scripted, wait_for, asked, "Is this dangerous?")
+    present = ask(scripted, asked, "Is the Leber, groß present?")
+    here = ask(scripted, asked, "What is here?", point=point)
+    marked = ask(scripted, asked, "What is the marked region?", region=region)
+    unknown = ask(scripted, asked, "Is this dangerous?")
 
     assert present.is_known and present.sentences[1].scores[0].value == 0.8
     assert "Leber, groß" in {name for sentence in here.sentences for name in sentence.structures}
@@ -122,28 +117,28 @@ def test_a_question_is_answered_and_the_case_is_measured_once(scripted, wait_for
     assert wait_for_log(scripted, "measured", 1).count("measured") == 1
 
 
-def test_a_changed_case_is_measured_anew(scripted, wait_for, asked, wait_for_log):
-    report(scripted, wait_for, asked)
+def test_a_changed_case_is_measured_anew(scripted, asked):
+    report(scripted, asked)
 
-    ask(scripted, wait_for, renamed(asked, "Spleen"), "Where is the spleen?")
+    ask(scripted, renamed(asked, "Spleen"), "Where is the spleen?")
 
     assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
-def test_after_a_run_the_case_is_sent_again(scripted, wait_for, case, asked, wait_for_log):
-    report(scripted, wait_for, asked)
+def test_after_a_run_the_case_is_sent_again(scripted, case, asked):
+    report(scripted, asked)
     request = RunRequest(*case, localizer="copy", model="copy", device="cpu")
-    reply_to(scripted, wait_for, scripted.transfer(scripted.new_run_folder(), request))
+    answer(scripted, scripted.transfer(scripted.new_run_folder(), request))
 
-    assert report(scripted, wait_for, asked)["type"] == "result"
+    assert report(scripted, asked)["type"] == "result"
     assert wait_for_log(scripted, "measured", 2).count("measured") == 2
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])
-def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, wait_for, asked, tmp_path, form):
+def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, asked, tmp_path, form):
     path = tmp_path / f"report.{form}"
 
-    reply = report(scripted, wait_for, asked, save=path)
+    reply = report(scripted, asked, save=path)
 
     assert reply["saved"] == str(path)
     text = path.read_text(encoding="utf-8")
@@ -152,27 +147,27 @@ def test_a_report_is_saved_in_the_form_that_its_name_says(scripted, wait_for, as
     assert [item for item in tmp_path.iterdir() if item.name.startswith(".rauslicer")] == []
 
 
-def test_what_a_dicom_report_makes_up_for_is_in_the_answer(scripted, wait_for, asked, write_enhanced, tmp_path):
+def test_what_a_dicom_report_makes_up_for_is_in_the_answer(scripted, asked, tmp_path):
     target = write_enhanced(asked.volume, tmp_path / "target.dcm")
     dataset = pydicom.dcmread(target)
     del dataset.PatientID
     dataset.save_as(target)
 
-    reply = report(scripted, wait_for, asked, save=tmp_path / "r.dcm", dicom=target)
+    reply = report(scripted, asked, save=tmp_path / "r.dcm", dicom=target)
 
     assert reply["type"] == "result", reply
     assert ["PatientID" in sentence for sentence in reply["warnings"]] == [True]
     assert pydicom.dcmread(tmp_path / "r.dcm").Modality == "SR"
-    assert report(scripted, wait_for, asked, save=tmp_path / "r.md")["warnings"] == []
+    assert report(scripted, asked, save=tmp_path / "r.md")["warnings"] == []
 
 
 @pytest.mark.parametrize(("name", "problem"), [("r.docx", "no format"), ("r.dcm", "no DICOM series")])
-def test_a_report_that_can_not_be_saved_is_explained_and_the_worker_lives_on(scripted, wait_for, asked, tmp_path, name, problem):
-    error = report(scripted, wait_for, asked, save=tmp_path / name)
+def test_a_report_that_can_not_be_saved_is_explained_and_the_worker_lives_on(scripted, asked, tmp_path, name, problem):
+    error = report(scripted, asked, save=tmp_path / name)
 
     assert (error["type"], error["code"]) == ("error", "output")
     assert problem in error["problem"] and str(tmp_path / name) in error["problem"]
-    assert report(scripted, wait_for, asked)["type"] == "result"
+    assert report(scripted, asked)["type"] == "result"
 
 
 def test_a_report_is_not_begun_where_it_can_not_be_saved(scripted, asked, tmp_path):
@@ -180,41 +175,41 @@ def test_a_report_is_not_begun_where_it_can_not_be_saved(scripted, asked, tmp_pa
         scripted.report(scripted.new_run_folder(), asked, save=tmp_path / "no" / "r.md")
 
 
-def test_a_report_that_can_no_longer_be_saved_when_it_is_ready_is_an_error(scripted, wait_for, asked, tmp_path):
+def test_a_report_that_can_no_longer_be_saved_when_it_is_ready_is_an_error(scripted, asked, tmp_path):
     folder = tmp_path / "soon gone"
     folder.mkdir()
     id_ = scripted.report(scripted.new_run_folder(), asked, save=folder / "r.md")
     folder.rmdir()
 
-    error = reply_to(scripted, wait_for, id_)
+    error = answer(scripted, id_)
 
     assert (error["type"], error["code"]) == ("error", "output"), error
-    assert report(scripted, wait_for, asked)["type"] == "result"
+    assert report(scripted, asked)["type"] == "result"
 
 
-def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, wait_for, asked, wait_for_log):
-    error = report(scripted, wait_for, renamed(asked, "bug"))
+def test_an_error_while_measuring_is_explained_and_the_worker_lives_on(scripted, asked):
+    error = report(scripted, renamed(asked, "bug"))
 
     assert (error["type"], error["code"]) == ("error", "internal")
     wait_for_log(scripted, "ZeroDivisionError")
     assert "Jane Doe" not in scripted.log and "Jane" not in str(error)
-    assert report(scripted, wait_for, asked)["type"] == "result"
+    assert report(scripted, asked)["type"] == "result"
 
 
-def test_a_crash_while_measuring_is_reported_and_the_next_question_gets_a_new_worker(scripted, wait_for, asked):
-    assert report(scripted, wait_for, renamed(asked, "crash"))["code"] == "crash"
-    assert report(scripted, wait_for, asked)["type"] == "result"
+def test_a_crash_while_measuring_is_reported_and_the_next_question_gets_a_new_worker(scripted, asked):
+    assert report(scripted, renamed(asked, "crash"))["code"] == "crash"
+    assert report(scripted, asked)["type"] == "result"
 
 
-def test_cancel_is_answered_while_it_measures_and_the_next_one_works(scripted, wait_for, asked):
+def test_cancel_is_answered_while_it_measures_and_the_next_one_works(scripted, asked):
     id_ = scripted.report(scripted.new_run_folder(), renamed(asked, "slow"))
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["stage"] == "measuring")
+    wait_for(scripted, at_stage("measuring"))
 
     scripted.send("cancel")
 
-    error = reply_to(scripted, wait_for, id_)
+    error = answer(scripted, id_)
     assert (error["code"], error["problem"]) == ("cancelled", "It was cancelled.")
-    assert report(scripted, wait_for, asked)["type"] == "result"
+    assert report(scripted, asked)["type"] == "result"
 
 
 @pytest.mark.parametrize(
@@ -234,23 +229,23 @@ def test_cancel_is_answered_while_it_measures_and_the_next_one_works(scripted, w
         {"case": "x", "output": "y", "question": "?", "dicom": ["z"]},
     ],
 )
-def test_a_question_with_missing_or_wrong_fields_gets_a_protocol_error(scripted, wait_for, fields):
-    assert reply_to(scripted, wait_for, scripted.send("ask", **fields))["code"] == "protocol"
+def test_a_question_with_missing_or_wrong_fields_gets_a_protocol_error(scripted, fields):
+    assert answer(scripted, scripted.send("ask", **fields))["code"] == "protocol"
 
 
-def test_a_question_about_a_case_that_is_not_kept_says_so(scripted, wait_for):
+def test_a_question_about_a_case_that_is_not_kept_says_so(scripted):
     output = str(scripted.new_run_folder() / "answer.json")
-    error = reply_to(scripted, wait_for, scripted.send("ask", case="x", output=output, question="What is here?"))
+    error = answer(scripted, scripted.send("ask", case="x", output=output, question="What is here?"))
 
     assert error["code"] == "protocol"
     assert "no longer kept" in error["problem"]
 
 
-def test_a_question_imports_no_network_library(client, wait_for, asked):
+def test_a_question_imports_no_network_library(client, asked):
     """The worker of a Slicer without torch still answers; measuring is the real one here."""
     import os
     from pathlib import Path
 
-    assert ask(client, wait_for, asked, "How large is the Tumor?").is_known
+    assert ask(client, asked, "How large is the Tumor?").is_known
     if Path("/proc").is_dir() and os.name != "nt":
         assert "libtorch" not in Path(f"/proc/{client.pid}/maps").read_text()

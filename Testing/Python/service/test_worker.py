@@ -12,77 +12,66 @@ from RAUSlicerLib.service import exchange
 from RAUSlicerLib.service.client import WorkerClient
 from RAUSlicerLib.service.folder import ExchangeFolder
 
-
-def is_answer(id_):
-    return lambda reply: reply["id"] == id_ and reply["type"] != "progress"
+from .replies import answer, at_stage, group_is_gone, is_answer, liver_is_done, transfer, wait_for, wait_for_log
 
 
-def request(client, case, command="copy"):
-    fields = exchange.write_request(client.new_run_folder(), *case)
-    return client.send("transfer", **fields, localizer="copy", model=command, device="cpu")
-
-
-def answer(client, wait_for, id_):
-    return next(reply for reply in wait_for(client, is_answer(id_)) if is_answer(id_)(reply))
-
-
-def test_the_worker_greets_with_its_versions(client, wait_for):
+def test_the_worker_greets_with_its_versions(client):
     client.start()
 
-    hello = answer(client, wait_for, "1")
+    hello = answer(client, "1")
 
     assert hello["of"] == "hello"
     assert hello["pid"] == client.pid
 
 
-def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(scripted, case, wait_for, wait_for_log):
-    id_ = request(scripted, case)
+def test_a_run_reports_progress_and_returns_the_result_whatever_libraries_print(scripted, case):
+    id_ = transfer(scripted, case)
 
     replies = wait_for(scripted, is_answer(id_))
 
     assert [reply["type"] for reply in replies] == ["result", "progress", "result"]
-    transfer = exchange.read_result(replies[-1])
-    assert (transfer.model, transfer.localizer, transfer.warnings) == ("copy", "copy", ("A warning.",))
+    result = exchange.read_result(replies[-1])
+    assert (result.model, result.localizer, result.warnings) == ("copy", "copy", ("A warning.",))
     original = case[0].segmentation
-    for structure in transfer.segmentation.structures:
-        np.testing.assert_array_equal(transfer.segmentation.array(structure), original.array(structure))
+    for structure in result.segmentation.structures:
+        np.testing.assert_array_equal(result.segmentation.array(structure), original.array(structure))
     wait_for_log(scripted, "a library prints to stdout")
     wait_for_log(scripted, "a child process prints to stdout")
 
 
-def test_the_same_process_serves_the_next_run(scripted, case, wait_for):
-    wait_for(scripted, is_answer(request(scripted, case)))
+def test_the_same_process_serves_the_next_run(scripted, case):
+    wait_for(scripted, is_answer(transfer(scripted, case)))
     pid = scripted.pid
 
-    wait_for(scripted, is_answer(request(scripted, case)))
+    wait_for(scripted, is_answer(transfer(scripted, case)))
 
     assert scripted.pid == pid
 
 
-def test_cancel_is_read_during_a_run_and_keeps_what_is_finished(scripted, case, wait_for):
-    id_ = request(scripted, case, "wait")
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+def test_cancel_is_read_during_a_run_and_keeps_what_is_finished(scripted, case):
+    id_ = transfer(scripted, case, "wait")
+    wait_for(scripted, liver_is_done)
 
     scripted.send("cancel")
 
-    result = answer(scripted, wait_for, id_)
+    result = answer(scripted, id_)
     assert result["cancelled"]
     assert exchange.read_result(result).segmentation.structures == case[0].segmentation.structures
 
 
-def test_a_run_after_a_cancelled_one_is_not_cancelled(scripted, case, wait_for):
+def test_a_run_after_a_cancelled_one_is_not_cancelled(scripted, case):
     scripted.send("cancel")
 
-    assert not answer(scripted, wait_for, request(scripted, case))["cancelled"]
+    assert not answer(scripted, transfer(scripted, case))["cancelled"]
 
 
-def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted, case, wait_for):
-    first = request(scripted, case, "wait")
-    second = request(scripted, case)
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted, case):
+    first = transfer(scripted, case, "wait")
+    second = transfer(scripted, case)
 
-    assert answer(scripted, wait_for, second)["code"] == "busy"
+    assert answer(scripted, second)["code"] == "busy"
     scripted.send("cancel")
-    assert answer(scripted, wait_for, first)["type"] == "result"
+    assert answer(scripted, first)["type"] == "result"
 
 
 @pytest.mark.parametrize(
@@ -94,77 +83,65 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted
         ("bug", "internal", "ZeroDivisionError (scripted_worker.py, line"),
     ],
 )
-def test_an_error_in_a_run_is_explained_and_the_worker_lives_on(scripted, case, wait_for, command, code, problem):
-    error = answer(scripted, wait_for, request(scripted, case, command))
+def test_an_error_in_a_run_is_explained_and_the_worker_lives_on(scripted, case, command, code, problem):
+    error = answer(scripted, transfer(scripted, case, command))
 
     assert (error["type"], error["code"]) == ("error", code)
     assert problem in error["problem"]
     assert error["explanation"] and error["solution"]
-    assert answer(scripted, wait_for, request(scripted, case))["type"] == "result"
+    assert answer(scripted, transfer(scripted, case))["type"] == "result"
 
 
-def test_a_missing_file_is_an_input_error(scripted, case, wait_for):
+def test_a_missing_file_is_an_input_error(scripted, case):
     fields = exchange.write_request(scripted.new_run_folder(), *case)
     Path(fields["target"]).unlink()
 
-    error = answer(scripted, wait_for, scripted.send("transfer", **fields))
+    error = answer(scripted, scripted.send("transfer", **fields))
 
     assert error["code"] == "input"
 
 
 @pytest.mark.parametrize("fields", [{}, {"reference": 3}, {"structures": "liver"}])
-def test_a_request_with_missing_or_wrong_fields_gets_a_protocol_error(client, wait_for, fields):
+def test_a_request_with_missing_or_wrong_fields_gets_a_protocol_error(client, fields):
     paths = dict.fromkeys(("reference", "reference_segmentation", "target", "output"), "x") if fields else {}
 
-    error = answer(client, wait_for, client.send("transfer", **{**paths, **fields}))
+    error = answer(client, client.send("transfer", **{**paths, **fields}))
 
     assert error["code"] == "protocol"
 
 
-@pytest.mark.parametrize("garbage", [b"garbage\n", b"\xff\xff\n", b'{"version":1,"type":"fly","id":"x"}\n', b"[" * (3 << 20) + b"\n"])
-def test_garbage_gets_an_error_and_the_worker_lives_on(client, wait_for, garbage):
-    client.start()
-    client._process.stdin.write(garbage)
-    client._process.stdin.flush()
-
-    error = next(reply for reply in wait_for(client, lambda reply: reply["type"] == "error") if reply["type"] == "error")
-
-    assert error["code"] == "protocol"
-    assert answer(client, wait_for, client.send("cancel"))["of"] == "cancel"
-
-
-def test_a_crash_is_reported_and_the_next_run_gets_a_new_worker(scripted, case, wait_for, temporary):
-    error = answer(scripted, wait_for, request(scripted, case, "crash"))
+def test_a_crash_is_reported_and_the_next_run_gets_a_new_worker(scripted, case, temporary):
+    error = answer(scripted, transfer(scripted, case, "crash"))
 
     assert (error["code"], error["explanation"]) == ("crash", "Its exit code is 3.")
     assert list(temporary.iterdir()) == []
-    assert answer(scripted, wait_for, request(scripted, case))["type"] == "result"
+    assert answer(scripted, transfer(scripted, case))["type"] == "result"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_killed_worker_is_reported_as_killed(scripted, case, wait_for):
-    id_ = request(scripted, case, "wait")
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["structure"] == "Liver")
+def test_a_killed_worker_is_reported_as_killed(scripted, case):
+    id_ = transfer(scripted, case, "wait")
+    wait_for(scripted, liver_is_done)
 
     os.kill(scripted.pid, signal.SIGKILL)
 
-    assert "killed" in answer(scripted, wait_for, id_)["explanation"]
+    assert "killed" in answer(scripted, id_)["explanation"]
 
 
-def test_a_crash_noticed_by_the_next_request_is_still_reported(scripted, case, wait_for):
-    crashed = request(scripted, case, "crash")
+def test_a_crash_noticed_by_the_next_request_is_still_reported(scripted, case):
+    crashed = transfer(scripted, case, "crash")
     scripted._process.wait(180)
 
-    following = request(scripted, case)
+    following = transfer(scripted, case)
 
     replies = wait_for(scripted, is_answer(following))
     assert [reply["code"] for reply in replies if reply["id"] == crashed] == ["crash"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
-def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(scripted, case, wait_for, temporary, group_is_gone):
-    request(scripted, case, "deaf")
-    wait_for(scripted, lambda reply: reply["type"] == "progress" and reply["stage"] == "segmentation")
+def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(scripted, case, temporary):
+    transfer(scripted, case, "deaf")
+    wait_for(scripted, at_stage("segmentation"))
     group = scripted.pid
 
     scripted.stop(seconds=0.1)
@@ -174,27 +151,7 @@ def test_stop_ends_a_deaf_worker_with_its_children_and_removes_the_folder(script
     assert not scripted.running
 
 
-@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
-def test_the_worker_leaves_and_cleans_up_when_its_client_is_killed(temporary, case, tmp_path, group_is_gone):
-    # The owner is a process of its own that starts a worker, says its id, and then hangs until it is killed.
-    code = (
-        "import sys, time; from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
-        f"client = WorkerClient(temporary_folder=Path({str(temporary)!r})); client.start()\n"
-        "while not client.poll(): time.sleep(0.01)\n"
-        "print(client.pid, flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as owner:
-        group = int(owner.stdout.readline())
-        made = list(temporary.iterdir())
-        owner.kill()
-
-    assert [path.name.startswith("rauslicer-exchange-") for path in made] == [True, True]  # the folder and its lock
-
-    assert group_is_gone(group)
-    assert list(temporary.iterdir()) == []
-
-
-def test_the_worker_ends_with_an_interpreter_that_forgets_to_stop_it(temporary, group_is_gone):
+def test_the_worker_ends_with_an_interpreter_that_forgets_to_stop_it(temporary):
     code = (
         "from pathlib import Path; from RAUSlicerLib.service.client import WorkerClient\n"
         f"client = WorkerClient(temporary_folder=Path({str(temporary)!r})); client.start(); print(client.pid)"

@@ -17,7 +17,7 @@ sizes = st.floats(-9, 5).map(lambda exponent: 10**exponent)
 
 
 @given(sizes)
-def test_no_size_is_shown_as_nothing(size: float) -> None:
+def test_no_size_is_shown_as_nothing(size):
     # At 0.015 two decimals show 0.01 or 0.02.
     for shown in (volume_text(size), volume_text(size, 1), number(size, "mL"), number(size, "mm")):
         assert float(shown) == pytest.approx(size, rel=0.5)
@@ -25,12 +25,12 @@ def test_no_size_is_shown_as_nothing(size: float) -> None:
         assert float(volume_text(size)) == pytest.approx(size, rel=0.051)
 
 
-def test_usual_volumes_look_as_ever() -> None:
+def test_usual_volumes_look_as_ever():
     assert [volume_text(value) for value in (0.0, 0.043, 0.12, 1.5, 1533.26)] == ["0.00", "0.04", "0.12", "1.50", "1533.26"]
     assert [number(value, "mL") for value in (0.0, 0.05, 0.0042, 8.0, 98.7)] == ["0.0000", "0.05", "0.0042", "8.00", "98.7"]
 
 
-def test_a_run_reports_the_size_of_a_tiny_structure(make_ellipsoids, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_the_size_of_a_tiny_structure(make_ellipsoids, capsys):
     reference: Reference = make_ellipsoids()
     result = StructureResult(Structure(1, "habenula"), Status.FOUND, 0.9, 0.0000417, 0.000052)
     transfer = Transfer(reference.segmentation, (result,), {})

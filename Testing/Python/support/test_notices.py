@@ -14,7 +14,7 @@ from RAUSlicerLib.support.notices import hushed, noticed, silent
 _log = logging.getLogger("RAUSlicerLib.imaging.somewhere")
 
 
-def test_sentences_of_this_thread_are_collected() -> None:
+def test_sentences_of_this_thread_are_collected():
     with noticed() as sentences:
         _log.warning("%d slices", 3)
         _log.info("nothing to tell")
@@ -26,7 +26,7 @@ def test_sentences_of_this_thread_are_collected() -> None:
     assert sentences == ["3 slices"]
 
 
-def test_when_reading_fails_they_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_reading_fails_they_are_logged(caplog):
     with pytest.raises(ValueError, match="damaged"), noticed():
         _log.warning("the first of two series")
         caplog.clear()
@@ -36,9 +36,7 @@ def test_when_reading_fails_they_are_logged(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("stacklevel", [1, 2])
-def test_the_dicom_libraries_words_are_counted_and_not_shown(
-    stacklevel: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_dicom_libraries_words_are_counted_and_not_shown(stacklevel, caplog, capfd):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         with hushed(), hushed():
@@ -57,7 +55,7 @@ def test_the_dicom_libraries_words_are_counted_and_not_shown(
 
 
 @pytest.mark.parametrize("category", [UserWarning, RuntimeWarning, DeprecationWarning])
-def test_what_others_warn_of_is_theirs(category: type[Warning], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_others_warn_of_is_theirs(category, caplog):
     """Also in other threads, and whatever they have chosen to see."""
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
@@ -77,7 +75,7 @@ def test_what_others_warn_of_is_theirs(category: type[Warning], caplog: pytest.L
     assert caplog.text == ""
 
 
-def test_silence_is_of_one_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_silence_is_of_one_thread(caplog):
     with noticed() as sentences, silent(), silent():
         _log.warning("told later")
         warn_and_log("Invalid value for VR UI: 'Mustermann'")

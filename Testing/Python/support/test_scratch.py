@@ -55,7 +55,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_it_is_private_and_gone_at_the_end_with_all_that_is_in_it(tmp_path: Path) -> None:
+def test_it_is_private_and_gone_at_the_end_with_all_that_is_in_it(tmp_path):
     with ScratchFolder(tmp_path) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "file").write_text("x")
@@ -64,7 +64,7 @@ def test_it_is_private_and_gone_at_the_end_with_all_that_is_in_it(tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_it_is_gone_after_an_error_and_when_nobody_holds_it_any_more(tmp_path: Path) -> None:
+def test_it_is_gone_after_an_error_and_when_nobody_holds_it_any_more(tmp_path):
     with pytest.raises(ZeroDivisionError), ScratchFolder(tmp_path):
         _ = 1 / 0
     folder = ScratchFolder(tmp_path)
@@ -75,7 +75,7 @@ def test_it_is_gone_after_an_error_and_when_nobody_holds_it_any_more(tmp_path: P
 
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, "rauslicer-elastix-"])
-def test_what_a_killed_owner_left_goes_when_the_next_one_is_made(tmp_path: Path, owner: Owner, prefix: str) -> None:
+def test_what_a_killed_owner_left_goes_when_the_next_one_is_made(tmp_path, owner, prefix):
     left, process = owner(prefix)
     process.kill()
     process.wait()
@@ -85,7 +85,7 @@ def test_what_a_killed_owner_left_goes_when_the_next_one_is_made(tmp_path: Path,
     assert names(tmp_path) == []
 
 
-def test_the_folder_of_a_living_owner_stays_however_old_it_is(tmp_path: Path, owner: Owner) -> None:
+def test_the_folder_of_a_living_owner_stays_however_old_it_is(tmp_path, owner):
     theirs, process = owner()
     for path in tmp_path.iterdir():
         age(path, 1e7)
@@ -96,14 +96,14 @@ def test_the_folder_of_a_living_owner_stays_however_old_it_is(tmp_path: Path, ow
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows can't stop a process")
-def test_an_owner_that_is_stopped_is_alive(tmp_path: Path, owner: Owner) -> None:
+def test_an_owner_that_is_stopped_is_alive(tmp_path, owner):
     theirs, process = owner()
     process.send_signal(signal.SIGSTOP)
     remove_abandoned(tmp_path)
     assert theirs.is_dir()
 
 
-def test_two_of_one_process_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_of_one_process_leave_each_other_alone(tmp_path, monkeypatch):
     # As on a network disk, where a process that asks again for a lock gets it again.
     monkeypatch.setattr("RAUSlicerLib.support.scratch._hold", lambda _lock, **_named: True)
     with ScratchFolder(tmp_path) as first, ScratchFolder(tmp_path) as second:
@@ -112,8 +112,8 @@ def test_two_of_one_process_leave_each_other_alone(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks are others there")
-def test_a_file_system_without_locks_does_and_nothing_is_taken_from_others_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_file: int, _how: int) -> None:
+def test_a_file_system_without_locks_does_and_nothing_is_taken_from_others_there(tmp_path, monkeypatch):
+    def refuse(_file, _how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", refuse)
@@ -124,7 +124,7 @@ def test_a_file_system_without_locks_does_and_nothing_is_taken_from_others_there
     assert names(tmp_path) == [".rauslicer-0011aabb", ".rauslicer-0011aabb.lock"]
 
 
-def test_what_older_versions_left_goes_after_two_days_and_not_before(tmp_path: Path) -> None:
+def test_what_older_versions_left_goes_after_two_days_and_not_before(tmp_path):
     for name in (".rauslicer-ab_12xyz", ".adding-abcdefgh", "exchange-123-abcdefgh", "exchange-4567-hgfedcba"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.nii").write_text("half")
@@ -134,7 +134,7 @@ def test_what_older_versions_left_goes_after_two_days_and_not_before(tmp_path: P
     assert names(tmp_path) == [".rauslicer-ab_12xyz", "exchange-4567-hgfedcba"]
 
 
-def test_a_process_looks_once_for_what_others_left_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_looks_once_for_what_others_left_in_a_folder(tmp_path, monkeypatch):
     looked: list[Path] = []
     monkeypatch.setattr("RAUSlicerLib.support.scratch.remove_abandoned", lambda parent, prefixes: looked.append(parent))
     (tmp_path / "other").mkdir()
@@ -144,7 +144,7 @@ def test_a_process_looks_once_for_what_others_left_in_a_folder(tmp_path: Path, m
     assert looked == [tmp_path, tmp_path / "other"]
 
 
-def test_what_only_looks_like_it_is_never_touched(tmp_path: Path) -> None:
+def test_what_only_looks_like_it_is_never_touched(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "scan.nii").write_text("precious")
     for name in (".rauslicer-my results", "rauslicer", ".adding", ".downloading-owner--model"):
@@ -163,7 +163,7 @@ def test_what_only_looks_like_it_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "scan.nii").read_text() == "precious"
 
 
-def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path: Path, owner: Owner) -> None:
+def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path, owner):
     left, process = owner(".adding-")
     (left / f"mine{BEFORE}").mkdir()
     (left / f"mine{BEFORE}" / "weights").write_text("the only copy")
@@ -177,7 +177,7 @@ def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path: Path, owner
     assert (tmp_path / "mine" / "weights").read_text() == "the only copy" and (tmp_path / "there" / "weights").read_text() == "new"
 
 
-def test_many_at_once_in_one_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_many_at_once_in_one_folder_do_not_disturb_each_other(tmp_path):
     program = """
 import sys
 from pathlib import Path
@@ -192,7 +192,7 @@ for number in range(100):
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_no_reason_to_fail(tmp_path):
     remove_abandoned(tmp_path / "absent")
     with pytest.raises(OSError, match="absent"), ScratchFolder(tmp_path / "absent"):
         pass

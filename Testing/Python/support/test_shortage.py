@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from RAUSlicerLib.cli.app import main
 from RAUSlicerLib.errors import InputError, ModelError, OutOfMemory, OutputError
 from RAUSlicerLib.full_size.memory import free_memory
 from RAUSlicerLib.full_size.plan import Needs, place
-from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.pipeline import Pipeline, transfer
 from RAUSlicerLib.progress import CancelToken
 from RAUSlicerLib.service.worker import _explained
@@ -78,11 +76,11 @@ def wrapped(kind: type[Exception], cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize("make", GUISES.values(), ids=GUISES.keys())
-def test_every_guise_is_told_as_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make: Callable) -> None:
+def test_every_guise_is_told_as_memory(monkeypatch, capsys, make):
     error = make()
     assert out_of_memory(error)
 
-    def fail(_options: object) -> int:
+    def fail(_options):
         raise error
 
     monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", fail)
@@ -94,14 +92,14 @@ def test_every_guise_is_told_as_memory(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS.keys())
-def test_what_is_no_matter_of_memory_is_not(make: Callable) -> None:
+def test_what_is_no_matter_of_memory_is_not(make):
     assert not out_of_memory(make())
 
 
-def test_less_is_tried_and_said() -> None:
+def test_less_is_tried_and_said():
     tried: list[tuple[str, int]] = []
 
-    def run(device: str, economy: int) -> str:
+    def run(device, economy):
         tried.append((device, economy))
         if len(tried) < 4:
             raise torch.OutOfMemoryError("CUDA out of memory.") if device == "auto" else RuntimeError("could not create a primitive")
@@ -113,10 +111,10 @@ def test_less_is_tried_and_said() -> None:
     assert len(notes) == 2 and "repeated on the CPU" in notes[0] and "16 times fewer voxels" in notes[1]
 
 
-def test_what_is_too_large_however_small_ends_with_one_error_and_a_cancel_ends_at_once() -> None:
+def test_what_is_too_large_however_small_ends_with_one_error_and_a_cancel_ends_at_once():
     tries = []
 
-    def run(_device: str, _economy: int) -> None:
+    def run(_device, _economy):
         tries.append(1)
         raise MemoryError
 
@@ -133,11 +131,11 @@ def test_what_is_too_large_however_small_ends_with_one_error_and_a_cancel_ends_a
 
 
 @pytest.mark.usefixtures("coarse")
-def test_a_transfer_of_the_command_line_is_made_smaller_too(tiny_model: Path, case: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_of_the_command_line_is_made_smaller_too(tiny_model, case, monkeypatch):
     real = Pipeline.transfer
     economies = []
 
-    def short(self: Pipeline, *given: Any, economy: int, **more: Any) -> Any:
+    def short(self, *given, economy, **more):
         economies.append(economy)
         if economy == 0:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
@@ -173,75 +171,48 @@ NONE = 9223372036854771712
 
 
 def first(limit: object, used: int, files: int = 0) -> dict[str, object]:
-    return {
-        "memory.limit_in_bytes": limit,
-        "memory.usage_in_bytes": used,
-        "memory.stat": f"inactive_file 1\ntotal_inactive_file {files}",
-    }
+    return {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used, "memory.stat": f"inactive_file 1\ntotal_inactive_file {files}"}
 
 
 def second(limit: object, used: int, files: int = 0, high: object = "max") -> dict[str, object]:
     return {"memory.max": limit, "memory.high": high, "memory.current": used, "memory.stat": f"anon 5\ninactive_file {files}"}
 
 
+LIMITED, LIMITED_2, ROOT_1, ROOT_2 = first(800 * MB, 300 * MB), second(800 * MB, 300 * MB), V1.format(root="/"), V2.format(root="/")
+CPU = "34 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"
+UNIFIED = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
+# The files of groups, the lines of mounts, those of this process's groups, and the MB that are free.
 CASES = {
-    "no group": ({}, [], [], 16384 * MB),
-    "version 1": ({"memory/job": first(800 * MB, 300 * MB)}, [V1.format(root="/")], ["4:memory:/job"], 500 * MB),
-    "version 1 without a limit": ({"memory/job": first(NONE, 300 * MB)}, [V1.format(root="/")], ["4:memory:/job"], 16384 * MB),
-    "version 1, seen from inside": (
-        {"memory": first(800 * MB, 300 * MB)},
-        [V1.format(root="/docker/abc")],
-        ["4:memory:/docker/abc"],
-        500 * MB,
-    ),
-    "version 1 among other controllers": (
-        {"memory/job": first(800 * MB, 300 * MB)},
-        ["34 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", V1.format(root="/")],
-        ["9:name=systemd:/", "4:cpu,memory:/job", "1:cpu:/other"],
-        500 * MB,
-    ),
+    "no group": ({}, [], [], 16384),
+    "version 1": ({"memory/job": LIMITED}, [ROOT_1], ["4:memory:/job"], 500),
+    "version 1 without a limit": ({"memory/job": first(NONE, 300 * MB)}, [ROOT_1], ["4:memory:/job"], 16384),
+    "version 1, seen from inside": ({"memory": LIMITED}, [V1.format(root="/docker/abc")], ["4:memory:/docker/abc"], 500),
+    "version 1 among others": ({"memory/job": LIMITED}, [CPU, ROOT_1], ["9:name=systemd:/", "4:cpu,memory:/job", "1:cpu:/other"], 500),
     "version 1, a group in a group": (
         {"memory/job": first(900 * MB, 300 * MB), "memory/job/step": first(NONE, 100 * MB)},
-        [V1.format(root="/")],
-        ["4:memory:/job/step"],
-        600 * MB,
+        *([ROOT_1], ["4:memory:/job/step"], 600),
     ),
-    "version 2": ({"job": second(800 * MB, 300 * MB)}, [V2.format(root="/")], ["0::/job"], 500 * MB),
-    "version 2 without a limit": ({"job": second("max", 300 * MB)}, [V2.format(root="/")], ["0::/job"], 16384 * MB),
-    "version 2, seen from inside": ({"": second(800 * MB, 300 * MB)}, [V2.format(root="/")], ["0::/"], 500 * MB),
-    "version 2, a group in a group": (
-        {"a": second(700 * MB, 600 * MB), "a/b": second(800 * MB, 100 * MB)},
-        [V2.format(root="/")],
-        ["0::/a/b"],
-        100 * MB,
-    ),
-    "version 2, a limit that slows": ({"job": second("max", 300 * MB, high=400 * MB)}, [V2.format(root="/")], ["0::/job"], 100 * MB),
-    "files that were read are given back": ({"job": second(800 * MB, 700 * MB, 400 * MB)}, [V2.format(root="/")], ["0::/job"], 500 * MB),
-    "version 1, files are given back": (
-        {"memory/job": first(800 * MB, 700 * MB, 400 * MB)},
-        [V1.format(root="/")],
-        ["4:memory:/job"],
-        500 * MB,
-    ),
-    "both versions": (
-        {"memory/job": first(800 * MB, 300 * MB), "unified/job": {}},
-        [V1.format(root="/"), "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"],
-        ["4:memory:/job", "0::/job"],
-        500 * MB,
-    ),
-    "more used than allowed": ({"job": second(300 * MB, 400 * MB)}, [V2.format(root="/")], ["0::/job"], 0),
-    "lines that say nothing": ({"job": second(800 * MB, 300 * MB)}, ["nonsense"], ["0::/job"], 16384 * MB),
+    "version 2": ({"job": LIMITED_2}, [ROOT_2], ["0::/job"], 500),
+    "version 2 without a limit": ({"job": second("max", 300 * MB)}, [ROOT_2], ["0::/job"], 16384),
+    "version 2, seen from inside": ({"": LIMITED_2}, [ROOT_2], ["0::/"], 500),
+    "version 2, a group in a group": (*({"a": second(700 * MB, 600 * MB), "a/b": second(800 * MB, 100 * MB)}, [ROOT_2], ["0::/a/b"], 100),),
+    "version 2, a limit that slows": ({"job": second("max", 300 * MB, high=400 * MB)}, [ROOT_2], ["0::/job"], 100),
+    "files that were read are given back": ({"job": second(800 * MB, 700 * MB, 400 * MB)}, [ROOT_2], ["0::/job"], 500),
+    "version 1, files are given back": ({"memory/job": first(800 * MB, 700 * MB, 400 * MB)}, [ROOT_1], ["4:memory:/job"], 500),
+    "both versions": ({"memory/job": LIMITED, "unified/job": {}}, [ROOT_1, UNIFIED], ["4:memory:/job", "0::/job"], 500),
+    "more used than allowed": ({"job": second(300 * MB, 400 * MB)}, [ROOT_2], ["0::/job"], 0),
+    "lines that say nothing": ({"job": LIMITED_2}, ["nonsense"], ["0::/job"], 16384),
 }
 
 
 @linux
 @pytest.mark.parametrize(("groups", "mounts", "own", "expected"), CASES.values(), ids=CASES.keys())
-def test_limits_of_containers_are_read(tmp_path: Path, groups: dict, mounts: list[str], own: list[str], expected: int) -> None:
-    assert free_here(tree(tmp_path, groups, mounts, own)) == expected
+def test_limits_of_containers_are_read(tmp_path, groups, mounts, own, expected):
+    assert free_here(tree(tmp_path, groups, mounts, own)) == expected * MB
 
 
 @linux
-def test_a_plan_keeps_to_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_keeps_to_a_containers_limit(tmp_path, monkeypatch):
     root = tree(tmp_path, {"memory/job": first(900 * MB, 300 * MB)}, [V1.format(root="/")], ["4:memory:/job"])
     monkeypatch.setattr("RAUSlicerLib.full_size.memory.free_here", lambda: free_here(root))
     assert free_memory(torch.device("cpu")) == 600 * MB
@@ -250,7 +221,7 @@ def test_a_plan_keeps_to_a_containers_limit(tmp_path: Path, monkeypatch: pytest.
 
 
 @linux
-def test_limits_of_a_shell_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_a_shell_are_read(tmp_path, monkeypatch):
     import resource
 
     given = {resource.RLIMIT_AS: 3000000 * 1024, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
@@ -262,7 +233,7 @@ def test_limits_of_a_shell_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @linux
-def test_a_limit_is_lifted_again() -> None:
+def test_a_limit_is_lifted_again():
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -284,13 +255,13 @@ def test_a_limit_is_lifted_again() -> None:
         (0, ["std::bad_alloc"], (2, 3), None),
     ],
 )
-def test_a_process_that_ended_for_memory_is_known(code: int, last: list[str], kills: tuple, told: str | None) -> None:
+def test_a_process_that_ended_for_memory_is_known(code, last, kills, told):
     found = ended_for_memory(code, last, kills)
     assert found is None if told is None else found is not None and told in found
 
 
 @linux
-def test_the_system_counts_whom_it_killed(tmp_path: Path) -> None:
+def test_the_system_counts_whom_it_killed(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "vmstat").write_text("nr_free_pages 5\noom_kill 7\n")
     assert kills_for_memory(tmp_path) == 7 and kills_for_memory(tmp_path / "nothing") is None
@@ -298,7 +269,7 @@ def test_the_system_counts_whom_it_killed(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.parametrize("room_mb", [150, 700])
-def test_a_command_that_really_runs_out_reports_it(room_mb: int, tmp_path: Path, tiny_model: Path, case: Reference) -> None:
+def test_a_command_that_really_runs_out_reports_it(room_mb, tmp_path, tiny_model, case):
     """At first torch itself can't be mapped, then the run's volumes can't be held."""
     for image, name in ((case.volume, "volume.nrrd"), (case.segmentation.labelmap, "labels.nrrd")):
         # A hundred times the voxels.
@@ -322,16 +293,14 @@ def test_a_command_that_really_runs_out_reports_it(room_mb: int, tmp_path: Path,
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room_on_a_disk_is_told_as_such_whoever_meets_it(
-    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_room_on_a_disk_is_told_as_such_whoever_meets_it(number, monkeypatch, capsys):
     """A file longer than it may be was "can't be started" to the client, and everything of it a fault to the command line."""
     from RAUSlicerLib.full_size import download
     from RAUSlicerLib.service import client
 
     error = OSError(number, os.strerror(number))
 
-    def full(*_arguments: object, **_named: object) -> None:
+    def full(*_arguments, **_named):
         raise error
 
     monkeypatch.setattr("RAUSlicerLib.cli.models.run_models", full)

@@ -60,28 +60,28 @@ def _with_line_end(path: Path) -> Path:
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("text", BAD, ids=lambda text: f"{len(text)} {text[:5]!r}")
-def test_json_from_outside_is_refused_in_words_at_every_door(door: str, text: str, tmp_path: Path) -> None:
+def test_json_from_outside_is_refused_in_words_at_every_door(door, text, tmp_path):
     path = tmp_path / ("splits.json" if door == "splits" else "labels.json")
     path.write_text(text)
 
     DOORS[door](path)
 
 
-def test_a_damaged_record_of_checked_models_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_record_of_checked_models_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "user_folder", lambda: tmp_path)
     for text in BAD:
         (tmp_path / ".checked.json").write_text(text)
         assert folders._record() == {}
 
 
-def test_a_configuration_of_another_library_may_hold_numbers_that_json_lacks(tmp_path: Path) -> None:
+def test_a_configuration_of_another_library_may_hold_numbers_that_json_lacks(tmp_path):
     (tmp_path / "c.json").write_text('{"model_max_length": 1000000000000000019884624838656, "limits": [0.0, Infinity]}')
 
     assert read_json(tmp_path / "c.json") == {"model_max_length": 1000000000000000019884624838656, "limits": [0.0, math.inf]}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_written_as_null(number: float, tmp_path: Path) -> None:
+def test_what_is_no_number_is_written_as_null(number, tmp_path):
     document = {"volume": number, "rows": [(1.5, number), {"é": number}]}
     expected = {"volume": None, "rows": [[1.5, None], {"é": None}]}
     write_json(tmp_path / "o.json", "file", document)
