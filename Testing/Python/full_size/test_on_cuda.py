@@ -38,4 +38,4 @@ def test_a_transfer_runs_on_it(
     # What it says in words.
     plane = result.segmentation.array(case.segmentation.structures[0])[:1] * 1.0
     shown = Pictures(plane, plane, 0, lambda _number, _level: plane[0] > 0)
-    assert pipeline.model.vlm.ask_presence(shown, ["body"], 0) in (None, True, False)
+    assert pipeline.model.vlm.ask_name(shown, ["body"], plane[0]) in (None, "body")

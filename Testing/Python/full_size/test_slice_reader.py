@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from RAUSlicerLib.full_size.answers_text import MalformedAnswer, NamedBox, read_boxes, read_name, read_presence
+from RAUSlicerLib.full_size.answers_text import MalformedAnswer, NamedBox, read_boxes, read_name
 from RAUSlicerLib.full_size.backbone import TOKENS, Backbone
 from RAUSlicerLib.full_size.drawing import picture, with_regions
-from RAUSlicerLib.full_size.prompts import TARGET_MARK, boxes_answer, boxes_prompt, name_answer, presence_answer, structures_prompt
+from RAUSlicerLib.full_size.prompts import TARGET_MARK, boxes_answer, boxes_prompt, name_answer, structures_prompt
 from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm, Lora, structure_text
 from RAUSlicerLib.rau.network import Answers, MatchEvidence, Pictures, SlicePair
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
@@ -215,17 +215,15 @@ def test_a_model_that_answers_nonsense_is_asked_twice_and_then_given_up(vlm: Ful
     monkeypatch.setattr(vlm.backbone, "say", say)
     question = pair(volumes, 0)
     caplog.set_level("INFO")
-    assert vlm.ask_boxes(question.pictures, question.names) is None
+    assert vlm.ask_name(question.pictures, question.names, volumes[2][0, 0]) is None
     assert said == [0.0, 0.7] and "can't be read" in caplog.text
 
 
 def test_readable_answers_come_back_under_the_structures_own_names(vlm: FullSizeVlm, volumes: tuple, monkeypatch) -> None:
-    answers = iter(['[{"label": "a ‹b›", "box": [0, 0, 500, 1000]}]', '{"label": "A ‹B›"}', '```json\n{"present": false}\n```'])
+    answers = iter(['{"label": "A ‹B›"}', '```json\n{"label": "c"}\n```'])
     monkeypatch.setattr(vlm.backbone, "say", lambda *_a, **_k: [next(answers)])
     shown = pair(volumes, 0).pictures
-    assert vlm.ask_boxes(shown, ["a <b>"]) == [NamedBox("a <b>", (0, 0, 0.5, 1))]
-    assert vlm.ask_name(shown, ["a <b>", "c"], volumes[2][0, 0]) == "a <b>"
-    assert vlm.ask_presence(shown, ["a <b>"], 0) is False
+    assert [vlm.ask_name(shown, ["a <b>", "c"], volumes[2][0, 0]) for _ in range(2)] == ["a <b>", "c"]
 
 
 def test_a_real_generation_is_text(vlm: FullSizeVlm, volumes: tuple) -> None:
@@ -263,17 +261,16 @@ def test_malformed_boxes_are_refused(text: str) -> None:
         read_boxes(text, ["liver", "spleen"])
 
 
-@pytest.mark.parametrize("text", ["yes", '{"present": "true"}', '{"present": 1}', '{"present": true, "why": 1}', "true"])
-def test_malformed_presence_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["liver", '"liver"', '{"label": 1}', '{"label": "lung"}', '{"label": "liver", "why": 1}'])
+def test_malformed_names_are_refused(text: str) -> None:
     with pytest.raises(MalformedAnswer):
-        read_presence(text)
+        read_name(text, ["liver"])
 
 
 def test_answers_survive_writing_and_reading() -> None:
     boxes = [NamedBox("liver", (0.1, 0.2, 0.3, 0.4)), NamedBox("spleen", (0.0, 0.0, 1.0, 1.0))]
     assert read_boxes(boxes_answer(boxes), ["spleen", "liver"]) == boxes
     assert read_boxes("[]", ["liver"]) == []
-    assert read_presence(presence_answer(True)) and not read_presence(presence_answer(False))
     assert read_name(name_answer("Liver"), ["spleen", "liver"]) == "liver"
 
 
