@@ -39,7 +39,7 @@ def test_an_unknown_method_is_refused_before_anything_runs(tiny_data: Path) -> N
         plan_benchmark(tiny_data, methods=["magic"])
 
 
-def test_each_kind_of_trial_gets_the_methods_that_a_bar_needs() -> None:
+def test_each_kind_of_trial_gets_its_own_methods() -> None:
     natural = default_methods(natural=True, references=1)
     assert {"copy", "affine", "demons", "sam2-memory", "rauslicer"} <= set(natural) <= set(METHODS)
     assert OURS in default_methods(natural=False, references=1)

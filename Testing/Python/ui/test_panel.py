@@ -1,5 +1,6 @@
 import nodes
 import numpy as np
+import pytest
 import qt
 import slicer
 from clicks import MASKS, click, results_of, voxels
@@ -45,23 +46,15 @@ def test_the_reference_is_the_volume_the_segmentation_was_drawn_on_whatever_the_
     assert panel.parameters.targetVolume is other
 
 
-def test_a_segmentation_that_names_no_volume_is_paired_by_its_grid(panel):
+@pytest.mark.parametrize("geometry", [True, False], ids=["by its reference geometry", "by its label maps"])
+def test_a_segmentation_that_names_no_volume_is_paired_by_its_grid(panel, geometry):
     nodes.volume("Other", matrix=np.eye(4))
     reference = nodes.volume("Reference")
     segmentation = nodes.segmentation(reference, MASKS)
     segmentation.SetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole(), None)
-    modules.settle()
-
-    assert panel.parameters.referenceVolume is reference
-
-
-def test_a_segmentation_without_any_reference_geometry_is_paired_by_its_label_maps(panel):
-    nodes.volume("Other", matrix=np.eye(4))
-    reference = nodes.volume("Reference")
-    segmentation = nodes.segmentation(reference, MASKS)
-    segmentation.SetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole(), None)
-    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    segmentation.GetSegmentation().SetConversionParameter(parameter, "")
+    if not geometry:
+        parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+        segmentation.GetSegmentation().SetConversionParameter(parameter, "")
     modules.settle()
 
     assert panel.parameters.referenceVolume is reference
