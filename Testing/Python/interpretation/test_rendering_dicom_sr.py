@@ -95,9 +95,8 @@ def document(series: Path, report: Report, tmp_path: Path) -> hd.sr.Comprehensiv
     return _write_on_segmentation(report, series, tmp_path)
 
 
-def _write_on_segmentation(report: Report, series: Path, folder: Path, name: str = "report.dcm") -> hd.sr.Comprehensive3DSR:
-    structures = _segmentation(series, folder / "seg.dcm")
-    return _write(report, series, folder / name, structures, folder / "seg.dcm")
+def _write_on_segmentation(report: Report, series: Path, folder: Path) -> hd.sr.Comprehensive3DSR:
+    return _write(report, series, folder / "report.dcm", _segmentation(series, folder / "seg.dcm"), folder / "seg.dcm")
 
 
 def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment(document, series: Path, tmp_path: Path) -> None:
@@ -164,7 +163,8 @@ def test_uncertain_cut_and_missing_structures_are_marked(document) -> None:
 
 
 def test_it_is_filed_in_the_patient_and_study_under_new_uids(series: Path, report: Report, tmp_path: Path) -> None:
-    first, second = (_write_on_segmentation(report, series, tmp_path, name) for name in ("report.dcm", "again.dcm"))
+    structures, segmentation = _segmentation(series, tmp_path / "seg.dcm"), tmp_path / "seg.dcm"
+    first, second = (_write(report, series, tmp_path / name, structures, segmentation) for name in ("report.dcm", "again.dcm"))
 
     source = pydicom.dcmread(series / "0.dcm")
     for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
