@@ -77,7 +77,7 @@ def test_the_command_writes_scores_tables_and_plots(tiny_data: Path, tmp_path: P
     left = next(s for run in runs if run["variant"] == "mirrored" and run["target"] == "x" for s in run["structures"] if s["label"] == 2)
     assert left["mirror_dice"] > 0.15 > left["dice"]
     assert "| copy | 2 | 0 |" in (output / "table.md").read_text() and "bodies, mirrored" in (output / "table.md").read_text()
-    assert "4 runs, 0 of them failed. All runs are there." in (output / "table.md").read_text()
+    assert "8 runs, 0 of them failed. All runs are there." in (output / "table.md").read_text()
     assert (output / "dice_bodies.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "affine" in printed and "bodies, mirrored" in printed

@@ -166,6 +166,7 @@ NEAR = (12, 2, 7)
         ("how big is the liver?", {}, True, ["at least"]),
         ("compare the cyst with the reference", {}, False, ["no reference is known"]),
         ("Is the left kidney larger than the right one?", {}, True, ["Left kidney (1.44 mL) is larger than Right kidney"]),
+        ("Is the urinary bladder and the liver present?", {}, True, ["is none of the 5 structures", "Liver (whole) is present"]),
         ("where is the urinary bladder", {}, False, ["Urinary bladder (abdomen) is none of the 5 structures"]),
         ("how large is the left putamen?", {}, False, ["Left putamen (brain) is none of"]),
     ],
@@ -182,6 +183,7 @@ NEAR = (12, 2, 7)
         "a size that the border cuts is a lower bound",
         "no reference to compare with",
         "two structures by their volumes",
+        "one of several is known",
         "the graph knows it and nobody segmented it",
         "another graph knows it",
     ],
@@ -200,8 +202,9 @@ def test_presence_rests_on_the_mask_and_on_the_localizers_word(ask):
     assert [score.value for score in found.sentences[1].scores] == [0.97]
 
 
-def test_a_structure_that_was_not_found_without_any_further_word_can_not_be_told(ask, case):
-    found = ask("Is the spleen there?", results=tuple(replace(result, localization=None) for result in case[1]))
+@pytest.mark.parametrize("localization", [None, Localization(SPLEEN, 0.9, None)], ids=["no further word", "not denied by the localizer"])
+def test_a_structure_that_was_not_found_can_not_be_told(ask, case, localization):
+    found = ask("Is the spleen there?", results=tuple(replace(result, localization=localization) for result in case[1]))
     assert not found.is_known
     assert found.text.startswith("I can't tell whether Spleen is present")
 
