@@ -44,7 +44,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="states of the target: natural, rotated, half, scaled, mirrored, rotated20 (default: %(default)s)",
     )
     bars.add_argument("--references", default="1,3", metavar="K", help="numbers of references used at a time (default: %(default)s)")
-    bars.add_argument("--unseen", metavar="LABELS", help="labels of brain_t1 that were left out of training, separated by commas")
     bars.add_argument("--redo", metavar="METHODS", help="methods whose recorded runs are dropped and run again")
 
 
@@ -68,7 +67,7 @@ def run_benchmark_command(options: argparse.Namespace) -> int:
 
 # The log of each suite, which makes its other files known as its own.
 _FILES = {
-    "bars": ("runs.jsonl", ("table.md", "summary.md", "scores.json", "dice_*.png")),
+    "bars": ("runs.jsonl", ("table.md", "scores.json", "dice_*.png")),
     "trust": ("runs.jsonl", ("trust.md", "trust.json")),
     "vqa": ("vqa.jsonl", ("vqa.md",)),
 }
@@ -83,11 +82,9 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_bars(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
-    from ..evaluation.bars import verdicts
     from ..evaluation.benchmark import SCORES, plan_benchmark
-    from ..evaluation.report import COLUMNS, VERDICT_COLUMNS, draw_plots, groups, table, verdict_rows, write_report
+    from ..evaluation.report import COLUMNS, draw_plots, groups, table, write_report
 
-    unseen = _numbers(options.unseen, "--unseen") if options.unseen else []
     plan = plan_benchmark(
         options.data,
         methods=_names(options.methods),
@@ -98,17 +95,16 @@ def _run_bars(options: argparse.Namespace, progress: ProgressCallback, cancel: C
     )
 
     def report(results: Results) -> None:
-        write_report(results, verdicts(results.runs, unseen=unseen), options.output)
+        write_report(results, options.output)
 
     results = _carried_out(plan, options, progress, cancel, report, SCORES)
     draw_plots(results.runs, options.output)
     tables: Tables = [(title, COLUMNS, table(runs)) for title, runs in groups(results.runs)]
-    tables.append(("Bars", VERDICT_COLUMNS, verdict_rows(verdicts(results.runs, unseen=unseen))))
     return tables, _failures(results.runs, results.missing)
 
 
 def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> tuple[Tables, list[str]]:
-    from ..evaluation.trust import CHECK_COLUMNS, COLUMNS, SIDE_COLUMNS, check_rows, plan_trust, rows, side_rows, write_trust
+    from ..evaluation.trust import COLUMNS, SIDE_COLUMNS, plan_trust, rows, side_rows, write_trust
 
     def report(results: Results) -> None:
         write_trust(results.runs, results.missing, options.output)
@@ -118,7 +114,6 @@ def _run_trust(options: argparse.Namespace, progress: ProgressCallback, cancel: 
     tables: Tables = [
         ("Does it know when it is wrong", COLUMNS, rows(runs)),
         ("Mirrored targets, lateralised structures", SIDE_COLUMNS, side_rows(runs)),
-        ("Checks", CHECK_COLUMNS, check_rows(runs)),
     ]
     return tables, _failures(runs, results.missing)
 

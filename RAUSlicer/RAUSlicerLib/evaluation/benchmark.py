@@ -25,7 +25,7 @@ from .scoring import Truth, prepare
 from .worker import LABELMAP
 
 SCORES = "scores.json"
-# What the bars speak of.
+# Each target as it is, turned, and with half of its field of view; with one reference, and with three at a time.
 DEFAULT_VARIANTS = (NATURAL, "rotated", "half")
 DEFAULT_COUNTS = (1, 3)
 

@@ -7,20 +7,16 @@ from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 # Two opposite corners of an axis-aligned box in patient space (LPS, mm).
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of the boxes around two masks of shape (z, y, x), both with at least one voxel."""
-    one, other = ([(side.start, side.stop) for side in index_box(mask)] for mask in (first, second))
-    return corner_iou(np.array(one).T, np.array(other).T)
-
-
-def box_iou_mm(first: Box | None, second: Box) -> float:
-    """Intersection over union of two boxes in mm; 0 where the first is None."""
-    return 0.0 if first is None else corner_iou(np.array(first), np.array(second))
+    """Intersection over union of the boxes around two masks of one shape, both with at least one voxel."""
+    one, other = (np.array([(side.start, side.stop) for side in index_box(mask)]).T for mask in (first, second))
+    return corner_iou(one, other)
 
 
 def mask_box(mask: np.ndarray, grid: sitk.Image) -> Box | None:
@@ -44,10 +40,7 @@ def corner_iou(first: np.ndarray, second: np.ndarray) -> float:
     return float(shared / either) if either > 0 else 0.0
 
 
-def index_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    """Slices (z, y, x) around the true voxels; there is at least one."""
-    sides = []
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return sides[0], sides[1], sides[2]
+def index_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Slices around the true voxels of a mask, one for each of its axes; there is at least one true voxel."""
+    box: tuple[slice, ...] = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return box

@@ -55,7 +55,7 @@ METHODS = {
     OURS: Method("model", weights=True),
     "rauslicer-registration": Method("model", localizer="registration", weights=True),
 }
-# What is run on a trial unless methods are named. Variants and further references need those that a bar speaks of; the pipeline with the
+# What is run on a trial unless methods are named. Variants and further references need fewer; the pipeline with the
 # registration localizer is not the default of anybody.
 _ON_VARIANTS = (COPY, DEMONS, MEMORY, OURS)
 _WITH_SEVERAL = (OURS,)

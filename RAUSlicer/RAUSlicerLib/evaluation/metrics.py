@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance
-from scipy.stats import spearmanr
 
 from .boxes import box_iou, index_box
 
@@ -53,10 +52,3 @@ def precision_and_recall(answers: Iterable[tuple[bool, bool]]) -> tuple[float, f
     right = sum(said and true for said, true in pairs)
     said, true = sum(said for said, _ in pairs), sum(true for _, true in pairs)
     return right / said if said else math.nan, right / true if true else math.nan
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's correlation; None where it is not defined, with fewer than three values or without any variation."""
-    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return float(spearmanr(first, second).statistic)

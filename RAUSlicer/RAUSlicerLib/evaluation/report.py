@@ -1,4 +1,4 @@
-"""Tables, box plots and the summary of a benchmark."""
+"""Tables and box plots of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..support.outputs import write_bytes, write_text
-from .bars import Verdict
 from .benchmark import Results
 from .metrics import precision_and_recall
 from .records import Run
@@ -25,19 +24,25 @@ LEGEND = (
 COLUMNS = (
     *("Method", "Runs", "Failed", "Dice", "Worst 10 %", "HD95 mm", "Mask box", "Own box", "Presence P", "Presence R", "s", "load s", "MB"),
 )
-VERDICT_COLUMNS = ("Bar", "Data", "Must", "Aim", "Measured", "Verdict", "Pairs", "Beside it")
 
 
-def write_report(results: Results, verdicts: Sequence[Verdict], output: Path) -> None:
-    """Write ``table.md`` and ``summary.md``."""
-    lines = [LEGEND, ""]
-    for title, runs in groups(results.runs):
-        lines += [f"## {title}", "", *_table(COLUMNS, table(runs)), ""]
-    write_text(output / "table.md", "table", "\n".join(lines))
-    state = "All runs are there." if not results.missing else f"{results.missing} runs of the list are still missing."
+def write_report(results: Results, output: Path) -> None:
+    """Write ``table.md``."""
     failed = sum(run.error is not None for run in results.runs)
-    summary = [f"{len(results.runs)} runs, {failed} of them failed. {state}", "", *_table(VERDICT_COLUMNS, verdict_rows(verdicts)), ""]
-    write_text(output / "summary.md", "table", "\n".join(summary))
+    lines = [LEGEND, "", f"{len(results.runs)} runs, {failed} of them failed. {completeness(results.missing)}", ""]
+    for title, runs in groups(results.runs):
+        lines += [f"## {title}", "", *markdown_table(COLUMNS, table(runs)), ""]
+    write_text(output / "table.md", "table", "\n".join(lines))
+
+
+def completeness(missing: int) -> str:
+    """Whether runs of the list are still missing, as a sentence."""
+    return f"{missing} runs of the list are still missing." if missing else "All runs are there."
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
@@ -78,17 +83,6 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def verdict_rows(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """A row for every bar, in the order of the summary's columns."""
-    rows = []
-    for one in verdicts:
-        aim = "" if one.aim is None else f"{one.aim:.2f}"
-        must = f"{'at most' if one.below else 'above' if one.strictly else 'at least'} {one.must:.2f}"
-        value = "-" if one.value is None else f"{one.value:.3f}"
-        rows.append([one.bar, one.domain, must, aim, value, one.words, str(one.pairs), one.note])
-    return rows
-
-
 def draw_plots(runs: Sequence[Run], output: Path) -> None:
     """Write ``dice_<data set>.png`` for every data set: box plots of Dice by method, a panel a variant."""
     for domain in sorted({run.domain for run in runs if not run.wrong_part}):
@@ -118,14 +112,6 @@ def _plot(runs: Sequence[Run], domain: str, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=120, format="png")
     write_bytes(path, "picture", drawn.getvalue())
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_line(columns), _line(["---"] * len(columns)), *(_line(row) for row in rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _mean(values: Iterable[float | None], digits: int) -> str:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from ..imaging.image_file import read_image
 from ..imaging.overlap import dice
 from ..imaging.variants import NATURAL, change
-from .boxes import box_iou_mm, mask_box
+from .boxes import corner_iou, mask_box
 from .metrics import score
 from .pairs import SEED, Trial, scored_labels
 from .records import StructureScore
@@ -55,7 +55,8 @@ class Truth:
         if outcome.get("gives_boxes"):
             around = mask_box(expected, self.labelmap)
             assert around is not None
-            own_box = box_iou_mm(answer.get("box_mm"), around)
+            given = answer.get("box_mm")
+            own_box = 0.0 if given is None else corner_iou(np.array(given), np.array(around))
         other = counterpart(name, self.names) if mirrored else None
         opposite = truth == other
         mirror = None if other is None or opposite.sum() < FEWEST_VOXELS else dice(found, opposite)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+
+from scipy.stats import spearmanr
 
 from ..imaging.variants import NATURAL, WITHOUT
 from ..results import Status
 from ..support.outputs import write_text
-from .bars import confidence_against_dice
 from .benchmark import Plan
 from .methods import OURS
 from .pairs import Case, Trial, choose_trials, wrong_part_trials
 from .records import Run, StructureScore
+from .report import completeness, markdown_table
 
 # Taken out of the target for want of a case that lacks it: the structure that operations take out most often.
 _REMOVED = "gallbladder"
 _CHANGED = (NATURAL, "mirrored", "half", "rotated20", "scaled")
 # A mask that overlaps its own structure by less shows something else.
 _RIGHT = 0.3
+_FEWEST_FOR_RANKS = 20
 COLUMNS = ("Data", "Case", "Runs", "Structures", "Not found", "Low confidence", "Found", "Found but wrong", "Dice", "Spearman")
-CHECK_COLUMNS = ("Check", "Must", "Measured", "Verdict", "Structures")
 SIDE_COLUMNS = ("Mirrored, lateralised", "Structures", "Follows the anatomy", "Doubted", "Follows the coordinates")
 LEGEND = (
     "Shares of the structures of a case. Wrong part: the reference shows another part of the body. Absent: structures that the "
@@ -57,38 +58,6 @@ def plan_trust(
     return Plan(tuple((trial, (OURS,)) for trial in trials), model, device)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One question of trust: what a share must reach, and what it is. ``share`` is None where nothing was run."""
-
-    name: str
-    must: float
-    share: float | None
-    structures: int
-
-    @property
-    def words(self) -> str:
-        if self.share is None:
-            return "not measured"
-        margin = self.share - self.must
-        return f"reached (by {margin:.2f})" if margin >= 0 else f"short by {-margin:.2f}"
-
-
-def checks(runs: Sequence[Run]) -> list[Check]:
-    """The bars on trust."""
-    wrong = [score for run in runs if run.wrong_part for score in run.structures]
-    absent = [score for run in runs if not run.wrong_part for score in run.structures if _gone(run, score)]
-    sided = [score for run in runs if run.variant == "mirrored" for score in run.structures if score.mirror_dice is not None]
-    natural = [run for run in runs if run.variant == NATURAL and not run.wrong_part]
-    ranks = confidence_against_dice(natural)
-    return [
-        Check("wrong part of the body: not found or low confidence", 0.9, _share(wrong, doubted), len(wrong)),
-        Check("absent in the target: not found or low confidence", 0.9, _share(absent, doubted), len(absent)),
-        Check("mirrored: follows the anatomy or is doubted", 0.9, _share(sided, _sides_right), len(sided)),
-        Check("Spearman of confidence with Dice", 0.6, ranks, sum(s.dice is not None for run in natural for s in run.structures)),
-    ]
-
-
 def doubted(score: StructureScore) -> bool:
     """Whether the user is told that it isn't there or can't be trusted. A run that failed has told nothing."""
     return score.status in (Status.NOT_FOUND, Status.LOW_CONFIDENCE)
@@ -112,59 +81,38 @@ def rows(runs: Sequence[Run]) -> list[list[str]]:
     return out
 
 
-def sides(runs: Sequence[Run]) -> dict[str, tuple[int, float, float, float]]:
-    """Lateralised structures in mirrored targets, by data set.
-
-    How many, and the shares that follow the anatomy, are doubted, and do neither: they follow the coordinates or lie elsewhere.
-    """
-    out = {}
+def side_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """A row for every data set with lateralised structures in mirrored targets, in the order of ``SIDE_COLUMNS``."""
+    out = []
     for domain in sorted({run.domain for run in runs}):
         of_domain = [run for run in runs if run.domain == domain and run.variant == "mirrored"]
         known = [s for run in of_domain for s in run.structures if s.mirror_dice is not None]
         if known:
-            follows = fmean(not doubted(s) and _follows(s) for s in known)
+            follows = fmean(not doubted(s) and (s.dice or 0.0) > (s.mirror_dice or 0.0) for s in known)
             unsure = fmean(doubted(s) for s in known)
-            out[domain] = (len(known), follows, unsure, 1 - follows - unsure)
+            out.append([domain, str(len(known)), *(f"{share:.2f}" for share in (follows, unsure, 1 - follows - unsure))])
     return out
 
 
-def check_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """A row for every check, in the order of ``CHECK_COLUMNS``."""
-    out = []
-    for check in checks(runs):
-        share = "-" if check.share is None else f"{check.share:.2f}"
-        out.append([check.name, f"{check.must:.2f}", share, check.words, str(check.structures)])
-    return out
-
-
-def side_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """A row for every data set with lateralised structures, in the order of ``SIDE_COLUMNS``."""
-    return [[name, str(count), *(f"{share:.2f}" for share in shares)] for name, (count, *shares) in sides(runs).items()]
+def confidence_against_dice(runs: Sequence[Run]) -> float | None:
+    """Spearman's correlation over all structures of some runs; None with too few to say, or where either is the same for all."""
+    known = [(s.confidence, s.dice) for run in runs for s in run.structures if s.confidence is not None and s.dice is not None]
+    if len(known) < _FEWEST_FOR_RANKS or any(len(set(values)) < 2 for values in zip(*known, strict=True)):
+        return None
+    return float(spearmanr(*zip(*known, strict=True)).statistic)
 
 
 def write_trust(runs: Sequence[Run], missing: int, output: Path) -> None:
     """Write ``trust.md``."""
-    lines = [LEGEND, "", f"{missing} runs of the list are still missing." if missing else "All runs are there.", ""]
-    for columns, cells in ((CHECK_COLUMNS, check_rows(runs)), (COLUMNS, rows(runs)), (SIDE_COLUMNS, side_rows(runs))):
-        lines += ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *cells)] + [""]
+    lines = [LEGEND, "", completeness(missing), ""]
+    for columns, cells in ((COLUMNS, rows(runs)), (SIDE_COLUMNS, side_rows(runs))):
+        lines += [*markdown_table(columns, cells), ""]
     write_text(output / "trust.md", "table", "\n".join(lines))
 
 
 def _gone(run: Run, score: StructureScore) -> bool:
     # In a target whose organ was taken out only that one is the question: the rest is the natural frame again.
     return score.is_present is False and (not run.variant.startswith(WITHOUT) or run.variant == f"{WITHOUT}{score.label}")
-
-
-def _follows(score: StructureScore) -> bool:
-    return (score.dice or 0.0) > (score.mirror_dice or 0.0)
-
-
-def _sides_right(score: StructureScore) -> bool:
-    return doubted(score) or _follows(score)
-
-
-def _share(scores: Sequence[StructureScore], of: Callable[[StructureScore], bool]) -> float | None:
-    return fmean(of(score) for score in scores) if scores else None
 
 
 def _row(domain: str, name: str, case: Sequence[tuple[Run, StructureScore]]) -> list[str]:

@@ -22,7 +22,7 @@ from ..matching.registration import align_boxes
 from ..matching.warping import warp_structures
 from ..progress import CancelToken, ignore
 from ..results import Localization, SoftMask
-from .boxes import corner_iou
+from .boxes import corner_iou, index_box
 from .pairs import SEED
 
 # Fewer pixels are neither "present" nor "absent", and nothing that anybody would mark.
@@ -124,7 +124,7 @@ def box_fit(region: np.ndarray, level: int, localizations: Sequence[Localization
     out = {}
     for one in localizations:
         box = one.slice_boxes.get(level)
-        out[one.structure] = 0.0 if box is None else one.presence * rectangle_iou(marked, box)
+        out[one.structure] = 0.0 if box is None else one.presence * corner_iou(np.reshape(marked, (2, 2)), np.reshape(box, (2, 2)))
     return out
 
 
@@ -146,13 +146,8 @@ def nearest_box(region: np.ndarray, mapped: Mapping[Structure, np.ndarray]) -> s
 
 def rectangle(mask: np.ndarray) -> Rectangle:
     """(left, top, right, bottom) in pixels around the true pixels (y, x); there is at least one."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
-def rectangle_iou(first: Rectangle, second: Rectangle) -> float:
-    """Intersection over union of two (left, top, right, bottom)."""
-    return corner_iou(np.reshape(first, (2, 2)), np.reshape(second, (2, 2)))
+    rows, columns = index_box(mask)
+    return float(columns.start), float(rows.start), float(columns.stop), float(rows.stop)
 
 
 def _best(fits: Mapping[Structure, float]) -> str | None:

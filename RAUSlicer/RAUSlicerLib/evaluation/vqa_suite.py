@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from ..support.outputs import make_folder, write_text
 from .methods import fingerprint
 from .pairs import Case, Trial, choose_trials, scored_labels
 from .records import add_line, read_lines
+from .report import markdown_table
 from .scoring import FEWEST_VOXELS
 from .vqa import Answered, answer
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LOG = "vqa.jsonl"
 NAMING = ("Data", "Pairs", "Questions", "Model", "its boxes alone", "its evidence alone", "Nearest reference box", "Chance")
 PRESENCE = ("Data", "Pairs", "Questions", "Model", "Nearest reference box", "Chance")
+_NAMED = ("named", "named_by_box", "named_by_evidence", "named_by_rule")
 LEGEND = (
     "Accuracies on slices of the target. Naming: what is the marked region called, among all structures of the reference; the model "
     "answers with the best sum of its box's and its matched evidence's fit. Presence: is X in this slice, asked of each structure on "
@@ -109,10 +111,7 @@ def naming_rows(sheets: Sequence[Sheet]) -> list[list[str]]:
         asked = [one for sheet in own for one in sheet.answers if one.naming]
         if not asked:
             continue
-        shares = [
-            fmean(one.name == name(one) for one in asked)
-            for name in (_named, lambda one: one.named_by_box, lambda one: one.named_by_evidence, lambda one: one.named_by_rule)
-        ]
+        shares = [fmean(one.name == getattr(one, said) for one in asked) for said in _NAMED]
         chance = fmean(1 / sheet.choices for sheet in own for one in sheet.answers if one.naming)
         out.append([domain, str(len(own)), str(len(asked)), *(f"{share:.3f}" for share in (*shares, chance))])
     return out
@@ -133,10 +132,6 @@ def presence_rows(sheets: Sequence[Sheet]) -> list[list[str]]:
         )
         out.append([domain, str(len(own)), str(len(asked)), *(f"{share:.3f}" for share in shares)])
     return out
-
-
-def _named(one: Answered) -> str | None:
-    return one.named
 
 
 class _Asker:
@@ -175,10 +170,6 @@ def _by_domain(sheets: Sequence[Sheet]) -> list[tuple[str, list[Sheet]]]:
 
 
 def _write_report(sheets: Sequence[Sheet], path: Path) -> None:
-    lines = [LEGEND, "", "## Name a marked region", "", *_table(NAMING, naming_rows(sheets))]
-    lines += ["", "## Is X present in this slice", "", *_table(PRESENCE, presence_rows(sheets)), ""]
+    lines = [LEGEND, "", "## Name a marked region", "", *markdown_table(NAMING, naming_rows(sheets))]
+    lines += ["", "## Is X present in this slice", "", *markdown_table(PRESENCE, presence_rows(sheets)), ""]
     write_text(path, "table", "\n".join(lines))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]

@@ -36,7 +36,7 @@ def add(source: Path, name: str | None = None) -> ModelFolder:
     home = user_folder()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        _check_space(home, space_needed(source, home))
+        require_space(home, space_needed(source, home))
         with ScratchFolder(home, ".adding-") as scratch:
             made = scratch / name
             if kind is WhatItIs.MODEL:
@@ -57,11 +57,17 @@ def add(source: Path, name: str | None = None) -> ModelFolder:
     return ModelFolder(name, home / name)
 
 
-def _check_space(home: Path, needed: int) -> None:
+def require_space(home: Path, needed: int, here: int = 0) -> None:
+    """Make sure that there is room for a model of ``needed`` bytes, of which ``here`` are in the folder already.
+
+    Raises:
+        OutputError: there is too little.
+    """
     free = shutil.disk_usage(home).free
-    if needed > free:
+    if needed - here > free:
+        partly = f", of which {here / 1e9:.1f} GB are here;" if here else ", and"
         raise OutputError(
             f"There is too little space in {str(home)!r}.",
-            f"The model takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+            f"The model takes {needed / 1e9:.1f} GB{partly} {free / 1e9:.1f} GB are free.",
             f"Free space, or name another folder with the environment variable {FOLDER_VARIABLE}.",
         )

@@ -54,32 +54,16 @@ def read_boxes(text: str, names: Sequence[str]) -> list[NamedBox]:
     return out
 
 
-def read_presence(text: str) -> bool:
-    """Whether ``{"present": true}`` or ``{"present": false}`` was answered.
-
-    Raises:
-        MalformedAnswer: it is neither.
-    """
-    value = _only(text, "present")
-    if not isinstance(value, bool):
-        raise MalformedAnswer(f"{value!r} is neither true nor false")
-    return value
-
-
 def read_name(text: str, names: Sequence[str]) -> str:
     """The name in ``{"label": "liver"}``, one of ``names`` whatever its case.
 
     Raises:
         MalformedAnswer: it is not that, or another name.
     """
-    return _asked(_only(text, "label"), names)
-
-
-def _only(text: str, key: str) -> object:
     document = _json(text)
-    if not isinstance(document, dict) or set(document) != {key}:
-        raise MalformedAnswer(f"not an object of {key!r} alone")
-    return document[key]
+    if not isinstance(document, dict) or set(document) != {"label"}:
+        raise MalformedAnswer("not an object of 'label' alone")
+    return _asked(document["label"], names)
 
 
 def _json(text: str) -> object:

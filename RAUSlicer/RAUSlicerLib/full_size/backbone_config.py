@@ -167,3 +167,8 @@ def _asks_for_code(folder: Path, key: str, value: object) -> ModelError:
         "That names code beyond transformers, such as a compute kernel or a package, which a model can't ask for.",
         _ELSEWHERE,
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line of bearable length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import ModelError
 from ..models.manifest import CONFIG, Manifest, read_json
 from .backbone import Backbone
-from .backbone_config import answering, check_kind, read_config
+from .backbone_config import answering, check_kind, first_line, read_config
 from .plan import Placement
 
 PART = "backbone"
@@ -45,7 +45,7 @@ def describe(folder: Path) -> Described:
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"The configuration of the backbone {str(folder)!r} can't be read.",
-            f"It is of the kind {kind!r}, and says something that this version of transformers does not understand ({_short(error)}).",
+            f"It is of the kind {kind!r}, and says something that this version of transformers does not understand ({first_line(error)}).",
             "Choose another backbone, for example Qwen2.5-VL or Qwen3-VL, or update transformers.",
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -82,7 +82,7 @@ def count_parameters(folder: Path) -> int:
                     total += size
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"The model file {str(path)!r} is truncated or damaged.", f"{_short(error)}", "Get the file from the model's makers again."
+                f"The model file {str(path)!r} is truncated or damaged.", first_line(error), "Get the file from the model's makers again."
             ) from error
     return total
 
@@ -128,7 +128,7 @@ def open_backbone(folder: Path, placement: Placement) -> Backbone:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, ImportError) as error:
         raise ModelError(
             f"The backbone {str(folder)!r} can't be opened.",
-            f"A file is missing or damaged ({_short(error)}).",
+            f"A file is missing or damaged ({first_line(error)}).",
             "Install it again: `rauslicer models remove` and `rauslicer models add`.",
         ) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(entry) for entry in info.get("mismatched_keys", ()))
@@ -157,7 +157,3 @@ def _keep_unpacked(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if getattr(layer, "support_avx512bf16_for_cpu", False) and (layer.out_features % 32 or layer.in_features % 64):
             layer.support_avx512bf16_for_cpu = False
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -22,7 +22,8 @@ from ..models.folders import staging_folder, user_folder
 from ..models.manifest import ALLOWED_SUFFIXES
 from ..models.store import ModelFolder, check_name
 from ..support.shortage import no_room
-from .adding import add
+from .adding import add, require_space
+from .backbone_config import first_line
 
 _PART = ".part"
 _BLOCK = 2**20
@@ -79,13 +80,7 @@ def download(repository: str, name: str | None = None, revision: str = "main", r
         files, commit = _files(repository, revision)
         home.mkdir(parents=True, exist_ok=True)
         there = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-        total, free = sum(file.size for file in files), shutil.disk_usage(home).free
-        if total - there > free:
-            raise OutputError(
-                f"There is too little space in {str(home)!r}.",
-                f"The model takes {total / 1e9:.1f} GB, of which {there / 1e9:.1f} GB are here; {free / 1e9:.1f} GB are free.",
-                "Free space, or name another folder with the environment variable RAUSLICER_MODELS.",
-            )
+        require_space(home, sum(file.size for file in files), there)
         staging.mkdir(exist_ok=True)
         _fetch(repository, commit, staging, files, report)
     except Exception as error:
@@ -231,7 +226,7 @@ def _explained(repository: str, revision: str, error: Exception) -> Exception:
     if isinstance(error, errors.RevisionNotFoundError):
         return ResourceError(problem, f"It has no revision {revision!r}.", "Choose a branch, tag or commit that the hub shows.")
     if isinstance(error, errors.HTTPError):
-        return ResourceError(problem, f"The hub can't be reached, or refuses ({_first(error)}).", f"Check the network, then {again}")
+        return ResourceError(problem, f"The hub can't be reached, or refuses ({first_line(error)}).", f"Check the network, then {again}")
     if isinstance(error, OSError) and (no_room(error) or error.errno in _FORBIDDEN):
         return OutputError(
             f"{repository!r} can't be kept in {str(user_folder())!r}.",
@@ -239,9 +234,5 @@ def _explained(repository: str, revision: str, error: Exception) -> Exception:
             f"Free space, then {again}",
         )
     if isinstance(error, (OSError, ValueError)):
-        return ResourceError(problem, f"The hub's answer can't be used ({_first(error)}).", f"Check the network, then {again}")
+        return ResourceError(problem, f"The hub's answer can't be used ({first_line(error)}).", f"Check the network, then {again}")
     return error
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

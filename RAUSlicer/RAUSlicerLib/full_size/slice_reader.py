@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,18 +14,17 @@ from torch import Tensor
 from torch.nn.modules.module import _IncompatibleKeys
 
 from ..rau.network import TOKENS_PER_STRUCTURE, Answers, MatchEvidence, Pictures, SlicePair, StructureHeads
-from .answers_text import MalformedAnswer, NamedBox, read_boxes, read_name, read_presence
+from .answers_text import MalformedAnswer, read_name
 from .backbone import TOKENS, Backbone
 from .drawing import picture, with_regions
 from .groups import Groups, seats
-from .prompts import Prompt, boxes_prompt, clean, name_prompt, presence_prompt, structures_prompt
+from .prompts import Prompt, clean, name_prompt, structures_prompt
 
 KIND = "rau_full_size_vlm"
 ADAPTER = "adapter."
-# Tokens that a name or a box may take; a model that goes on beyond is talking, not answering.
+# Tokens that a name may take; a model that goes on beyond is talking, not answering.
 _SHORT = 64
 
-Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
 
 
@@ -169,37 +168,23 @@ class FullSizeVlm(StructureHeads):
         shown = (picture(image, side), with_regions(image, masks, side), target)
         return make(names, *shown, **more), key
 
-    def ask_boxes(self, pictures: Pictures, names: Sequence[str]) -> list[NamedBox] | None:
-        """Boxes as the model writes them; None if it answers nothing readable twice."""
-        prompt, _ = self.prompt(boxes_prompt, pictures, names, range(len(names)))
-        boxes = self._ask(prompt, lambda text: read_boxes(text, [clean(name) for name in names]), _SHORT * (len(names) + 1))
-        return None if boxes is None else [NamedBox(_original(one.label, names), one.box) for one in boxes]
-
     def ask_name(self, pictures: Pictures, names: Sequence[str], mask: np.ndarray) -> str | None:
         """The name of a region (S, S) of the target; None if it answers nothing readable twice."""
         prompt, _ = self.prompt(name_prompt, pictures, names, range(len(names)), target=self.marked(pictures, mask))
-        found = self._ask(prompt, lambda text: read_name(text, [clean(name) for name in names]))
-        return None if found is None else _original(found, names)
-
-    def ask_presence(self, pictures: Pictures, names: Sequence[str], which: int) -> bool | None:
-        """Whether a structure is in the target; None if it answers nothing readable twice."""
-        prompt, _ = self.prompt(presence_prompt, pictures, names, range(len(names)), name=names[which])
-        return self._ask(prompt, read_presence)
-
-    def marked(self, pictures: Pictures, mask: np.ndarray) -> Image.Image:
-        """The target with one region outlined; numbered as the only one it has."""
-        return with_regions(pictures.target[pictures.level], [mask], self.config.picture)
-
-    def _ask(self, prompt: Prompt, read: Callable[[str], Answer], most: int = _SHORT) -> Answer | None:
+        readable = [clean(one) for one in names]
         for attempt in (1, 2):
             # The likeliest answer would be the same again.
-            said = self.backbone.say(prompt, most, temperature=0.0 if attempt == 1 else 0.7)[0]
+            said = self.backbone.say(prompt, _SHORT, temperature=0.0 if attempt == 1 else 0.7)[0]
             try:
-                return read(said)
+                return names[readable.index(read_name(said, readable))]
             except MalformedAnswer as error:
                 # Names of structures may stand in the answer, patients' do not; it is cut all the same.
                 _log.info("Answer %d of the language model can't be read: %s", attempt, str(error)[:120])
         return None
+
+    def marked(self, pictures: Pictures, mask: np.ndarray) -> Image.Image:
+        """The target with one region outlined; numbered as the only one it has."""
+        return with_regions(pictures.target[pictures.level], [mask], self.config.picture)
 
     def forget(self) -> None:
         """Let go of what was kept of a run."""
@@ -241,7 +226,3 @@ def add_adapter(model: Any, lora: Lora) -> None:
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()
-
-
-def _original(label: str, names: Sequence[str]) -> str:
-    return next(name for name in names if clean(name) == label)

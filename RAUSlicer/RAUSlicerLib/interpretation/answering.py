@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +16,7 @@ from ..results import Status, StructureResult
 from . import places
 from .evidence import CENTRE, Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
 from .places import Point
-from .wording import (
-    amount,
-    confidence_of,
-    extent_sentence,
-    listed,
-    position_sentence,
-    status_sentence,
-    volume_sentence,
-)
+from .wording import amount, confidence_of, extent_sentence, listed, position_sentence, status_sentence, volume_sentence
 
 # The localizer's presence below and above which it counts as a clear word.
 _ABSENT, _PRESENT = 0.2, 0.5
@@ -127,9 +119,7 @@ def doubts(case: AnsweringCase) -> Said:
     if low:
         text = f"Found with low confidence: {cut_list([f'{found.name}{_confidence(found)}' for found in low])}."
         sentences.append(Sentence(text, SentenceKind.STATUS, tuple(found.name for found in low), confidence=confidence_of(low)))
-    if lost:
-        names = tuple(found.name for found in lost)
-        sentences.append(Sentence(f"Not found: {cut_list(names)}.", SentenceKind.STATUS, names))
+    sentences += not_found(lost)
     if sentences:
         return tuple(sentences), True
     sure = [found for found in case.findings if confidence_of((found,)) is not None]
@@ -252,9 +242,21 @@ def cut_list(names: Sequence[str]) -> str:
     return listed(names) if len(names) <= _MOST else f"{', '.join(names[:_MOST])} and {len(names) - _MOST} more"
 
 
+def joined(answers: Iterable[Said]) -> Said:
+    """Several answers as one, which is known where one of them is."""
+    said = list(answers)
+    return tuple(sentence for sentences, _ in said for sentence in sentences), any(known for _, known in said)
+
+
 def those(*sentences: Sentence | None) -> tuple[Sentence, ...]:
     """The sentences that there are."""
     return tuple(sentence for sentence in sentences if sentence is not None)
+
+
+def not_found(findings: Sequence[StructureFindings]) -> tuple[Sentence, ...]:
+    """The sentence that names what was not found; none where that is nothing."""
+    names = tuple(found.name for found in findings)
+    return (Sentence(f"Not found: {cut_list(names)}.", SentenceKind.STATUS, names),) if names else ()
 
 
 def status(found: StructureFindings, text: str, measurements: tuple[Measurement, ...] = ()) -> Sentence:

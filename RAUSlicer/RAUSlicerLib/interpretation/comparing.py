@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from .answering import LARGE, SMALL, AnsweringCase, Said, cut_list, limit, measured, status, those
+from .answering import LARGE, SMALL, AnsweringCase, Said, limit, measured, not_found, status, those
 from .evidence import Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .wording import (
     amount,
@@ -60,14 +60,11 @@ def of_all(case: AnsweringCase, numbers: Sequence[int], name: str = "") -> Said:
         why = "the border of the image cuts what was found" if cut else "no volume of it is known"
         return (limit(f"I can't compare with the reference: {why}."),), False
     there = [one for one in numbers if case.is_there(one)]
-    lost = [one for one in numbers if not case.is_there(one)]
     whole = f" of {name}" if name else ""
     found = [case.findings[one] for one in there]
     text = f"{len(there)} of {len(numbers)} structures{whole} were found."
     sentences = [Sentence(text, SentenceKind.STATUS, tuple(one.name for one in found), confidence=confidence_of(found))]
-    if lost:
-        names = tuple(case.findings[one].name for one in lost)
-        sentences.append(Sentence(f"Not found: {cut_list(names)}.", SentenceKind.STATUS, names))
+    sentences += not_found([case.findings[one] for one in numbers if not case.is_there(one)])
     far = sorted((one for one in ratios if not SMALL <= ratios[one] <= LARGE), key=lambda one: -abs(math.log(max(ratios[one], 1e-9))))
     if far:
         shown = [case.findings[one] for one in far[:_MOST]]

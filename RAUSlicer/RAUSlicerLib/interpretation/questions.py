@@ -12,7 +12,7 @@ from ..anatomy.graph import AnatomyGraph
 from ..imaging.segmentation import Segmentation
 from ..results import StructureResult
 from . import answering, comparing
-from .answering import AnsweringCase, Said
+from .answering import AnsweringCase, Said, joined, limit
 from .evidence import Answer, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 from .naming import Meant, Names, NotMeant
 from .places import Point, centre, check_point, union
@@ -104,7 +104,7 @@ def _with_volumes_of_the_run(findings: Sequence[StructureFindings], results: Seq
 def _not_understood(findings: Sequence[StructureFindings]) -> tuple[Sentence, ...]:
     known = " ".join(f"“{example}”" for example in examples(findings))
     text = f"I did not understand the question. I can answer questions like these: {known}"
-    return (Sentence(text, SentenceKind.LIMIT),)
+    return (limit(text),)
 
 
 def _here(case: AnsweringCase, point: Point | None, region: np.ndarray | None) -> Said:
@@ -113,7 +113,7 @@ def _here(case: AnsweringCase, point: Point | None, region: np.ndarray | None) -
     if point is not None:
         return answering.at_point(case, point)
     text = "I can't tell where “here” is: no point and no region is marked."
-    return (Sentence(text, SentenceKind.LIMIT),), False
+    return (limit(text),), False
 
 
 class _Named:
@@ -125,9 +125,7 @@ class _Named:
     def answer(self, asked: Question) -> Said:
         if asked.other:
             return self._two(asked)
-        parts = self._understood(asked.name)
-        said = [self._about(asked.kind, meant, text) for text, meant in parts]
-        return tuple(sentence for sentences, _ in said for sentence in sentences), any(known for _, known in said)
+        return joined(self._about(asked.kind, meant, text) for text, meant in self._understood(asked.name))
 
     def _understood(self, text: str) -> list[tuple[str, Meant | NotMeant]]:
         """What a name means; several names in a row are told apart where the whole is none."""
@@ -145,10 +143,10 @@ class _Named:
                 return self._about(asked.kind, meant, text)
             if len(meant.members) > 1:
                 names = _names(self._case, meant.members)
-                return (_limit(f"I can't tell which one “{text}” is: there are {listed(names)}."),), False
+                return (limit(f"I can't tell which one “{text}” is: there are {listed(names)}."),), False
         first, second = (meant for _, meant in meanings if isinstance(meant, Meant))
         if first.members == second.members:
-            return (_limit(f"“{asked.name}” and “{other}” are the same structure."),), False
+            return (limit(f"“{asked.name}” and “{other}” are the same structure."),), False
         sentences, known = comparing.of_two(self._case, first.members[0], second.members[0])
         return (*self._taken(first, asked.name), *self._taken(second, other), *sentences), known
 
@@ -163,13 +161,12 @@ class _Named:
     def _of_members(self, kind: Kind, meant: Meant) -> Said:
         case = self._case
         if meant.sides:
-            both = [self._of_members(kind, side) for side in meant.sides]
-            return tuple(sentence for sentences, _ in both for sentence in sentences), any(known for _, known in both)
+            return joined(self._of_members(kind, side) for side in meant.sides)
         if meant.whole and len(meant.members) == 1:
             # A ventricle of which only the cavity was segmented: the sum of one is no sum.
             part = case.findings[meant.members[0]].name
             sentences, known = self._of_members(kind, replace(meant, whole=False))
-            return (_limit(f"Of {meant.name}, only {part} was looked for."), *sentences), known
+            return (limit(f"Of {meant.name}, only {part} was looked for."), *sentences), known
         if meant.whole or len(meant.members) > _ONE_BY_ONE:
             return self._of_whole(kind, meant)
         one = {
@@ -178,8 +175,7 @@ class _Named:
             Kind.SIZE: answering.size,
             Kind.COMPARE: comparing.of_one,
         }[kind]
-        said = [one(case, number) for number in meant.members]
-        return tuple(sentence for sentences, _ in said for sentence in sentences), any(known for _, known in said)
+        return joined(one(case, number) for number in meant.members)
 
     def _of_whole(self, kind: Kind, meant: Meant) -> Said:
         """A lobe of which gyri were segmented: its parts that were found, together."""
@@ -208,23 +204,23 @@ class _Named:
             return (Sentence(text, SentenceKind.MEASURED, names, (whole, *volumes), confidence=sure),), True
         middle = answering.centre_of(names, centre(case.segmentation.labelmap, voxels))
         if not middle:
-            return (_limit(f"I can't tell where {name} is: its structures have no voxels."),), False
+            return (limit(f"I can't tell where {name} is: its structures have no voxels."),), False
         text = f"{counted}; the middle of all of them lies at {answering.written(middle)}."
         return (Sentence(text, SentenceKind.MEASURED, names, middle, confidence=sure),), True
 
     def _taken(self, meant: Meant, text: str) -> tuple[Sentence, ...]:
-        return (_limit(f"I took “{text}” for {meant.taken_for}."),) if meant.taken_for else ()
+        return (limit(f"I took “{text}” for {meant.taken_for}."),) if meant.taken_for else ()
 
     def _not_segmented(self, meant: Meant) -> tuple[Sentence, ...]:
         graph = "" if meant.graph is None else f" ({meant.graph.title})"
         text = f"I can't tell: {meant.name}{graph} is none of the {len(self._case.findings)} structures that were looked for."
-        return (_limit(text),)
+        return (limit(text),)
 
     def _unknown(self, meant: NotMeant, text: str) -> tuple[Sentence, ...]:
         said = f"I can't tell: I know no structure called “{text}”."
         if meant.suggestions:
             said += f" Did you mean {' or '.join(meant.suggestions)}?"
-        return (_limit(said),)
+        return (limit(said),)
 
 
 def _without_side(name: str) -> str:
@@ -233,7 +229,3 @@ def _without_side(name: str) -> str:
 
 def _names(case: AnsweringCase, numbers: Sequence[int]) -> tuple[str, ...]:
     return tuple(case.findings[number].name for number in numbers)
-
-
-def _limit(text: str) -> Sentence:
-    return Sentence(text, SentenceKind.LIMIT)

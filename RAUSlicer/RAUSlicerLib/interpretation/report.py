@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..anatomy.graph import AnatomyGraph
 from ..results import Status
-from .evidence import Quantity, Report, Score, Section, Sentence, SentenceKind, StructureFindings
+from .evidence import Quantity, Report, Section, Sentence, SentenceKind, StructureFindings
 from .outline import MOST_IN_TABLE, MOST_TOGETHER, Chapter, chapters, nested
 from .wording import (
     asymmetry_sentence,
@@ -18,7 +18,6 @@ from .wording import (
     intensity_sentence,
     listed,
     position_sentence,
-    score_sentence,
     status_sentence,
     together_sentence,
     volume_sentence,
@@ -36,7 +35,6 @@ _MOST_NAMED = 15
 def write_report(
     findings: Sequence[StructureFindings],
     source: Mapping[str, str],
-    scores: Mapping[str, Sequence[Score]] | None = None,
     graphs: Mapping[str, AnatomyGraph] | None = None,
 ) -> Report:
     """Write a report whose every sentence names what it rests on.
@@ -44,7 +42,6 @@ def write_report(
     Args:
         findings: What was measured, one for each structure that was looked for; names are distinct.
         source: What the findings come from (model, reference, library), by heading. Never the patient.
-        scores: The region model's, by the name of a structure.
         graphs: Anatomy graphs by name; those that come with RAUSlicer if left out.
     """
     graphs = _graphs_of(findings) if graphs is None else graphs
@@ -54,13 +51,13 @@ def write_report(
     pairs = _asymmetries(ordered)
     sections = []
     for chapter in parts:
-        details = tuple(sentence for found in chapter.findings for sentence in (*_about(found, scores or {}), *pairs.get(found.name, ())))
+        details = tuple(sentence for found in chapter.findings for sentence in (*_about(found), *pairs.get(found.name, ())))
         if is_long or len(chapter.findings) > MOST_TOGETHER:
             graph = graphs.get(chapter.findings[0].graph or "")
             sections.append(Section(chapter.title, _summary(chapter, graph, alone=len(parts) == 1), chapter.node, details))
         else:
             sections.append(Section(chapter.title, details, chapter.node))
-    return Report((_overview(ordered), *sections, _limits(ordered, scores)), dict(source), ordered)
+    return Report((_overview(ordered), *sections, _limits(ordered)), dict(source), ordered)
 
 
 def _graphs_of(findings: Sequence[StructureFindings]) -> dict[str, AnatomyGraph]:
@@ -69,7 +66,7 @@ def _graphs_of(findings: Sequence[StructureFindings]) -> dict[str, AnatomyGraph]
     return {name: load_graph(name) for name in dict.fromkeys(found.graph for found in findings) if name is not None}
 
 
-def _about(found: StructureFindings, scores: Mapping[str, Sequence[Score]]) -> list[Sentence]:
+def _about(found: StructureFindings) -> list[Sentence]:
     """All sentences on one structure alone."""
     status = status_sentence(found)
     if found.status is Status.NOT_FOUND:
@@ -81,7 +78,6 @@ def _about(found: StructureFindings, scores: Mapping[str, Sequence[Score]]) -> l
         extent_sentence(found),
         intensity_sentence(found),
         position_sentence(found),
-        score_sentence(found, scores.get(found.name, ())),
     )
     return [sentence for sentence in sentences if sentence is not None]
 
@@ -181,7 +177,7 @@ def _is_cut(found: StructureFindings) -> bool:
     return any(measurement.is_cut for measurement in found.measurements)
 
 
-def _limits(findings: Sequence[StructureFindings], scores: Mapping[str, Sequence[Score]] | None) -> Section:
+def _limits(findings: Sequence[StructureFindings]) -> Section:
     measurements = [measurement for found in findings for measurement in found.measurements]
     texts = [
         "A program drew what is described here. It is for research use only and no diagnosis; RAUSlicer is not a medical device.",
@@ -194,6 +190,4 @@ def _limits(findings: Sequence[StructureFindings], scores: Mapping[str, Sequence
         texts.append("The library holds the cases that somebody put into it; it is no normal range for this person's age, sex and size.")
     if any(m.quantity is Quantity.MEAN_INTENSITY and m.unit == "1" for m in measurements):
         texts.append("Intensities without a unit are this image's own; those of other images can't be set beside them.")
-    if scores:
-        texts.append("The region model's scores are research results whose accuracy on this kind of image may be low.")
     return Section(LIMITS, tuple(Sentence(text, SentenceKind.LIMIT) for text in texts))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..results import Status
 from ..support.decimals import enough_decimals
-from .evidence import Comparison, Measurement, Quantity, Score, Sentence, SentenceKind, StructureFindings
+from .evidence import Comparison, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 
 SAME = 0.02
 """Values that differ by less than this share of the reference's are called about the same."""
@@ -230,15 +230,6 @@ def warning_sentences(found: StructureFindings) -> tuple[Sentence, ...]:
         )
         for warning in found.warnings
     )
-
-
-def score_sentence(found: StructureFindings, scores: Sequence[Score]) -> Sentence | None:
-    """How well phrases fit a structure by the region model; None without scores."""
-    if not scores:
-        return None
-    phrases = listed([f"{score.value:.2f} for “{score.phrase}”" for score in scores])
-    text = f"{found.name}: the research model gives {phrases}, scores of how well a phrase fits the region and no diagnosis."
-    return Sentence(text, SentenceKind.SCORED, (found.name,), scores=tuple(scores), confidence=confidence_of((found,)))
 
 
 def body(sentence: Sentence) -> str:

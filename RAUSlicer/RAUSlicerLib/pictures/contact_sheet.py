@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from ..imaging.segmentation import Reference, Segmentation, Structure
 from ..results import Status, StructureResult, Transfer
 from .slices import Oriented, PicturePlane, visible
-from .style import BACKGROUND, MUTED, TEXT, legend_height, new_figure, save, structure_color, write_legend, write_title
+from .style import BACKGROUND, MUTED, TEXT, legend_height, new_figure, save, show_slice, structure_color, write_legend, write_title
 
 LEGEND_ENTRIES = 20
 LEGEND_COLUMNS = 4
@@ -139,13 +139,8 @@ def _draw_plane(
     dashed: frozenset[str],
 ) -> None:
     width, height = side.extent(plane)
-    image = side.cut(side.volume, plane, index)
-    axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0), interpolation="bicubic")
+    x, y = show_slice(axes, side.cut(side.volume, plane, index), (width, height), window, "bicubic")
     cuts = tuple(side.cut(layer, plane, index) for layer in side.layers)
-    rows, columns = image.shape
-    # Pixel centres, with one more pixel all round so that outlines close at the edge of the picture.
-    x = (np.arange(columns + 2) - 0.5) * width / columns
-    y = (np.arange(rows + 2) - 0.5) * height / rows
     for layer, label in visible(cuts, by_label):
         structure = by_label[layer, label]
         mask = np.pad((cuts[layer] == label).astype(np.float32), 1)

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -47,6 +49,19 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
 def structure_color(structure: Structure) -> Color:
     """The structure's own colour, or the palette's for one that has none."""
     return structure.color if structure.color is not None else label_color(structure.label)
+
+
+def show_slice(
+    axes: Axes, image: np.ndarray, extent: tuple[float, float], window: tuple[float, float], interpolation: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a slice that is ``extent`` (width, height) mm large, grey from ``window``'s black to its white.
+
+    Returns:
+        The centres of its pixels, x and y in mm, with one more pixel all round so that outlines close at the edge of the picture.
+    """
+    (width, height), (rows, columns) = extent, image.shape
+    axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0), interpolation=interpolation)
+    return (np.arange(columns + 2) - 0.5) * width / columns, (np.arange(rows + 2) - 0.5) * height / rows
 
 
 def write_title(figure: Figure, title: str, subtitle: str) -> None:

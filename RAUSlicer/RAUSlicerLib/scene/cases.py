@@ -67,7 +67,7 @@ def stamp(node) -> tuple:
     """Changes whenever a report on a result would: by its segments' names and voxels, not by their colours or by being accepted."""
     segmentation = node.GetSegmentation()
     segments = [(id_, segmentation.GetSegment(id_)) for id_ in segmentation.GetSegmentIDs()]
-    images = [segment.GetRepresentation("Binary labelmap") for _id, segment in segments]
+    images = [segment.GetRepresentation(record.BINARY) for _id, segment in segments]
     return tuple(
         (id_, segment.GetName(), segment.GetLabelValue(), image.GetMTime() if image is not None else 0)
         for (id_, segment), image in zip(segments, images, strict=True)

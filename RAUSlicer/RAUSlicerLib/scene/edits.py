@@ -11,9 +11,7 @@ import slicer
 import vtk
 
 from .geometry import array_of, geometry_of, transform_between
-
-Plane = tuple[int, int]
-_BINARY = "Binary labelmap"
+from .record import BINARY, Plane
 
 
 class Baselines:
@@ -31,7 +29,7 @@ class Baselines:
         before, layers = {}, {}
         for id_ in ids:
             segment = node.GetSegmentation().GetSegment(id_)
-            image = segment.GetRepresentation(_BINARY)
+            image = segment.GetRepresentation(BINARY)
             if image is not None and image not in layers:
                 # One copy a layer: 116 structures of a brain cost no more than one.
                 layers[image] = slicer.vtkOrientedImageData()
@@ -61,7 +59,7 @@ class Baselines:
         self.take_missing(node, [id_])
         key = (node.GetID(), id_)
         kept, segment = self._kept[key], node.GetSegmentation().GetSegment(id_)
-        image, label = segment.GetRepresentation(_BINARY), segment.GetLabelValue()
+        image, label = segment.GetRepresentation(BINARY), segment.GetLabelValue()
         time = image.GetMTime() if image is not None else 0
         if (time, label) == (kept.time, kept.label):
             return ()

@@ -26,7 +26,8 @@ _SOURCE = _PREFIX + "Source"
 _TARGET = "RAUSlicer.target"
 _REFERENCE = "RAUSlicer.reference"
 _REFERENCE_SEGMENTATION = "RAUSlicer.referenceSegmentation"
-_BINARY = "Binary labelmap"
+# How Slicer calls the representation of segments as voxels.
+BINARY = "Binary labelmap"
 _MOST_LAYERS = 64
 
 
@@ -137,7 +138,7 @@ class VoxelCounts:
 
     def of(self, segment) -> int:
         """The voxels of a segment; those of its layer's other segments have other labels."""
-        image = segment.GetRepresentation(_BINARY)
+        image = segment.GetRepresentation(BINARY)
         if image is None or image.IsEmpty():
             return 0
         address, time = image.GetAddressAsString(""), image.GetMTime()
@@ -203,7 +204,7 @@ def with_painted(row: Row, planes: tuple[Plane, ...]) -> Row:
 
 def _row_of_segment(id_: str, segment, counts: VoxelCounts) -> Row:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    image = segment.GetRepresentation(_BINARY)
+    image = segment.GetRepresentation(BINARY)
     voxel_ml = math.prod(image.GetSpacing()) / 1000 if image is not None else 0.0
     return Row(
         key=id_,

@@ -11,9 +11,8 @@ from slicer.i18n import tr as _
 from ..errors import InputError
 from ..imaging.segmentation import Segmentation, Structure
 from .geometry import array_of, empty_oriented_image, smallest_label_type, transform_between
+from .record import BINARY
 from .volumes import volume_from_node
-
-_BINARY = "Binary labelmap"
 
 
 def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
@@ -39,10 +38,10 @@ def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
     segmentation = _with_label_maps(segmentation_node, grid)
     transform = transform_between(segmentation_node, volume_node)
     layers, structures = [], {}
-    for index in range(segmentation.GetNumberOfLayers(_BINARY)):
-        ids = segmentation.GetSegmentIDsForLayer(index, _BINARY)
+    for index in range(segmentation.GetNumberOfLayers(BINARY)):
+        ids = segmentation.GetSegmentIDsForLayer(index, BINARY)
         labels = [segmentation.GetSegment(id_).GetLabelValue() for id_ in ids]
-        layers.append(_resampled(segmentation.GetLayerDataObject(index, _BINARY), grid, transform, max(labels)))
+        layers.append(_resampled(segmentation.GetLayerDataObject(index, BINARY), grid, transform, max(labels)))
         structures.update({id_: _structure(segmentation.GetSegment(id_), id_, index) for id_ in ids})
     ordered = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
     return Segmentation(layers[0], tuple(structures[id_] for id_ in ordered), tuple(layers[1:]))
@@ -59,7 +58,7 @@ def segment_mask(segmentation_node, id_: str, volume_node) -> sitk.Image:
 
 def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
     segmentation = node.GetSegmentation()
-    if segmentation.ContainsRepresentation(_BINARY):
+    if segmentation.ContainsRepresentation(BINARY):
         return segmentation
     # Surfaces and contours are turned into voxels on a copy: the user's node stays as it is.
     copy = slicer.vtkSegmentation()
@@ -67,7 +66,7 @@ def _with_label_maps(node, grid: sitk.Image) -> slicer.vtkSegmentation:
     parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     if not copy.GetConversionParameter(parameter):
         copy.SetConversionParameter(parameter, slicer.vtkSegmentationConverter.SerializeImageGeometry(empty_oriented_image(grid)))
-    if not copy.CreateRepresentation(_BINARY):
+    if not copy.CreateRepresentation(BINARY):
         raise InputError(
             _("The segments of {name!r} can't be turned into voxels.").format(name=node.GetName()),
             _("They are stored as {kind!r}.").format(kind=segmentation.GetSourceRepresentationName()),

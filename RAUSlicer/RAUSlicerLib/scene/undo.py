@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import slicer
 
-_BINARY = "Binary labelmap"
+from .record import BINARY
 
 
 class UndoSteps:
@@ -122,7 +122,7 @@ class _Change:
                     continue
                 # The copy holds this segment alone, with the value 1.
                 segment.SetLabelValue(1)
-                segment.AddRepresentation(_BINARY, image)
+                segment.AddRepresentation(BINARY, image)
                 following = self._order[self._order.index(id_) + 1 :]
                 before = next((other for other in following if segmentation.GetSegment(other) is not None), "")
                 segmentation.AddSegment(segment, id_, before)

@@ -47,20 +47,7 @@ class Inputs:
         return RunRequest(reference, volume_from_node(self.target_volume), structures, **options)
 
 
-class _SegmentingJob:
-    """What writes segments; see ``TransferJob`` for what each kind has."""
-
-    def complete(self, reply: dict, undo) -> tuple:
-        """Write the result that a reply names, and return what the listener is told: its node and the transfer."""
-        from ..service import exchange
-
-        transfer = exchange.read_result(reply)
-        if reply.get("matched_again"):
-            transfer = replace(transfer, warnings=(*transfer.warnings, words.matched_again()))
-        return self.write(transfer, undo), transfer
-
-
-class TransferJob(_SegmentingJob):
+class TransferJob:
     """Carries structures over into a new or existing segmentation."""
 
     def __init__(self, inputs: Inputs) -> None:
@@ -79,6 +66,15 @@ class TransferJob(_SegmentingJob):
         """Send the snapshot, with its files in a folder of the client's, and return the request's id."""
         return client.transfer(folder, self._request)
 
+    def complete(self, reply: dict, undo) -> tuple:
+        """Write the result that a reply names, and return what the listener is told: its node and the transfer."""
+        from ..service import exchange
+
+        transfer = exchange.read_result(reply)
+        if reply.get("matched_again"):
+            transfer = replace(transfer, warnings=(*transfer.warnings, words.matched_again()))
+        return self.write(transfer, undo), transfer
+
     def write(self, transfer, undo):
         """Write the result and return the node it is in; None where nothing was found."""
         from ..scene import write_result
@@ -91,36 +87,34 @@ class TransferJob(_SegmentingJob):
         return node
 
 
-class RedoJob(_SegmentingJob):
+class RedoJob(TransferJob):
     """Carries one structure of a result over again, as if it had never been done."""
 
     def __init__(self, inputs: Inputs, node, row) -> None:
-        self.inputs, self._node, self._row = inputs, node, replace(row, painted=())
+        super().__init__(inputs)
+        self._node, self._row = node, replace(row, painted=())
 
     def prepare(self) -> None:
-        """See TransferJob."""
         request = self.inputs.request()
         segmentation = request.reference.segmentation
         name = next((s.name for s in segmentation.structures if s.id == self._row.source), self._row.source)
         segmentation.select([name])
         self._request = replace(request, structures=[name])
 
-    def send(self, client: WorkerClient, folder: Path) -> str:
-        """See TransferJob."""
-        return client.transfer(folder, self._request)
-
     def write(self, transfer, undo):
         """Replace the structure's segment and return the result's node."""
+        return self._replace(transfer, undo, _("redo of {structure}"))
+
+    def _replace(self, transfer, undo, label: str):
         from ..scene import replace_segment
 
-        if _stopped(transfer):
-            return self._node
-        label = _("redo of {structure}").format(structure=self._row.name)
-        replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label)
+        # Cancelled before the structure was finished: it stays as it was.
+        if not transfer.cancelled or transfer.results:
+            replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label.format(structure=self._row.name))
         return self._node
 
 
-class CorrectionJob(_SegmentingJob):
+class CorrectionJob(RedoJob):
     """Carries one structure over again from what the user has painted of it, or from where its box was moved to.
 
     Args:
@@ -133,15 +127,14 @@ class CorrectionJob(_SegmentingJob):
     """
 
     def __init__(self, inputs: Inputs, node, row, mask, planes=(), box_mm=None) -> None:
-        self.inputs, self._node, self._mask, self._box = inputs, node, mask, box_mm
+        super().__init__(inputs, node, row)
+        self._mask, self._box = mask, box_mm
         self._row = record.with_painted(row, tuple(planes))
 
     def prepare(self) -> None:
-        """See TransferJob."""
         self._request = self.inputs.request()
 
     def send(self, client: WorkerClient, folder: Path) -> str:
-        """See TransferJob."""
         from ..correction.edits import Correction
 
         correction = Correction(self._row.source, self._mask, self._row.painted, self._box)
@@ -149,19 +142,10 @@ class CorrectionJob(_SegmentingJob):
 
     def write(self, transfer, undo):
         """Replace the structure's segment and return the result's node."""
-        from ..scene import replace_segment
-
-        if _stopped(transfer):
-            return self._node
-        label = _("update of {structure}").format(structure=self._row.name)
-        replace_segment(transfer, self._row, self.inputs.target_volume, self._node, undo, label)
-        boxes.mark_used(self._node, self._row.key)
-        return self._node
-
-
-def _stopped(transfer) -> bool:
-    # Cancelled before the structure was finished: it stays as it was.
-    return transfer.cancelled and not transfer.results
+        node = self._replace(transfer, undo, _("update of {structure}"))
+        if not transfer.cancelled or transfer.results:
+            boxes.mark_used(node, self._row.key)
+        return node
 
 
 def _alive(node):

@@ -62,13 +62,11 @@ class QuestionJob:
         self._point, self._region = point, region
 
     def prepare(self) -> None:
-        """See ReportJob."""
         from ..scene import cases
 
         self._snapshot = cases.snapshot_of(self.node)
 
     def send(self, client: WorkerClient, folder: Path) -> str:
-        """See ReportJob."""
         return client.ask(folder, _case(self._snapshot), self.question, self._point, self._region)
 
     def complete(self, reply: dict, _undo) -> tuple:

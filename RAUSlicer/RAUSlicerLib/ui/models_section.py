@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -155,12 +154,8 @@ class ModelsSection:
         """Let ``rauslicer models`` do something, in the background."""
         from ..service.process import start
 
-        chosen = settings.load()
-        environment = dict(slicer.util.startupEnvironment() if chosen.python else os.environ)
+        python, environment = settings.worker_python()
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        if chosen.models_folder:
-            environment["RAUSLICER_MODELS"] = chosen.models_folder
-        python = chosen.python or shutil.which("PythonSlicer") or sys.executable
         try:
             self._process = start([python, "-m", "RAUSlicerLib.cli", "models", *arguments], environment)
         except OSError as error:

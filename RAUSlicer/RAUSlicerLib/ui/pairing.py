@@ -5,11 +5,10 @@ from __future__ import annotations
 import slicer
 import vtk
 
-from ..scene.record import is_result
+from ..scene.record import BINARY, is_result
 
 # Positions are compared to a thousandth of a millimetre: files keep fewer digits than memory does.
 _TOLERANCE = 1e-3
-_BINARY = "Binary labelmap"
 
 
 def fill_in(parameters, scene) -> None:
@@ -54,7 +53,7 @@ def _reference_geometry(segmentation):
 def _label_map(segmentation):
     # Files of other programs name no reference geometry; their label maps still lie on the volume's grid.
     segments = segmentation.GetSegmentation()
-    return segments.GetLayerDataObject(0, _BINARY) if segments.ContainsRepresentation(_BINARY) else None
+    return segments.GetLayerDataObject(0, BINARY) if segments.ContainsRepresentation(BINARY) else None
 
 
 def _on_grid(image, volume) -> bool:

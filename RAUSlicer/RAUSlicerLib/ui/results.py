@@ -61,7 +61,7 @@ class ResultTable:
         header.setHighlightSections(False)
         header.sectionClicked.connect(self._sort_by)
         header.sectionResized.connect(self._resized)
-        widget.itemSelectionChanged.connect(self._selection_changed)
+        widget.itemSelectionChanged.connect(selected)
         widget.cellClicked.connect(self._clicked)
 
     @property
@@ -104,7 +104,7 @@ class ResultTable:
             selection.setCurrentIndex(model.index(indices[0], 0), qt.QItemSelectionModel.NoUpdate)
             self._widget.scrollToItem(self._widget.item(indices[0], 0))
         self._widget.blockSignals(blocked)
-        self._selection_changed()
+        self._selected()
 
     def select_next(self, step: int) -> None:
         """Select the next (1) or the previous (-1) row."""
@@ -249,9 +249,6 @@ class ResultTable:
             # After Qt is done with its own layout; filling from within it would start it anew.
             self._wide = None
             qt.QTimer.singleShot(0, self._fill)
-
-    def _selection_changed(self) -> None:
-        self._selected()
 
 
 def _confidence(row, status: str | None):

@@ -33,7 +33,7 @@ class ResultsSection:
         self._loose: list = []
         self._counts = record.VoxelCounts()
         self.table = ResultTable(ui.resultsTable, self._selected)
-        self.editor = EditorSection(ui, self._edited)
+        self.editor = EditorSection(ui, self.refresh)
         self.update = UpdateControl(ui, self._press_update, self.refresh)
         ui.acceptButton.clicked.connect(self.accept)
         ui.editButton.clicked.connect(self.edit)
@@ -213,9 +213,6 @@ class ResultsSection:
         rows = self.table.selected
         row = rows[0] if len(rows) == 1 else next((row for row in self.table.rows if row.key == self.editor.key), None)
         self.update.watch(self.node, row, self._inputs()[2], editing=self.editor.key is not None)
-
-    def _edited(self) -> None:
-        self.refresh()
 
     def _rows(self) -> list:
         return record.rows_of(self.node, self._counts) if self.node is not None else self._loose

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from ..errors import RAUSlicerError
@@ -250,10 +247,5 @@ def _nothing_finished(explanation: str) -> tuple[str, str, str]:
 
 def worker_client() -> WorkerClient:
     """The client for this application: its own Python, or the one in the settings."""
-    chosen = settings.load()
-    # Another Python must not see the library paths that Slicer set for its own.
-    environment = dict(slicer.util.startupEnvironment() if chosen.python else os.environ)
-    if chosen.models_folder:
-        environment["RAUSLICER_MODELS"] = chosen.models_folder
-    python = chosen.python or shutil.which("PythonSlicer") or sys.executable
+    python, environment = settings.worker_python()
     return WorkerClient(python=python, environment=environment)

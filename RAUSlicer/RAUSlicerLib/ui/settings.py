@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 import slicer
@@ -32,6 +35,16 @@ def load() -> ComputerSettings:
         threads=_number(settings.value(_GROUP + "Threads", 0)),
         memory_mb=_number(settings.value(_GROUP + "MemoryMB", 0)),
     )
+
+
+def worker_python() -> tuple[str, dict[str, str]]:
+    """The Python that the worker runs in, this application's own or the one in the settings, and its environment."""
+    chosen = load()
+    # Another Python must not see the library paths that Slicer set for its own.
+    environment = dict(slicer.util.startupEnvironment() if chosen.python else os.environ)
+    if chosen.models_folder:
+        environment["RAUSLICER_MODELS"] = chosen.models_folder
+    return chosen.python or shutil.which("PythonSlicer") or sys.executable, environment
 
 
 def save(chosen: ComputerSettings) -> None:

@@ -20,11 +20,6 @@ class Shortcuts:
         self._widget, self._actions = widget, actions
         self._installed: list = []
 
-    @property
-    def keys(self) -> list[str]:
-        """The keys that are installed now."""
-        return [shortcut.key.toString() for shortcut in self._installed]
-
     def install(self) -> None:
         """The module is entered."""
         if self._installed:

@@ -190,9 +190,7 @@ def evidence(sentence) -> str:
     """What a sentence rests on."""
     lines = []
     if sentence.structures:
-        shown = ", ".join(sentence.structures[:_MOST_NAMED])
-        more = len(sentence.structures) - _MOST_NAMED
-        lines.append(_("Rests on: {structures}").format(structures=shown + (f" + {more}" if more > 0 else "")))
+        lines.append(_("Rests on: {structures}").format(structures=_first_of(sentence.structures)))
     for measurement in sentence.measurements[:_MOST_NAMED]:
         lines.append(f"{', '.join(measurement.structures)}: {measurement.quantity} {measurement.value:.4g} {measurement.unit}")
     for score in sentence.scores[:_MOST_NAMED]:
@@ -209,10 +207,14 @@ def rests_on(sentences) -> str:
     sure = [sentence.confidence for sentence in sentences if sentence.confidence]
     if not names:
         return ""
-    shown = ", ".join(names[:_MOST_NAMED]) + (f" + {len(names) - _MOST_NAMED}" if len(names) > _MOST_NAMED else "")
     if not sure:
-        return _("Rests on: {structures}").format(structures=shown)
-    return _("Rests on: {structures} (confidence {confidence})").format(structures=shown, confidence=percent(min(sure)))
+        return _("Rests on: {structures}").format(structures=_first_of(names))
+    return _("Rests on: {structures} (confidence {confidence})").format(structures=_first_of(names), confidence=percent(min(sure)))
+
+
+def _first_of(names) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" + {more}" if more > 0 else "")
 
 
 def here_question() -> str:

@@ -39,7 +39,7 @@ def test_an_unknown_method_is_refused_before_anything_runs(tiny_data: Path) -> N
         plan_benchmark(tiny_data, methods=["magic"])
 
 
-def test_each_kind_of_trial_gets_the_methods_that_a_bar_needs() -> None:
+def test_each_kind_of_trial_gets_its_own_methods() -> None:
     natural = default_methods(natural=True, references=1)
     assert {"copy", "affine", "demons", "sam2-memory", "rauslicer"} <= set(natural) <= set(METHODS)
     assert OURS in default_methods(natural=False, references=1)
@@ -56,7 +56,7 @@ def test_resolve_gives_each_voxel_its_likeliest_structure() -> None:
     assert sitk.GetArrayFromImage(labels).ravel().tolist() == [5, 7, 0, 7]
 
 
-def test_the_command_writes_scores_tables_verdicts_and_plots(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_scores_tables_and_plots(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "scores"
     options = ["--domains", "bodies", "--methods", "copy,affine", "--limit", "2", "--variants", "natural,mirrored", "--references", "1"]
 
@@ -77,10 +77,10 @@ def test_the_command_writes_scores_tables_verdicts_and_plots(tiny_data: Path, tm
     left = next(s for run in runs if run["variant"] == "mirrored" and run["target"] == "x" for s in run["structures"] if s["label"] == 2)
     assert left["mirror_dice"] > 0.15 > left["dice"]
     assert "| copy | 2 | 0 |" in (output / "table.md").read_text() and "bodies, mirrored" in (output / "table.md").read_text()
-    assert "All runs are there." in (output / "summary.md").read_text()
+    assert "8 runs, 0 of them failed. All runs are there." in (output / "table.md").read_text()
     assert (output / "dice_bodies.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "affine" in printed and "Bars" in printed
+    assert "affine" in printed and "bodies, mirrored" in printed
 
 
 def test_what_is_there_is_not_run_again(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RAUSlicerLib.evaluation.boxes import box_iou, box_iou_mm, mask_box
-from RAUSlicerLib.evaluation.metrics import precision_and_recall, rank_correlation, score
+from RAUSlicerLib.evaluation.boxes import box_iou, corner_iou, mask_box
+from RAUSlicerLib.evaluation.metrics import precision_and_recall, score
 
 
 def cube(start: tuple[int, int, int], side: int = 10) -> np.ndarray:
@@ -67,13 +67,5 @@ def test_boxes_in_mm_overlap_as_boxes_in_voxels_do() -> None:
     grid = sitk.Image(30, 30, 30, sitk.sitkUInt8)
     grid.SetSpacing((1.0, 2.0, 3.0))
     first, second = cube((5, 5, 10)), cube((5, 5, 5))
-    assert box_iou_mm(mask_box(first, grid), mask_box(second, grid)) == pytest.approx(box_iou(first, second)) == pytest.approx(1 / 3)
-    assert box_iou_mm(None, mask_box(second, grid)) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [([1, 2, 3], [10, 20, 25], 1.0), ([1, 2, 3], [3, 2, 1], -1.0), ([1, 2], [1, 2], None), ([1, 1, 1], [1, 2, 3], None)],
-)
-def test_rank_correlation(first: list[float], second: list[float], expected: float | None) -> None:
-    assert rank_correlation(first, second) == (None if expected is None else pytest.approx(expected))
+    in_mm = corner_iou(np.array(mask_box(first, grid)), np.array(mask_box(second, grid)))
+    assert in_mm == pytest.approx(box_iou(first, second)) == pytest.approx(1 / 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from RAUSlicerLib.cli.app import main
-from RAUSlicerLib.evaluation.vqa import Answered, answer, box_fit, choose_questions, evidence_fit, nearest_box, rectangle_iou
+from RAUSlicerLib.evaluation.vqa import Answered, answer, box_fit, choose_questions, evidence_fit, nearest_box
 from RAUSlicerLib.evaluation.vqa_suite import Sheet, naming_rows, presence_rows
 from RAUSlicerLib.imaging.frame import canonical
 from RAUSlicerLib.imaging.segmentation import Structure
@@ -62,10 +62,6 @@ def test_the_rule_takes_the_nearest_box() -> None:
     near, far = block((0, 1), (12, 22), (10, 20))[0], block((0, 1), (0, 5), (0, 5))[0]
     assert nearest_box(region, {LIVER: far, SPLEEN: near, KIDNEY: np.zeros_like(far)}) == "spleen"
     assert nearest_box(region, {LIVER: np.zeros_like(far)}) is None
-
-
-def test_rectangles_apart_share_nothing() -> None:
-    assert rectangle_iou((0, 0, 4, 4), (5, 0, 9, 4)) == 0.0
 
 
 def test_a_localizer_that_knows_all_answers_all(make_ellipsoids) -> None:

@@ -34,16 +34,16 @@ def test_tables_and_pictures_of_before_stay_when_the_disk_is_full(disk: Any, mak
     results = Results([make_run(target=name) for name in "xy"])
 
     def write() -> None:
-        write_report(results, [], disk.path)
+        write_report(results, disk.path)
         write_trust(results.runs, 0, disk.path)
         write_scores(results, disk.path / "scores.json")
 
     write()
     before = {path.name: path.read_bytes() for path in disk.path.iterdir()}
-    assert set(before) == {"table.md", "summary.md", "trust.md", "scores.json"}
+    assert set(before) == {"table.md", "trust.md", "scores.json"}
     disk.fill()
     writers = (
-        lambda: write_report(results, [], disk.path),
+        lambda: write_report(results, disk.path),
         lambda: write_trust(results.runs, 0, disk.path),
         lambda: write_scores(results, disk.path / "scores.json"),
         lambda: draw_plots(results.runs, disk.path),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from RAUSlicerLib.full_size import adding, composing, sam2_checkpoints
+from RAUSlicerLib.models import store
 from RAUSlicerLib.rau.sam2 import Sam2Config, build_sam2
 from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
 
@@ -44,3 +45,10 @@ def installed(home: Path, sizes: None, backbones: dict[str, Path], sam2_file: Pa
         adding.add(folder)
     adding.add(sam2_file, "sam2.1")
     yield home
+
+
+@pytest.fixture
+def small_matching(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    """In the embedded model's place stands a tiny one, which matches a volume to itself."""
+    real, embedded = store.resolve, store.ModelFolder("tiny", tiny_model, embedded=True)
+    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))

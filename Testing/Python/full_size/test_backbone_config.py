@@ -41,19 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(socket.socket, "connect", lambda _self, address: refuse(address))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     before = set(sys.modules)
-    packages = (
-        "kernels",
-        "flash_attn",
-        "timm",
-        "evil",
-        "awq",
-        "gptqmodel",
-        "bitsandbytes",
-        "mamba_ssm",
-        "fla",
-        "optimum",
-        "compressed_tensors",
-    )
+    packages = tuple("kernels flash_attn timm evil awq gptqmodel bitsandbytes mamba_ssm fla optimum compressed_tensors".split())
     monkeypatch.setattr("builtins.__import__", _watching(__import__, packages, found))
     yield found
     found += sorted(name for name in set(sys.modules) - before if name.split(".")[0] in packages)

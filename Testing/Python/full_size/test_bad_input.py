@@ -1,7 +1,6 @@
 """What is wrong with somebody's models is said by the command line: problem, reason, what to do; and nothing half-written is left."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,15 +17,9 @@ from RAUSlicerLib.full_size.adding import add
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.loading import load_model
 from RAUSlicerLib.models import checkpoint, store
-from RAUSlicerLib.models.manifest import write_manifest
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
-
-@pytest.fixture(autouse=True)
-def _tiny_is_embedded(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    real = store.resolve
-    embedded = store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
+pytestmark = pytest.mark.usefixtures("small_matching")
 
 
 def models(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -101,15 +94,7 @@ def test_a_backbone_of_another_revision_is_refused_before_it_is_loaded(installed
     assert models(capsys, "add", str(make_tiny_backbone(tmp_path / "later", "qwen3_vl", seed=5)), "--name", "qwen3_vl")[0] == 0
     code, shown = models(capsys, "plan", "mine", "--device", "cpu")
     assert code == ModelError.exit_code and "another revision" in shown and "fingerprint" in shown
-
-
-def test_a_tokenizer_with_other_tokens_than_the_model_was_trained_with_is_refused(installed: Path) -> None:
-    folder = compose("mine", "qwen3_vl", "sam2.1").path / "vlm"
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"first_token": config["first_token"] + 7}))
-    manifest = json.loads((folder / "checksums.json").read_text())
-    write_manifest(folder, name=manifest["name"], kind=manifest["kind"], licence=manifest["licence"])
-    with pytest.raises(ModelError, match="another one than this model was trained on"):
+    with pytest.raises(ModelError, match="another revision"):
         load_model("mine")
 
 

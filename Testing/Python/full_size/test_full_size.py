@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from RAUSlicerLib.errors import ModelError, OutputError
+from RAUSlicerLib.errors import ModelError
 from RAUSlicerLib.full_size import adding
 from RAUSlicerLib.full_size.backbone import TOKENS
 from RAUSlicerLib.full_size.composing import compose
@@ -24,14 +24,6 @@ from RAUSlicerLib.pipeline import Pipeline, transfer
 from RAUSlicerLib.training.tiny_backbone import KINDS
 
 PICTURE = 128
-
-
-@pytest.fixture
-def small_matching(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    """In the embedded model's place stands a tiny one, which matches a volume to itself."""
-    real = store.resolve
-    embedded = store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
 
 
 @pytest.fixture
@@ -117,67 +109,12 @@ def broken(folder: Path, **changes: object) -> None:
     write_manifest(folder, name=manifest["name"], kind=manifest["kind"], licence=manifest["licence"])
 
 
-def test_a_backbone_of_another_revision_is_refused(
-    installed: Path, backbones: dict[str, Path], tmp_path: Path, small_matching: None
-) -> None:
-    compose("mine", "qwen2_5_vl", "sam2.1")
-    store.remove("qwen2_5_vl")
-    other = shutil.copytree(backbones["qwen2_5_vl"], tmp_path / "other")
-    tensors = load_file(other / "model.safetensors")
-    tensors[next(iter(tensors))] += 1
-    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    adding.add(other, "qwen2_5_vl")
-    with pytest.raises(ModelError, match="another revision"):
-        load_model("mine")
-
-
 def test_a_backbone_that_is_not_installed_is_named(installed: Path, small_matching: None) -> None:
     compose("mine", "qwen2_5_vl", "sam2.1")
     store.remove("qwen2_5_vl")
     with pytest.raises(ModelError, match="'qwen2_5_vl', which is not installed") as raised:
         load_model("mine")
     assert "models add" in raised.value.solution
-
-
-def test_a_backbone_without_image_support_is_refused(home: Path, tmp_path: Path) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    Qwen3ForCausalLM(Qwen3Config(**size, intermediate_size=16, vocab_size=32)).save_pretrained(tmp_path / "text")
-    with pytest.raises(ModelError, match="no image support"):
-        adding.add(tmp_path / "text")
-    assert list(home.iterdir()) == []
-
-
-def test_a_backbone_that_needs_code_of_its_own_is_refused(home: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
-    other = shutil.copytree(backbones["qwen3_vl"], tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"model_type": "novel", "auto_map": {"AutoConfig": "code.Config"}}))
-    (other / "code.py").write_text("raise SystemExit('code was run')")
-    with pytest.raises(ModelError, match="'novel'"):
-        adding.add(other)
-    assert list(home.iterdir()) == []
-
-
-def test_truncated_weights_of_a_backbone_are_refused(home: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
-    other = shutil.copytree(backbones["qwen3_vl"], tmp_path / "other")
-    whole = (other / "model.safetensors").read_bytes()
-    (other / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="truncated"):
-        adding.add(other)
-    assert list(home.iterdir()) == []
-
-
-def test_missing_tensors_of_a_backbone_are_noticed(home: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
-    other = shutil.copytree(backbones["qwen3_vl"], tmp_path / "other")
-    tensors = load_file(other / "model.safetensors")
-    lost = next(key for key in tensors if "q_proj" in key)
-    del tensors[lost]
-    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    adding.add(other)
-    with pytest.raises(ModelError, match="q_proj"):
-        compose("mine", "other")
-    assert not (home / "mine").exists()
 
 
 def test_missing_tokens_are_refused(installed: Path, small_matching: None) -> None:
@@ -194,21 +131,19 @@ def test_missing_tokens_are_refused(installed: Path, small_matching: None) -> No
         load_model("mine")
 
 
+def test_a_tokenizer_with_other_tokens_than_the_model_was_trained_with_is_refused(installed: Path, small_matching: None) -> None:
+    folder = compose("mine", "qwen3_vl", "sam2.1").path / "vlm"
+    broken(folder, first_token=load_config(folder)["first_token"] + 7)
+    with pytest.raises(ModelError, match="another one than this model was trained on"):
+        load_model("mine")
+
+
 def test_an_adapter_that_does_not_fit_is_refused(installed: Path, small_matching: None) -> None:
     folder = compose("mine", "qwen2_5_vl", "sam2.1", lora=Lora(r=4)).path / "vlm"
     assert load_model("mine").vlm.adapter()
     broken(folder, lora={"r": 2, "alpha": 16, "dropout": 0.01, "layers": ["q_proj", "v_proj"]})
     with pytest.raises(ModelError, match="adapter"):
         load_model("mine")
-
-
-def test_too_little_disk_is_said_before_anything_is_written(
-    home: Path, backbones: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(OutputError, match="too little space"):
-        adding.add(backbones["qwen3_vl"])
-    assert list(home.iterdir()) == []
 
 
 def test_large_files_are_linked_and_not_read_twice(home: Path, backbones: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Models on large backbones, tiny ones of exactly those architectures, on a pretended CUDA device."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,20 +9,15 @@ import torch
 from RAUSlicerLib.full_size.composing import compose
 from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.imaging.segmentation import Reference
-from RAUSlicerLib.models import store
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.rau.network import Pictures
 from RAUSlicerLib.training.tiny_backbone import KINDS
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("coarse", "installed")
+@pytest.mark.usefixtures("coarse", "installed", "small_matching")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_transfer_runs_on_it(
-    cuda: Any, kind: str, tiny_model: Path, make_ellipsoids: Callable[..., Reference], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, embedded = store.resolve, store.ModelFolder("tiny", tiny_model, embedded=True)
-    monkeypatch.setattr("RAUSlicerLib.loading.resolve", lambda name: embedded if name == store.EMBEDDED else real(name))
+def test_a_transfer_runs_on_it(cuda: Any, kind: str, make_ellipsoids: Callable[..., Reference]) -> None:
     compose("mine", kind, "sam2.1", picture=128, regions=2)
     pipeline = Pipeline("mine", "cuda")
     backbone = pipeline.model.vlm.backbone
@@ -38,4 +32,4 @@ def test_a_transfer_runs_on_it(
     # What it says in words.
     plane = result.segmentation.array(case.segmentation.structures[0])[:1] * 1.0
     shown = Pictures(plane, plane, 0, lambda _number, _level: plane[0] > 0)
-    assert pipeline.model.vlm.ask_presence(shown, ["body"], 0) in (None, True, False)
+    assert pipeline.model.vlm.ask_name(shown, ["body"], plane[0]) in (None, "body")

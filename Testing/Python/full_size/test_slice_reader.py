@@ -8,22 +8,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from RAUSlicerLib.full_size.answers_text import MalformedAnswer, NamedBox, read_boxes, read_name, read_presence
+from RAUSlicerLib.full_size.answers_text import MalformedAnswer, NamedBox, read_boxes, read_name
 from RAUSlicerLib.full_size.backbone import TOKENS, Backbone
 from RAUSlicerLib.full_size.drawing import picture, with_regions
-from RAUSlicerLib.full_size.prompts import TARGET_MARK, boxes_answer, boxes_prompt, name_answer, presence_answer, structures_prompt
+from RAUSlicerLib.full_size.prompts import TARGET_MARK, boxes_answer, boxes_prompt, name_answer, structures_prompt
 from RAUSlicerLib.full_size.slice_reader import FullSizeConfig, FullSizeVlm, Lora, structure_text
 from RAUSlicerLib.rau.network import Answers, MatchEvidence, Pictures, SlicePair
-from RAUSlicerLib.training.tiny_backbone import KINDS, make_tiny_backbone
+from RAUSlicerLib.training.tiny_backbone import KINDS
 
 LEVELS, SIDE, STRUCTURES, WIDTH = 6, 32, 5, 16
 MATCHED = torch.tensor([[0.1, 0.2, 0.3, 0.5]]).repeat(STRUCTURES, 1)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("backbones")
-    return {kind: make_tiny_backbone(home / kind, kind) for kind in KINDS}
 
 
 def opened(folder: Path, **changes: object) -> FullSizeVlm:
@@ -35,8 +29,8 @@ def opened(folder: Path, **changes: object) -> FullSizeVlm:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def opened_vlm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FullSizeVlm:
-    return opened(folders[request.param])
+def opened_vlm(request: pytest.FixtureRequest, backbones: dict[str, Path]) -> FullSizeVlm:
+    return opened(backbones[request.param])
 
 
 @pytest.fixture
@@ -73,7 +67,6 @@ def ask(vlm: FullSizeVlm, question: SlicePair) -> Answers:
 
 
 def test_the_reference_is_computed_once_for_several_slices_and_changes_nothing(vlm: FullSizeVlm, volumes: tuple) -> None:
-    vlm.forget()
     before = vlm.backbone.heads_computed
     kept = [ask(vlm, pair(volumes, level)) for level in range(LEVELS)]
     # Two groups of structures, two slices of the reference.
@@ -87,7 +80,6 @@ def test_the_reference_is_computed_once_for_several_slices_and_changes_nothing(v
 
 
 def test_structures_that_come_and_go_leave_the_other_groups_as_they_are(vlm: FullSizeVlm, volumes: tuple) -> None:
-    vlm.forget()
     before = vlm.backbone.heads_computed
     for level, asked in ((0, [0, 1, 2, 3]), (1, [1, 3]), (2, [2, 3, 4]), (2, [0, 1, 2, 3, 4])):
         ask(vlm, pair(volumes, level, asked))
@@ -98,7 +90,6 @@ def test_structures_that_come_and_go_leave_the_other_groups_as_they_are(vlm: Ful
 
 
 def test_answers_come_in_the_order_of_the_question_whatever_the_groups(vlm: FullSizeVlm, volumes: tuple) -> None:
-    vlm.forget()
     ask(vlm, pair(volumes, 0, [3, 1, 4, 0, 2]))
     question = pair(volumes, 1, [0, 1, 2, 3, 4])
     places = torch.arange(STRUCTURES)[:, None] * 0.05 + torch.tensor([[0.1, 0.1, 0.3, 0.4]])
@@ -109,7 +100,6 @@ def test_answers_come_in_the_order_of_the_question_whatever_the_groups(vlm: Full
 
 
 def test_the_vision_tower_sees_a_picture_once(vlm: FullSizeVlm, volumes: tuple) -> None:
-    vlm.forget()
     calls: list[int] = []
     handle = vlm.backbone.model.model.visual.register_forward_pre_hook(lambda *_given: calls.append(1))
     try:
@@ -122,9 +112,9 @@ def test_the_vision_tower_sees_a_picture_once(vlm: FullSizeVlm, volumes: tuple) 
         handle.remove()
 
 
-def test_pictures_one_by_one_are_what_they_are_together(folders: dict[str, Path], volumes: tuple) -> None:
+def test_pictures_one_by_one_are_what_they_are_together(backbones: dict[str, Path], volumes: tuple) -> None:
     for kind in KINDS:
-        vlm = opened(folders[kind])
+        vlm = opened(backbones[kind])
         one_by_one = ask(vlm, pair(volumes, 2)).queries
         vlm.forget()
         vlm.backbone._sees_once = False
@@ -132,7 +122,6 @@ def test_pictures_one_by_one_are_what_they_are_together(folders: dict[str, Path]
 
 
 def test_another_run_does_not_see_the_last_ones_reference(vlm: FullSizeVlm, volumes: tuple) -> None:
-    vlm.forget()
     other = (volumes[0][:, ::-1].copy(), volumes[1], volumes[2])
     first, second = ask(vlm, pair(volumes, 1)), ask(vlm, pair(other, 1))
     assert (first.queries - second.queries).abs().max() > 1e-4
@@ -158,8 +147,8 @@ def test_a_group_answers_for_itself_whatever_else_is_asked(vlm: FullSizeVlm, vol
     torch.testing.assert_close(apart.queries, together.queries[3:], atol=3e-5, rtol=1e-4)
 
 
-def test_gradients_reach_heads_tokens_and_adapter_and_nothing_else(folders: dict[str, Path], volumes: tuple) -> None:
-    vlm = opened(folders["qwen3_vl"], lora=Lora())
+def test_gradients_reach_heads_tokens_and_adapter_and_nothing_else(backbones: dict[str, Path], volumes: tuple) -> None:
+    vlm = opened(backbones["qwen3_vl"], lora=Lora())
     answers = vlm.read(pair(volumes, 0))
     (answers.presence.sum() + answers.queries.square().sum()).backward()
     assert vlm.special.grad is not None and vlm.region[0].weight.grad is not None
@@ -167,12 +156,12 @@ def test_gradients_reach_heads_tokens_and_adapter_and_nothing_else(folders: dict
     assert got and got == set(vlm.adapter()) and not any("visual" in name for name in got)
 
 
-def test_own_tensors_bring_a_model_back(folders: dict[str, Path], volumes: tuple) -> None:
-    first = opened(folders["qwen2_5_vl"], lora=Lora(r=2))
+def test_own_tensors_bring_a_model_back(backbones: dict[str, Path], volumes: tuple) -> None:
+    first = opened(backbones["qwen2_5_vl"], lora=Lora(r=2))
     with torch.no_grad():
         for parameter in [*first.parameters(), *first.adapter().values()]:
             parameter.add_(0.05 * torch.randn_like(parameter))
-    second = opened(folders["qwen2_5_vl"], lora=Lora(r=2))
+    second = opened(backbones["qwen2_5_vl"], lora=Lora(r=2))
     assert (ask(first, pair(volumes, 0)).queries - ask(second, pair(volumes, 0)).queries).abs().max() > 1e-3
     second.load_state_dict(first.own_tensors())
     torch.testing.assert_close(ask(first, pair(volumes, 0)).queries, ask(second, pair(volumes, 0)).queries)
@@ -215,17 +204,15 @@ def test_a_model_that_answers_nonsense_is_asked_twice_and_then_given_up(vlm: Ful
     monkeypatch.setattr(vlm.backbone, "say", say)
     question = pair(volumes, 0)
     caplog.set_level("INFO")
-    assert vlm.ask_boxes(question.pictures, question.names) is None
+    assert vlm.ask_name(question.pictures, question.names, volumes[2][0, 0]) is None
     assert said == [0.0, 0.7] and "can't be read" in caplog.text
 
 
 def test_readable_answers_come_back_under_the_structures_own_names(vlm: FullSizeVlm, volumes: tuple, monkeypatch) -> None:
-    answers = iter(['[{"label": "a ‹b›", "box": [0, 0, 500, 1000]}]', '{"label": "A ‹B›"}', '```json\n{"present": false}\n```'])
+    answers = iter(['{"label": "A ‹B›"}', '```json\n{"label": "c"}\n```'])
     monkeypatch.setattr(vlm.backbone, "say", lambda *_a, **_k: [next(answers)])
     shown = pair(volumes, 0).pictures
-    assert vlm.ask_boxes(shown, ["a <b>"]) == [NamedBox("a <b>", (0, 0, 0.5, 1))]
-    assert vlm.ask_name(shown, ["a <b>", "c"], volumes[2][0, 0]) == "a <b>"
-    assert vlm.ask_presence(shown, ["a <b>"], 0) is False
+    assert [vlm.ask_name(shown, ["a <b>", "c"], volumes[2][0, 0]) for _ in range(2)] == ["a <b>", "c"]
 
 
 def test_a_real_generation_is_text(vlm: FullSizeVlm, volumes: tuple) -> None:
@@ -263,17 +250,16 @@ def test_malformed_boxes_are_refused(text: str) -> None:
         read_boxes(text, ["liver", "spleen"])
 
 
-@pytest.mark.parametrize("text", ["yes", '{"present": "true"}', '{"present": 1}', '{"present": true, "why": 1}', "true"])
-def test_malformed_presence_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["liver", '"liver"', '{"label": 1}', '{"label": "lung"}', '{"label": "liver", "why": 1}'])
+def test_malformed_names_are_refused(text: str) -> None:
     with pytest.raises(MalformedAnswer):
-        read_presence(text)
+        read_name(text, ["liver"])
 
 
 def test_answers_survive_writing_and_reading() -> None:
     boxes = [NamedBox("liver", (0.1, 0.2, 0.3, 0.4)), NamedBox("spleen", (0.0, 0.0, 1.0, 1.0))]
     assert read_boxes(boxes_answer(boxes), ["spleen", "liver"]) == boxes
     assert read_boxes("[]", ["liver"]) == []
-    assert read_presence(presence_answer(True)) and not read_presence(presence_answer(False))
     assert read_name(name_answer("Liver"), ["spleen", "liver"]) == "liver"
 
 

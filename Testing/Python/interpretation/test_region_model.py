@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from RAUSlicerLib.errors import InputError, ModelError
 from RAUSlicerLib.interpretation.region.model import PART, RegionModel, Trust
 from RAUSlicerLib.interpretation.region.network import RegionConfig, RegionNet
 from RAUSlicerLib.interpretation.region.pictures import Letterbox, prepare
-from RAUSlicerLib.interpretation.region.target import picture_of, score_structures
 from RAUSlicerLib.interpretation.region.text import negation
 from RAUSlicerLib.models.checkpoint import save_checkpoint
 from RAUSlicerLib.support.resources import resource_path
@@ -50,8 +48,6 @@ def test_a_score_and_its_negations_sum_to_one(model: RegionModel, picture: np.nd
     assert [score.phrase for score in said] == phrases * 2
     for one, other in zip(said, denied, strict=True):
         assert 0 < one.value < 1 and one.value + other.value == pytest.approx(1)
-    whole = model.image_scores(look, ["opacity", "no opacity"])
-    assert whole[0].value + whole[1].value == pytest.approx(1)
 
 
 def test_a_region_scores_the_same_whichever_others_are_asked(model: RegionModel, picture: np.ndarray) -> None:
@@ -103,33 +99,8 @@ def test_what_it_can_not_look_at_is_refused(model: RegionModel, picture: np.ndar
         model.look(np.zeros((3, 20, 20)))
 
 
-def test_it_knows_which_words_it_has_been_taught(model: RegionModel) -> None:
-    assert model.is_familiar("dense opacity in the left lung")
-    assert not model.is_familiar("fracture of the third rib") and not model.is_familiar("")
-
-
 def test_only_findings_told_better_than_by_chance_are_trusted(model: RegionModel) -> None:
     assert [finding.id for finding in model.trusted(LUNGS[0])] == ["opacity"]
-
-
-def test_structures_get_the_scores_of_trusted_findings(model: RegionModel, picture: np.ndarray) -> None:
-    radiograph = sitk.GetImageFromArray(picture[None])
-    nodes = {"Right lung": ("chest_xray", "right_lung"), "Carina": ("chest_xray", "carina"), "Hippocampus": ("brain", "left_hippocampus")}
-    scores = score_structures(model, radiograph, nodes)
-    assert list(scores) == ["Right lung"]
-    assert [score.phrase for score in scores["Right lung"]] == ["opacity"]
-
-
-def test_an_mr_volume_or_a_ct_of_another_place_gets_none(model: RegionModel) -> None:
-    rng = np.random.default_rng(0)
-    mr = sitk.GetImageFromArray(rng.random((20, 24, 24)).astype(np.float32) * 500)
-    ct = sitk.GetImageFromArray(rng.integers(-125, 275, (20, 24, 24)).astype(np.float32))
-    ct.SetSpacing((3.0, 3.0, 4.0))
-    organs = {organ: ("abdomen", organ) for organ in ("liver", "spleen", "stomach")}
-    assert picture_of(mr) is None and score_structures(model, mr, organs) == {}
-    assert score_structures(model, ct, {"liver": ("abdomen", "liver")}) == {}
-    scores = score_structures(model, ct, organs)
-    assert list(scores) == ["liver", "spleen", "stomach"] and scores["liver"][0].phrase == "large for the body"
 
 
 def _saved(model: RegionModel, folder: Path) -> Path:

@@ -40,20 +40,9 @@ def _series(folder: Path, **changed: str) -> Path:
     for k, plane in enumerate(pixels):
         slice_ = pydicom.Dataset()
         slice_.SOPClassUID, slice_.SOPInstanceUID, slice_.FrameOfReferenceUID = CTImageStorage, generate_uid(), frame_of_reference
-        values = {
-            **uids,
-            "Modality": "CT",
-            "PatientName": "Test^Phantom",
-            "PatientID": "T1",
-            "PatientBirthDate": "",
-            "PatientSex": "O",
-            "StudyDate": "20260101",
-            "StudyTime": "120000",
-            "StudyID": "1",
-            "AccessionNumber": "",
-            "ReferringPhysicianName": "",
-            **changed,
-        }
+        patient = {"PatientName": "Test^Phantom", "PatientID": "T1", "PatientBirthDate": "", "PatientSex": "O"}
+        study = {"StudyDate": "20260101", "StudyTime": "120000", "StudyID": "1", "AccessionNumber": "", "ReferringPhysicianName": ""}
+        values = {**uids, "Modality": "CT", **patient, **study, **changed}
         for keyword, value in values.items():
             setattr(slice_, keyword, value)
         slice_.SeriesNumber, slice_.InstanceNumber = 1, k + 1
@@ -101,11 +90,17 @@ def _write(
     return hd.sr.srread(path)
 
 
-def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
+@pytest.fixture
+def document(series: Path, report: Report, tmp_path: Path) -> hd.sr.Comprehensive3DSR:
+    """The report on a DICOM SEG of the series, written and read back."""
+    return _write_on_segmentation(report, series, tmp_path)
 
-    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
 
+def _write_on_segmentation(report: Report, series: Path, folder: Path) -> hd.sr.Comprehensive3DSR:
+    return _write(report, series, folder / "report.dcm", _segmentation(series, folder / "seg.dcm"), folder / "seg.dcm")
+
+
+def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment(document, series: Path, tmp_path: Path) -> None:
     segmentation = pydicom.dcmread(tmp_path / "seg.dcm")
     groups = {group.tracking_identifier: group for group in document.content.get_volumetric_roi_measurement_groups()}
     assert set(groups) == set(NAMES)
@@ -113,7 +108,7 @@ def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment
         item = next(item for item in group[0].ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121191")
         reference = item.ReferencedSOPSequence[0]
         assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
-        assert reference.ReferencedSegmentNumber == structures[name].label
+        assert reference.ReferencedSegmentNumber == 1 + NAMES.index(name)
     evidence = document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert {item.SeriesInstanceUID for item in evidence} == {
         segmentation.SeriesInstanceUID,
@@ -121,11 +116,7 @@ def test_each_found_structure_is_a_region_of_interest_that_refers_to_its_segment
     }
 
 
-def test_measurements_come_back_with_their_units_and_codes(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-
-    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
-
+def test_measurements_come_back_with_their_units_and_codes(document) -> None:
     (liver,) = document.content.get_volumetric_roi_measurement_groups(finding_type=hd.sr.CodedConcept("10200004", "SCT", "Liver"))
     measured = [(m.name.meaning, m.derivation and m.derivation.meaning, m.value, m.unit.value) for m in liver.get_measurements()]
     assert measured == [
@@ -148,11 +139,7 @@ def test_measurements_come_back_with_their_units_and_codes(series: Path, report:
     }
 
 
-def test_structures_are_coded_by_terminology_graph_or_name(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-
-    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
-
+def test_structures_are_coded_by_terminology_graph_or_name(document) -> None:
     groups = {group.tracking_identifier: group for group in document.content.get_volumetric_roi_measurement_groups()}
     found = {name: (group.finding_type.scheme_designator, group.finding_type.value) for name, group in groups.items()}
     assert found["Spleen"] == ("SCT", "78961009")
@@ -165,11 +152,7 @@ def test_structures_are_coded_by_terminology_graph_or_name(series: Path, report:
     assert scheme.CodingSchemeDesignator == "99RAUSLICER"
 
 
-def test_uncertain_cut_and_missing_structures_are_marked(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-
-    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
-
+def test_uncertain_cut_and_missing_structures_are_marked(document) -> None:
     groups = document.content.get_volumetric_roi_measurement_groups()
     said = {group.tracking_identifier: [e.value.value for e in group.get_qualitative_evaluations()] for group in groups}
     assert said["Liver"] == ["FOUND"]
@@ -181,9 +164,8 @@ def test_uncertain_cut_and_missing_structures_are_marked(series: Path, report: R
 
 
 def test_it_is_filed_in_the_patient_and_study_under_new_uids(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-    first = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
-    second = _write(report, series, tmp_path / "again.dcm", structures, tmp_path / "seg.dcm")
+    structures, segmentation = _segmentation(series, tmp_path / "seg.dcm"), tmp_path / "seg.dcm"
+    first, second = (_write(report, series, tmp_path / name, structures, segmentation) for name in ("report.dcm", "again.dcm"))
 
     source = pydicom.dcmread(series / "0.dcm")
     for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
@@ -247,9 +229,7 @@ def test_a_series_that_lacks_what_dicom_demands_is_refused(report: Report, tmp_p
 def test_a_report_of_an_enhanced_image_is_written_and_refers_to_it(report: Report, tmp_path: Path) -> None:
     volume = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (6, 16, 16)).astype(np.int16))
     target = write_enhanced(volume, tmp_path / "target.dcm", [5, 2, 0, 1, 4, 3])
-    structures = _segmentation(target, tmp_path / "seg.dcm")
-
-    document = _write(report, target, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+    document = _write_on_segmentation(report, target, tmp_path)
 
     image, segmentation = pydicom.dcmread(target), pydicom.dcmread(tmp_path / "seg.dcm")
     named = set()
@@ -270,9 +250,8 @@ def test_a_report_of_a_series_with_gaps_is_written(report: Report, lacks: str, t
         dataset = pydicom.dcmread(file)
         del dataset[lacks]
         dataset.save_as(file)
-    structures = _segmentation(series, tmp_path / "seg.dcm")
 
-    document = _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
+    document = _write_on_segmentation(report, series, tmp_path)
 
     assert "PatientID" in document and "StudyDate" in document
     assert len(document.content.get_volumetric_roi_measurement_groups()) == len(NAMES)
@@ -315,9 +294,7 @@ def _code(item: pydicom.Dataset, keyword: str) -> tuple[str, str]:
 
 
 def test_another_reader_finds_a_whole_tree_with_the_numbers_of_the_report(series: Path, report: Report, tmp_path: Path) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-    _write(report, series, tmp_path / "report.dcm", structures, tmp_path / "seg.dcm")
-
+    _write_on_segmentation(report, series, tmp_path)
     # highdicom has written it; pydicom knows nothing of its templates.
     document = pydicom.dcmread(tmp_path / "report.dcm")
 
@@ -374,12 +351,13 @@ def test_what_was_made_up_for_is_returned_before_and_after(report: Report, tmp_p
     assert save_reports(report, paths, case) == before
 
 
-def test_an_error_in_reading_the_source_names_the_source(report: Report, series: Path, tmp_path: Path, monkeypatch) -> None:
-    case = _case(series, {})
+@pytest.mark.parametrize("read", ["series/2.dcm", "seg.dcm"])
+def test_what_can_not_be_read_is_named_and_not_the_report(report: Report, series: Path, tmp_path: Path, monkeypatch, read: str) -> None:
+    case = _case(series, _segmentation(series, tmp_path / "seg.dcm"), tmp_path / "seg.dcm")
     real = Path.open
 
     def failing(path: Path, *given, **named):
-        if path == series / "2.dcm":
+        if path == tmp_path / read:
             raise OSError(5, "Input/output error", str(path))
         return real(path, *given, **named)
 
@@ -387,33 +365,11 @@ def test_an_error_in_reading_the_source_names_the_source(report: Report, series:
     with pytest.raises(InputError) as caught:
         save_reports(report, [tmp_path / "report.dcm"], case)
 
-    assert str(series / "2.dcm") in caught.value.problem and "report.dcm" not in str(caught.value)
-
-
-def test_a_segmentation_that_can_not_be_read_is_not_blamed_on_the_report(report: Report, series: Path, tmp_path: Path, monkeypatch) -> None:
-    structures = _segmentation(series, tmp_path / "seg.dcm")
-    case = ReportedCase(
-        read_volume(series), Segmentation(sitk.Image(4, 4, 4, sitk.sitkUInt8), ()), structures, series, tmp_path / "seg.dcm"
-    )
-    real = Path.open
-
-    def failing(path: Path, *given, **named):
-        if path == tmp_path / "seg.dcm":
-            raise OSError(5, "Input/output error", str(path))
-        return real(path, *given, **named)
-
-    monkeypatch.setattr(Path, "open", failing)
-    with pytest.raises(InputError) as caught:
-        save_reports(report, [tmp_path / "report.dcm"], case)
-
-    assert str(tmp_path / "seg.dcm") in caught.value.problem and "report.dcm" not in str(caught.value)
+    assert str(tmp_path / read) in caught.value.problem and "report.dcm" not in str(caught.value)
 
 
 def test_a_refused_report_is_called_by_its_own_name(report: Report, series: Path, tmp_path: Path) -> None:
-    structures = _segmentation(_series(tmp_path / "other"), tmp_path / "seg.dcm")
-    case = ReportedCase(
-        read_volume(series), Segmentation(sitk.Image(4, 4, 4, sitk.sitkUInt8), ()), structures, series, tmp_path / "seg.dcm"
-    )
+    case = _case(series, _segmentation(_series(tmp_path / "other"), tmp_path / "seg.dcm"), tmp_path / "seg.dcm")
 
     with pytest.raises(OutputError, match="another series") as caught:
         save_reports(report, [tmp_path / "report.dcm"], case)

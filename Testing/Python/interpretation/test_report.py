@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from RAUSlicerLib.interpretation.evidence import Comparison, Quantity, Report, Score, Section, SentenceKind
+from RAUSlicerLib.interpretation.evidence import Comparison, Quantity, Report, Section, SentenceKind
 from RAUSlicerLib.interpretation.report import LIMITS, OVERVIEW, write_report
 from RAUSlicerLib.results import Status
 
@@ -157,15 +157,6 @@ def test_unknown_confidence_is_said_to_be_unknown() -> None:
     assert overview[0] == "6 structures are in the segmentation."
     assert "All 6 structures have no known confidence: what drew them did not say how sure it was." in overview
     assert {sentence.confidence for sentence in report.sentences} == {None}
-
-
-def test_scores_are_said_to_be_a_research_models() -> None:
-    report = write_report(abdomen(), {}, {"Liver": [Score("a rough surface", 0.34, "liver")]}, GRAPHS)
-
-    (scored,) = [sentence for sentence in report.sentences if sentence.kind is SentenceKind.SCORED]
-    assert scored.structures == ("Liver",)
-    assert "research model gives 0.34 for “a rough surface”" in scored.text and "no diagnosis" in scored.text
-    assert any("region model" in sentence.text for sentence in _section(report, LIMITS).sentences)
 
 
 def test_it_always_says_that_it_is_for_research_and_no_diagnosis() -> None:

@@ -14,7 +14,7 @@ from RAUSlicerLib.cli import demo
 from RAUSlicerLib.errors import InputError, ModelError, OutputError
 from RAUSlicerLib.evaluation.pairs import choose_trials, read_structure_names
 from RAUSlicerLib.evaluation.records import read_lines
-from RAUSlicerLib.full_size.answers_text import MalformedAnswer, read_presence
+from RAUSlicerLib.full_size.answers_text import MalformedAnswer, read_name
 from RAUSlicerLib.imaging.label_names import find_names
 from RAUSlicerLib.models import folders
 from RAUSlicerLib.models.manifest import read_json
@@ -49,7 +49,7 @@ DOORS: dict[str, Callable[[Path], None]] = {
     "demo": ignore(demo._is_demos),
     "recipe": ignore(recipe._read),
     "names beside a mask": ignore(lambda path: find_names(path.with_name("mask.mha"), [1])),
-    "answer of a model": refuse(MalformedAnswer, lambda path: read_presence(path.read_text())),
+    "answer of a model": refuse(MalformedAnswer, lambda path: read_name(path.read_text(), ["liver"])),
 }
 
 

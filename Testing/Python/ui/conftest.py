@@ -79,3 +79,32 @@ def wait_until():
             modules.settle(20)
 
     return wait
+
+
+@pytest.fixture
+def idle(panel, wait_until):
+    """idle(): wait until the run has ended."""
+    return lambda seconds=180.0: wait_until(lambda: panel.ui.transferButton.visible, seconds)
+
+
+@pytest.fixture
+def run(panel, scripted, idle):
+    """run(model): let the scripted pipeline run from the first click to the end."""
+
+    def from_start_to_end(model=None):
+        from clicks import click
+
+        if model is not None:
+            panel.parameters.model = model
+        click(panel.ui.transferButton)
+        idle()
+
+    return from_start_to_end
+
+
+@pytest.fixture
+def loaded(panel):
+    """A reference volume, its segmentation and a target volume, which the panel has paired."""
+    from clicks import load_case
+
+    return load_case()

@@ -4,16 +4,14 @@ import os
 import signal
 import time
 
-import nodes
 import numpy as np
 import pytest
 import slicer
-from clicks import click
+from clicks import LIVER, click, is_gone, load_case, results_of, voxels
 from host import modules
 
 from RAUSlicerLib.ui import run
 
-LIVER = nodes.box((1, 4), (2, 6), (3, 7))
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 
@@ -22,10 +20,7 @@ def start(panel, scripted, wait_until):
     """start(model): press the button and wait until the run draws, or does what ``stage`` says; returns the reference's segmentation."""
 
     def press(model, stage="Drawing"):
-        reference = nodes.volume("Reference CT")
-        segmentation = nodes.segmentation(reference, {"Liver": LIVER, "Milz": nodes.box((4, 6), (0, 2), (0, 3))})
-        nodes.volume("Target CT")
-        modules.settle()
+        _reference, segmentation, _target = load_case()
         panel.parameters.model = model
         click(panel.ui.transferButton)
         wait_until(lambda: panel.ui.progressLabel.text.startswith(stage))
@@ -35,62 +30,49 @@ def start(panel, scripted, wait_until):
 
 
 @pytest.fixture
-def free(panel, wait_until):
-    """free(): wait until the panel can be used again."""
-    # The worker is held by the tests, so that nothing but the panel's own patience makes it free.
-    return lambda: wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
+def cancel(panel, wait_until):
+    """cancel(): press the button and wait until the panel can be used again, which its own patience decides."""
+
+    def press():
+        click(panel.ui.cancelButton)
+        wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
+
+    return press
 
 
-def test_the_panel_is_free_two_seconds_after_a_cancel(panel, start, wait_until):
+def test_the_panel_is_free_two_seconds_after_a_cancel(panel, start, cancel):
     assert run._CANCEL_S <= 2.0
     start("long drawing")
     os.kill(panel._controller._client.pid, signal.SIGSTOP)
     before = time.monotonic()
 
-    click(panel.ui.cancelButton)
-    wait_until(lambda: panel.ui.transferButton.visible and panel.ui.transferButton.enabled)
+    cancel()
 
     # Four times what is promised, because machines may be busy, and far less than a slow worker is waited for.
     assert time.monotonic() - before < 8.0
 
 
-def is_gone(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def results_of(segmentation):
-    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
-
-
 @posix
-def test_a_worker_that_answers_nothing_is_ended_and_the_next_run_gets_a_new_one(panel, start, free, wait_until, tmp_path):
+def test_a_worker_that_answers_nothing_is_ended_and_the_next_run_gets_a_new_one(panel, start, wait_until, tmp_path, run, cancel):
     segmentation = start("long drawing")
     pid = panel._controller._client.pid
     os.kill(pid, signal.SIGSTOP)
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     assert "was ended" in panel.ui.explanationLabel.text and panel.ui.solutionLabel.text
     wait_until(lambda: is_gone(pid))
     assert list(tmp_path.glob("rauslicer-*")) == []
     assert panel.ui.inputsSection.enabled and results_of(segmentation) == []
-    panel.parameters.model = "copy"
-    click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    run("copy")
     assert len(results_of(segmentation)) == 1
 
 
-def test_cancel_while_the_result_is_checked_keeps_every_structure(panel, start, free):
+def test_cancel_while_the_result_is_checked_keeps_every_structure(panel, start, cancel):
     segmentation = start("checking", "Checking the result")
     assert panel.ui.progressBar.value == 92
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     (node,) = results_of(segmentation)
     assert list(node.GetSegmentation().GetSegmentIDs()) == ["Liver", "Milz"]
@@ -100,11 +82,10 @@ def test_cancel_while_the_result_is_checked_keeps_every_structure(panel, start, 
     assert results_of(segmentation) == []
 
 
-def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps_the_result(panel, start, free, wait_until, release):
+def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps_the_result(panel, start, wait_until, release, cancel):
     segmentation = start("slow checking", "Checking the result")
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     assert results_of(segmentation) == [] and "by itself" in panel.ui.explanationLabel.text
     release()
@@ -112,11 +93,10 @@ def test_cancel_in_a_check_that_can_not_be_interrupted_frees_the_panel_and_keeps
     assert panel.parameters.resultSegmentation is results_of(segmentation)[0]
 
 
-def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, free, wait_until, release):
+def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, start, wait_until, release, cancel):
     segmentation = start("slow end")
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     assert results_of(segmentation) == []
     assert "by itself" in panel.ui.explanationLabel.text
@@ -128,13 +108,12 @@ def test_what_is_slow_to_be_put_together_comes_after_the_panel_is_free(panel, st
     assert panel.parameters.resultSegmentation is node
     assert "what was finished is kept" in panel.ui.resultsLabel.text
     assert panel.ui.explanationLabel.text == "A warning."
-    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", panel.parameters.targetVolume) > 0, LIVER)
+    np.testing.assert_array_equal(voxels(node, "Liver", panel.parameters.targetVolume), LIVER)
 
 
-def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, start, free, wait_until, release):
+def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, start, wait_until, release, cancel):
     segmentation = start("slow end")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     panel.parameters.model = "copy"
     click(panel.ui.transferButton)
@@ -147,14 +126,12 @@ def test_a_run_started_before_the_last_one_is_put_together_follows_it(panel, sta
     assert "cancelled" not in panel.ui.resultsLabel.text
 
 
-def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, wait_until, release):
+def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, wait_until, release, cancel):
     segmentation = start("slow end")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
     click(panel.ui.transferButton)
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     assert "cancelled before a structure was finished" in panel.ui.problemLabel.text
     release()
@@ -164,13 +141,12 @@ def test_a_run_that_waits_for_the_last_one_can_be_cancelled(panel, start, free, 
 
 
 @posix
-def test_a_worker_that_never_puts_it_together_is_ended_with_a_message(panel, start, free, wait_until, monkeypatch, tmp_path):
+def test_a_worker_that_never_puts_it_together_is_ended_with_a_message(panel, start, wait_until, monkeypatch, tmp_path, cancel):
     segmentation = start("deaf")
     pid = panel._controller._client.pid
     monkeypatch.setattr(run, "_KEEPING_S", 3.0)
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
     wait_until(lambda: "could not be kept" in panel.ui.problemLabel.text)
 
     assert panel.ui.transferButton.visible and panel.ui.solutionLabel.text
@@ -178,10 +154,9 @@ def test_a_worker_that_never_puts_it_together_is_ended_with_a_message(panel, sta
     assert list(tmp_path.glob("rauslicer-*")) == [] and results_of(segmentation) == []
 
 
-def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_until, release):
+def test_settings_changed_meanwhile_wait_for_it_too(panel, start, wait_until, release, cancel):
     segmentation = start("slow end")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     panel._controller.restart()
 
@@ -192,10 +167,9 @@ def test_settings_changed_meanwhile_wait_for_it_too(panel, start, free, wait_unt
 
 
 @posix
-def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start, free, wait_until):
+def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start, wait_until, cancel):
     start("slow end")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     os.kill(panel._controller._client.pid, signal.SIGKILL)
 
@@ -203,10 +177,9 @@ def test_a_worker_killed_while_it_puts_it_together_gives_a_message(panel, start,
     assert panel.ui.transferButton.visible
 
 
-def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, free, wait_until, scene, release):
+def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(panel, start, wait_until, scene, release, cancel):
     start("slow end")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     scene.Clear(0)
     release()
@@ -215,18 +188,16 @@ def test_the_scene_closed_before_it_is_put_together_gives_a_message_and_no_node(
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
 
 
-def test_a_redo_that_is_stuck_leaves_the_segment_as_it_was(panel, start, free, wait_until):
+def test_a_redo_that_is_stuck_leaves_the_segment_as_it_was(panel, start, wait_until, cancel):
     start("wait")
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
     node = panel.parameters.resultSegmentation
     panel.parameters.model = "long drawing"
     panel._results.table.select("Liver")
     click(panel.ui.redoButton)
     wait_until(lambda: panel.ui.progressBar.value >= 50)
 
-    click(panel.ui.cancelButton)
-    free()
+    cancel()
 
     assert "cancelled before a structure was finished" in panel.ui.problemLabel.text
-    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", panel.parameters.targetVolume) > 0, LIVER)
+    np.testing.assert_array_equal(voxels(node, "Liver", panel.parameters.targetVolume), LIVER)

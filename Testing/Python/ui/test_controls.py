@@ -6,7 +6,7 @@ import nodes
 import pytest
 import qt
 import slicer
-from clicks import click
+from clicks import click, load_case
 from host import modules
 
 from RAUSlicerLib.ui import settings
@@ -21,11 +21,7 @@ MASKS = {
 
 @pytest.fixture
 def loaded(panel):
-    reference = nodes.volume("DOE^JANE CT")
-    nodes.segmentation(reference, MASKS)
-    target = nodes.volume("DOE^JANE CT follow-up")
-    modules.settle()
-    return reference, target
+    return load_case(MASKS, "DOE^JANE CT", "DOE^JANE CT follow-up")
 
 
 def listed(panel):
@@ -66,7 +62,7 @@ def test_one_click_loads_the_sample_data_and_it_pairs_itself(panel):
     assert not panel.ui.sampleDataButton.visible
 
 
-def test_the_sample_data_is_registered_by_file_url(hosted, scene):
+def test_the_sample_data_is_registered_by_file_url(scene):
     import SampleData
 
     slicer.app.complete_startup()
@@ -78,7 +74,7 @@ def test_the_sample_data_is_registered_by_file_url(hosted, scene):
     assert loaded[1].GetSegmentation().GetNumberOfSegments() == 116
 
 
-def test_settings_of_the_computer_are_kept_by_the_application_and_sent(panel, loaded, monkeypatch):
+def test_settings_of_the_computer_are_kept_by_the_application_and_sent(panel, loaded):
     panel.ui.threadsBox.value = 3
     panel.ui.memoryBox.value = 8
 
@@ -89,7 +85,7 @@ def test_settings_of_the_computer_are_kept_by_the_application_and_sent(panel, lo
     assert panel._inputs(None, None, None).threads is None
 
 
-def test_damaged_settings_count_as_not_set(panel):
+def test_damaged_settings_count_as_not_set():
     qt.QSettings().setValue("RAUSlicer/Threads", "many")
 
     assert settings.load().threads == 0
@@ -117,7 +113,7 @@ def test_the_device_is_chosen_in_the_list(panel, loaded):
 
 
 def test_several_sets_of_settings_keep_their_own_choices(panel, loaded):
-    _reference, target = loaded
+    *_, target = loaded
     first = panel.parameters.parameterNode
     other = nodes.volume("Other")
     modules.settle()
@@ -142,10 +138,8 @@ def test_the_last_set_can_be_removed_and_there_is_a_new_one(panel, loaded):
     assert panel.parameters.targetVolume is not None
 
 
-def test_the_log_can_be_copied_and_names_no_patient(panel, scripted, loaded, wait_until):
-    panel.parameters.model = "model"
-    click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+def test_the_log_can_be_copied_and_names_no_patient(panel, loaded, run):
+    run("model")
     panel.ui.logSection.collapsed = False
 
     click(panel.ui.copyLogButton)
@@ -167,7 +161,7 @@ def test_shortcuts_are_there_only_while_the_module_is_entered(panel, loaded):
     assert len(keys()) == 5
 
 
-def test_the_keyboard_starts_and_cancels_a_run(panel, scripted, loaded, wait_until):
+def test_the_keyboard_starts_and_cancels_a_run(panel, scripted, loaded, wait_until, idle):
     panel.parameters.model = "wait"
     top = panel.ui.RAUSlicer
     top.activateWindow()
@@ -176,7 +170,7 @@ def test_the_keyboard_starts_and_cancels_a_run(panel, scripted, loaded, wait_unt
     wait_until(lambda: panel.ui.progressBar.value == 50)
     qt.QTest.keyClick(top, qt.Qt.Key_Backspace, qt.Qt.ControlModifier)
 
-    wait_until(lambda: panel.ui.transferButton.visible)
+    idle()
     assert "cancelled" in panel.ui.resultsLabel.text
 
 

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 import qt
-import slicer
+from clicks import click, results_of
 from host import modules
 
 from RAUSlicerLib.errors import ResourceError
@@ -114,22 +114,15 @@ def test_torch_comes_from_the_pytorch_extension_or_the_user_is_told():
         first_run._install_torch()
 
 
-def test_the_panel_shows_the_failure_and_starts_nothing(panel, monkeypatch):
-    import nodes
-
-    reference = nodes.volume("Reference")
-    nodes.segmentation(reference, {"Liver": nodes.box((1, 4), (2, 6), (3, 7))})
-    nodes.volume("Target")
-    modules.settle()
-
+def test_the_panel_shows_the_failure_and_starts_nothing(panel, loaded, monkeypatch):
     def fail(_self):
         raise ResourceError("No connection.", "The proxy answered 407.", "Ask your administrator.")
 
     monkeypatch.setattr(first_run.FirstRun, "ensure", fail)
-    qt.QTest.mouseClick(panel.ui.transferButton, qt.Qt.LeftButton)
+    click(panel.ui.transferButton)
 
     assert panel.ui.problemLabel.text == "No connection."
     assert panel.ui.transferButton.enabled and not panel.ui.cancelButton.visible
     panel.ui.logSection.collapsed = False
     assert "No connection." in panel.ui.logText.toPlainText()
-    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0].GetName() == "Reference"
+    assert results_of(loaded[1]) == []

@@ -7,72 +7,72 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from clicks import click, click_row
+from clicks import LIVER, MILZ, click, click_item, click_row, load_case, paint, replace
 from host import modules
 
 from RAUSlicerLib.scene import cases, record
-from RAUSlicerLib.scene.geometry import array_of
-
-LIVER, MILZ = nodes.box((1, 4), (2, 6), (3, 7)), nodes.box((4, 6), (0, 2), (0, 3))
 
 
 @pytest.fixture
-def reviewed(panel, scripted, wait_until, scene):
+def reviewed(panel, run):
     """The panel after a run with two drafts, the section open; called, it runs."""
 
-    def run(names=("Liver", "Milz"), transform=False):
-        reference = nodes.volume("DOE^JANE Reference")
-        nodes.segmentation(reference, dict(zip(names, (LIVER, MILZ), strict=True)))
-        target = nodes.volume("Target CT")
+    def load_and_run(names=("Liver", "Milz"), transform=False):
+        *_, target = load_case(dict(zip(names, (LIVER, MILZ), strict=True)), reference="DOE^JANE Reference")
         if transform:
             target.SetAndObserveTransformNodeID(nodes.transform().GetID())
-        modules.settle()
-        panel.parameters.model = "copy"
-        click(panel.ui.transferButton)
-        wait_until(lambda: panel.ui.transferButton.visible)
+        run("copy")
         panel.ui.meaningSection.collapsed = False
         modules.settle()
         return panel.parameters.resultSegmentation, target
 
-    return run
+    return load_and_run
 
 
 @pytest.fixture
-def written(panel, reviewed, wait_until):
+def said(panel, wait_until):
+    """said(button): press a button of the section and wait until its report or answer is there."""
+
+    def press(button):
+        click(button)
+        wait_until(lambda: not panel._meaning.running)
+
+    return press
+
+
+@pytest.fixture
+def written(panel, reviewed, said):
     """As reviewed, with a report."""
 
-    def run(**options):
+    def report(**options):
         found = reviewed(**options)
-        click(panel.ui.reportButton)
-        wait_until(lambda: not panel._meaning.running)
+        said(panel.ui.reportButton)
         assert panel._meaning._report is not None, panel.ui.reportMessageLabel.text
         return found
 
-    return run
+    return report
 
 
 def click_sentence(widget, start):
     items = [widget.item(index) for index in range(widget.count)]
-    item = next(one for one in items if one.text().startswith(start) and not one.isHidden())
-    widget.scrollToItem(item)
-    qt.QTest.mouseClick(widget.viewport(), qt.Qt.LeftButton, qt.Qt.NoModifier, widget.visualItemRect(item).center())
+    click_item(widget, next(one for one in items if one.text().startswith(start) and not one.isHidden()))
 
 
 def listed(widget):
     return [widget.item(index).text() for index in range(widget.count) if not widget.item(index).isHidden()]
 
 
-def ask(panel, wait_until, question):
-    panel.ui.questionEdit.text = question
-    click(panel.ui.askButton)
-    wait_until(lambda: not panel._meaning.running)
-    assert not panel.ui.reportMessageLabel.visible, panel.ui.reportMessageLabel.text
-    return listed(panel.ui.answerList)
+@pytest.fixture
+def ask(panel, said):
+    """ask(question): the lines of the answer."""
 
+    def asked(question):
+        panel.ui.questionEdit.text = question
+        said(panel.ui.askButton)
+        assert not panel.ui.reportMessageLabel.visible, panel.ui.reportMessageLabel.text
+        return listed(panel.ui.answerList)
 
-def paint(node, key, target, mask):
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, key, target)
-    modules.settle(500)
+    return asked
 
 
 def test_without_a_result_everything_is_disabled_and_says_why(panel):
@@ -159,15 +159,14 @@ def test_evidence_is_in_the_tool_tip(panel, written):
     assert "Rests on: Liver" in tool_tip and "volume" in tool_tip and "75 %" in tool_tip
 
 
-def test_an_edited_segment_makes_the_report_old_and_the_next_one_measures_it_as_it_is(panel, written, wait_until):
+def test_an_edited_segment_makes_the_report_old_and_the_next_one_measures_it_as_it_is(panel, written, said):
     node, target = written()
     volume = next(s for s in panel._meaning._report.about("Liver") if "the volume is" in s.text).measurements[0].value
 
-    paint(node, "Liver", target, LIVER | nodes.box((0, 1), (0, 7), (0, 8)))
+    replace(node, "Liver", target, LIVER | nodes.box((0, 1), (0, 7), (0, 8)))
 
     assert "have changed since" in panel.ui.reportLabel.text
-    click(panel.ui.reportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.reportButton)
     assert "have changed since" not in panel.ui.reportLabel.text
     now = next(s for s in panel._meaning._report.about("Liver") if "the volume is" in s.text).measurements[0].value
     assert now == pytest.approx(volume + 56 * 0.8 * 1.5 * 3 / 1000)
@@ -183,10 +182,10 @@ def test_accepting_does_not_make_the_report_old(panel, written):
     assert "have changed" not in panel.ui.reportLabel.text
 
 
-def test_a_question_is_answered_with_its_evidence(panel, reviewed, wait_until):
+def test_a_question_is_answered_with_its_evidence(panel, reviewed, ask):
     reviewed()
 
-    answer = ask(panel, wait_until, "How large is the milz?")
+    answer = ask("How large is the milz?")
 
     assert answer[0] == "How large is the milz?"
     assert answer[1].startswith("Milz: the volume is")
@@ -207,37 +206,35 @@ def test_return_asks_and_an_empty_line_does_not(panel, reviewed, wait_until):
     assert "I did not understand the question." in listed(panel.ui.answerList)[1]
 
 
-def test_presence_is_kept_with_the_result_and_is_evidence(panel, reviewed, wait_until):
+def test_presence_is_kept_with_the_result_and_is_evidence(reviewed, ask):
     node, _target = reviewed()
 
     assert [row.presence for row in record.rows_of(node)] == [0.9, 0.9]
-    assert any("0.90, which is high" in text for text in ask(panel, wait_until, "Is the liver present?"))
+    assert any("0.90, which is high" in text for text in ask("Is the liver present?"))
 
 
-def test_the_crosshair_is_where_it_is_seen_also_under_a_transform(panel, reviewed, wait_until, scene):
+def test_the_crosshair_is_where_it_is_seen_also_under_a_transform(panel, reviewed, scene, said):
     node, _target = reviewed(transform=True)
     crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     center = node.GetSegmentCenterRAS("Milz")
     crosshair.SetCrosshairRAS(*center)
 
-    click(panel.ui.hereButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.hereButton)
 
     assert listed(panel.ui.answerList)[1].startswith("This point lies in Milz")
     crosshair.SetCrosshairRAS(center[0] + 1000, center[1], center[2])
-    click(panel.ui.hereButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.hereButton)
     assert "outside of the image" in listed(panel.ui.answerList)[1]
 
 
-def test_a_drawn_region_is_asked_about(panel, reviewed, wait_until, scene):
+def test_a_drawn_region_is_asked_about(reviewed, scene, ask):
     node, _target = reviewed(transform=True)
-    assert "no point and no region" not in ask(panel, wait_until, "What is the marked region?")[1]
+    assert "no point and no region" not in ask("What is the marked region?")[1]
     roi = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Mine")
     roi.SetCenterWorld(node.GetSegmentCenterRAS("Milz"))
     roi.SetSize(1.0, 1.0, 3.0)
 
-    answer = ask(panel, wait_until, "What is the marked region?")
+    answer = ask("What is the marked region?")
 
     assert "of the marked region lie in Milz" in answer[1]
 
@@ -253,31 +250,31 @@ def test_the_marked_region_is_the_voxels_inside_of_the_box(scene):
     np.testing.assert_array_equal(cases.marked_region(target), nodes.box((3, 4), (1, 3), (2, 5)))
 
 
-def test_a_structure_that_was_not_found_is_asked_about_too(panel, reviewed, wait_until):
+def test_a_structure_that_was_not_found_is_asked_about_too(panel, reviewed, ask):
     node, _target = reviewed()
     row = next(row for row in record.rows_of(node) if row.name == "Milz")
     node.GetSegmentation().RemoveSegment("Milz")
     record.remember_missing(node, [record.replace(row, present=False, presence=0.05)])
     panel._refresh()
 
-    assert ask(panel, wait_until, "Is the milz present?")[1:] == [
+    assert ask("Is the milz present?")[1:] == [
         "Milz was not found.",
         "The localizer's own estimate that Milz is there is 0.05, which is low.",
         "Rests on: Milz",
     ]
 
 
-def test_a_segment_of_the_users_own_is_known_without_a_confidence(panel, reviewed, wait_until):
+def test_a_segment_of_the_users_own_is_known_without_a_confidence(reviewed, ask):
     node, target = reviewed()
     node.GetSegmentation().AddEmptySegment("mine", "Lesion")
-    paint(node, "mine", target, nodes.box((0, 1), (5, 7), (0, 2)))
+    replace(node, "mine", target, nodes.box((0, 1), (5, 7), (0, 2)))
 
-    answer = ask(panel, wait_until, "Is the lesion present?")
+    answer = ask("Is the lesion present?")
 
     assert answer[1].startswith("Lesion is present") and "confidence" not in answer[1]
 
 
-def test_nothing_else_starts_while_a_report_is_written_and_it_can_be_cancelled(panel, reviewed, wait_until):
+def test_nothing_else_starts_while_a_report_is_written_and_it_can_be_cancelled(panel, reviewed, wait_until, said):
     reviewed(names=("slow", "Milz"))
 
     click(panel.ui.reportButton)
@@ -286,23 +283,20 @@ def test_nothing_else_starts_while_a_report_is_written_and_it_can_be_cancelled(p
     assert not panel.ui.transferButton.enabled and "Wait until" in panel.ui.transferButton.toolTip
     assert not panel.ui.reportButton.enabled
     wait_until(lambda: panel.ui.reportProgressBar.value >= 20)
-    click(panel.ui.cancelReportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.cancelReportButton)
     assert "cancelled" in panel.ui.reportMessageLabel.text
     assert panel.ui.transferButton.enabled and panel.ui.reportButton.enabled
 
 
 @pytest.mark.parametrize("name", ["bug", "crash"])
-def test_a_failure_is_explained_and_the_next_report_works(panel, reviewed, wait_until, name):
+def test_a_failure_is_explained_and_the_next_report_works(panel, reviewed, name, said):
     node, _target = reviewed(names=(name, "Milz"))
 
-    click(panel.ui.reportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.reportButton)
 
     assert panel.ui.reportMessageLabel.visible and panel.ui.reportMessageLabel.text
     node.GetSegmentation().GetSegment(name).SetName("Liver")
-    click(panel.ui.reportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.reportButton)
     assert not panel.ui.reportMessageLabel.visible
     assert panel.ui.reportList.visible
 
@@ -337,10 +331,9 @@ def test_a_removed_segment_leaves_sentences_that_select_nothing(panel, written):
     assert panel._results.table.selected == []
 
 
-def test_another_result_has_no_report_of_the_first(panel, written, wait_until):
+def test_another_result_has_no_report_of_the_first(panel, written, run):
     first, _target = written()
-    click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    run()
     assert not panel.ui.reportList.visible
 
     panel.ui.resultSelector.setCurrentNode(first)
@@ -349,13 +342,12 @@ def test_another_result_has_no_report_of_the_first(panel, written, wait_until):
 
 
 @pytest.mark.parametrize(("name", "form"), [("mine.md", "md"), ("mine", "html"), ("mine.json", "json")])
-def test_a_report_is_saved_where_the_dialog_says(panel, reviewed, wait_until, tmp_path, monkeypatch, name, form):
+def test_a_report_is_saved_where_the_dialog_says(panel, reviewed, tmp_path, monkeypatch, name, form, said):
     reviewed()
     asked = []
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: asked.append(arguments) or (str(tmp_path / name), ""))
 
-    click(panel.ui.saveReportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.saveReportButton)
 
     path = tmp_path / f"mine.{form}"
     assert path.is_file() and "Liver" in path.read_text(encoding="utf-8")
@@ -364,15 +356,14 @@ def test_a_report_is_saved_where_the_dialog_says(panel, reviewed, wait_until, tm
     assert "dcm" not in asked[0][3]
 
 
-def test_a_dialog_that_is_closed_and_a_folder_that_is_gone_are_no_trouble(panel, reviewed, wait_until, tmp_path, monkeypatch):
+def test_a_dialog_that_is_closed_and_a_folder_that_is_gone_are_no_trouble(panel, reviewed, tmp_path, monkeypatch, said):
     reviewed()
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_arguments: ("", ""))
     click(panel.ui.saveReportButton)
     assert not panel._meaning.running
 
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_arguments: (str(tmp_path / "gone" / "x.md"), ""))
-    click(panel.ui.saveReportButton)
-    wait_until(lambda: not panel._meaning.running)
+    said(panel.ui.saveReportButton)
     assert "can't be written" in panel.ui.reportMessageLabel.text
 
 
@@ -394,20 +385,10 @@ def test_a_volume_from_dicom_offers_a_dicom_report(panel, reviewed, tmp_path, mo
     assert cases.dicom_folder(target) == tmp_path / "series"
 
 
-def test_a_snapshot_keeps_overlapping_segments_and_leaves_the_nodes_alone(panel, reviewed):
+def test_a_snapshot_keeps_overlapping_segments_and_leaves_the_nodes_alone(reviewed):
     node, target = reviewed()
     stroke = nodes.box((1, 2), (2, 6), (3, 7))
-    logic = slicer.vtkSlicerSegmentEditorLogic()
-    editor = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
-    editor.SetOverwriteMode(editor.OverwriteNone)
-    logic.SetMRMLScene(slicer.mrmlScene)
-    logic.SetSegmentEditorNode(editor)
-    logic.SetSegmentationNode(node)
-    logic.SetSourceVolumeNode(target)
-    logic.SetCurrentSegmentID("Milz")
-    logic.ResetModifierLabelmapToDefault()
-    array_of(logic.GetModifierLabelmap())[:] = stroke
-    logic.ModifySegmentByLabelmap(node, "Milz", logic.GetModifierLabelmap(), logic.ModificationModeAdd, False, True)
+    paint(node, "Milz", target, stroke)
     before = cases.stamp(node)
 
     snapshot = cases.snapshot_of(node)

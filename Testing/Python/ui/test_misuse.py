@@ -11,33 +11,12 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from clicks import click
+from clicks import MASKS, click, is_gone, replace, results_of, voxels
 from host import modules
-
-MASKS = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
-
-
-@pytest.fixture
-def loaded(panel):
-    reference = nodes.volume("Reference CT")
-    segmentation = nodes.segmentation(reference, MASKS)
-    target = nodes.volume("Target CT")
-    modules.settle()
-    return reference, segmentation, target
-
-
-@pytest.fixture
-def idle(panel, wait_until):
-    """idle(): wait until the run has ended."""
-    return lambda: wait_until(lambda: panel.ui.transferButton.visible)
-
-
-def results_of(segmentation):
-    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
 
 
 @pytest.mark.parametrize("stage", ["at once", "starting", "segmentation"])
-def test_cancel_at_every_stage_ends_the_run_and_the_next_one_works(panel, scripted, loaded, wait_until, idle, stage):
+def test_cancel_at_every_stage_ends_the_run_and_the_next_one_works(panel, loaded, wait_until, idle, stage, run):
     panel.parameters.model = "wait"
     click(panel.ui.transferButton)
     if stage != "at once":
@@ -47,15 +26,12 @@ def test_cancel_at_every_stage_ends_the_run_and_the_next_one_works(panel, script
     idle()
 
     assert panel.ui.transferButton.enabled
-    panel.parameters.model = "copy"
-    click(panel.ui.transferButton)
-    idle()
+    run("copy")
     assert "2 of 2 structures found" in panel.ui.resultsLabel.text
 
 
-def test_a_click_on_cancel_after_the_end_does_no_harm(panel, scripted, loaded, idle):
-    click(panel.ui.transferButton)
-    idle()
+def test_a_click_on_cancel_after_the_end_does_no_harm(panel, loaded, run):
+    run()
 
     panel._cancel()
     panel.ui.cancelButton.click()
@@ -75,25 +51,15 @@ def test_a_double_click_starts_one_run(panel, scripted, loaded, idle):
     assert len(results_of(segmentation)) == 1
 
 
-def test_two_runs_give_two_results_with_names_of_their_own(panel, scripted, loaded, idle):
-    _reference, segmentation, _target = loaded
-    for _run in range(2):
-        click(panel.ui.transferButton)
-        idle()
-
-    assert [node.GetName() for node in results_of(segmentation)] == ["Target CT RAUSlicer", "Target CT RAUSlicer_1"]
-
-
-def test_hidden_segments_are_transferred_too(panel, scripted, loaded, idle):
+def test_hidden_segments_are_transferred_too(loaded, run):
     _reference, segmentation, target = loaded
     segmentation.GetDisplayNode().SetSegmentVisibility("Milz", False)
     segmentation.GetDisplayNode().SetVisibility(False)
 
-    click(panel.ui.transferButton)
-    idle()
+    run()
 
     (node,) = results_of(segmentation)
-    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Milz", target) > 0, MASKS["Milz"])
+    np.testing.assert_array_equal(voxels(node, "Milz", target), MASKS["Milz"])
 
 
 def test_the_reference_removed_during_the_run_does_not_matter(panel, scripted, loaded, scene, wait_until, idle):
@@ -114,9 +80,8 @@ def test_the_reference_removed_during_the_run_does_not_matter(panel, scripted, l
     assert not panel.ui.redoButton.enabled and panel.ui.acceptButton.enabled
 
 
-def test_the_result_removed_during_an_update_gives_a_message(panel, scripted, loaded, scene, wait_until, idle):
-    click(panel.ui.transferButton)
-    idle()
+def test_the_result_removed_during_an_update_gives_a_message(panel, loaded, scene, wait_until, idle, run):
+    run()
     node = panel.parameters.resultSegmentation
     panel.parameters.model = "wait"
     panel._results.table.select("Liver")
@@ -131,14 +96,10 @@ def test_the_result_removed_during_an_update_gives_a_message(panel, scripted, lo
     assert panel.ui.resultsTable.rowCount == 0
 
 
-def test_a_run_that_finds_nothing_leaves_the_result_before_it_within_reach(panel, scripted, loaded, idle):
-    click(panel.ui.transferButton)
-    idle()
+def test_a_run_that_finds_nothing_leaves_the_result_before_it_within_reach(panel, loaded, run):
+    run()
     first = panel.parameters.resultSegmentation
-    panel.parameters.model = "nothing"
-
-    click(panel.ui.transferButton)
-    idle()
+    run("nothing")
 
     assert panel.ui.resultsLabel.text.startswith("Nothing was found.")
     assert first.GetScene() is not None
@@ -178,9 +139,8 @@ def test_another_scene_loaded_during_the_run_is_not_written_to(panel, scripted, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_the_worker_killed_during_an_update_leaves_the_painted_slices(panel, scripted, loaded, wait_until, idle):
-    click(panel.ui.transferButton)
-    idle()
+def test_the_worker_killed_during_an_update_leaves_the_painted_slices(panel, loaded, wait_until, idle, run):
+    run()
     target = panel.parameters.targetVolume
     node = panel.parameters.resultSegmentation
     panel.parameters.model = "deaf"
@@ -192,7 +152,7 @@ def test_the_worker_killed_during_an_update_leaves_the_painted_slices(panel, scr
     idle()
 
     assert "stopped unexpectedly" in panel.ui.problemLabel.text
-    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Liver", target) > 0, MASKS["Liver"])
+    np.testing.assert_array_equal(voxels(node, "Liver", target), MASKS["Liver"])
     assert not panel.ui.undoButton.toolTip.startswith("Undo redo")
 
 
@@ -227,39 +187,28 @@ def test_the_application_killed_during_a_run_leaves_no_process_and_no_file(tmp_p
     assert list(tmp_path.glob("rauslicer-*")) == []
 
 
-def is_gone(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that can't be written")
-def test_a_temporary_folder_that_can_not_be_written_gives_a_message(panel, scripted, loaded, tmp_path, idle):
+def test_a_temporary_folder_that_can_not_be_written_gives_a_message(panel, loaded, tmp_path, run):
     tmp_path.chmod(0o500)
     try:
-        click(panel.ui.transferButton)
-        idle()
+        run()
     finally:
         tmp_path.chmod(0o700)
     assert "temporary folder" in panel.ui.explanationLabel.text
 
 
-def test_a_temporary_folder_that_is_gone_gives_a_message_and_comes_back(panel, scripted, loaded, monkeypatch, tmp_path, idle):
+def test_a_temporary_folder_that_is_gone_gives_a_message_and_comes_back(panel, loaded, monkeypatch, tmp_path, run):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    click(panel.ui.transferButton)
-    idle()
+    run()
     assert "temporary folder" in panel.ui.explanationLabel.text
 
     (tmp_path / "gone").mkdir()
-    click(panel.ui.transferButton)
-    idle()
+    run()
     assert "2 of 2 structures found" in panel.ui.resultsLabel.text
 
 
 @pytest.mark.slow
-def test_the_real_pipeline_transfers_and_updates_through_the_panel(panel, scene, monkeypatch, tiny_model, make_ellipsoids, wait_until):
+def test_the_real_pipeline_transfers_and_updates_through_the_panel(panel, monkeypatch, tiny_model, make_ellipsoids, idle):
     """Random weights find nothing of worth; everything around them is real."""
     from RAUSlicerLib.service.client import WorkerClient
 
@@ -282,7 +231,7 @@ def test_the_real_pipeline_transfers_and_updates_through_the_panel(panel, scene,
     panel.parameters.device = "cpu"
 
     click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.transferButton.visible, seconds=300)
+    idle(300)
 
     assert panel.ui.resultsSection.visible, panel.ui.problemLabel.text
     node = panel.parameters.resultSegmentation
@@ -290,17 +239,15 @@ def test_the_real_pipeline_transfers_and_updates_through_the_panel(panel, scene,
     row = next(row for row in panel._results.table.rows if row.present)
     panel._results.table.select(row.key)
     click(panel.ui.editButton)
-    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, row.key, volumes[1]) > 0
+    mask = voxels(node, row.key, volumes[1])
     index = int(np.median(np.argwhere(mask)[:, 0]))
     mask[index] = False
     mask[index, 10:20, 10:20] = True
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, row.key, volumes[1])
-    modules.settle(500)
+    replace(node, row.key, volumes[1], mask)
     assert panel.ui.updateButton.text == "Update from 1 painted slice"
     click(panel.ui.updateButton)
-    wait_until(lambda: panel.ui.transferButton.visible, seconds=300)
+    idle(300)
 
     # The volumes are coarse, and that is noted; nothing else is.
     assert not panel.ui.messageBox.visible or panel.ui.problemLabel.text == "Please note", panel.ui.problemLabel.text
-    updated = slicer.util.arrayFromSegmentBinaryLabelmap(node, row.key, volumes[1]) > 0
-    np.testing.assert_array_equal(updated[index], mask[index])
+    np.testing.assert_array_equal(voxels(node, row.key, volumes[1])[index], mask[index])

@@ -4,11 +4,10 @@ import sys
 import nodes
 import pytest
 import slicer
+from clicks import MILZ, load_case
 from host import modules
 
 from RAUSlicerLib.errors import RAUSlicerError
-
-REFERENCE = {"Liver": nodes.box((1, 4), (2, 6), (3, 7)), "Milz": nodes.box((4, 6), (0, 2), (0, 3))}
 
 
 @pytest.fixture
@@ -44,8 +43,7 @@ def test_the_module_registers_under_segmentation_and_says_what_it_is_for(hosted)
 
 
 def test_a_script_gets_the_segmentation_node(logic, scripted, scene):
-    reference, target = nodes.volume("Reference"), nodes.volume("Target")
-    segmentation = nodes.segmentation(reference, REFERENCE)
+    reference, segmentation, target = load_case()
 
     node = logic.transfer(reference, segmentation, target, structures=["milz"])
 
@@ -53,17 +51,15 @@ def test_a_script_gets_the_segmentation_node(logic, scripted, scene):
 
 
 def test_a_script_can_add_to_its_own_segmentation(logic, scripted, scene):
-    reference, target = nodes.volume("Reference"), nodes.volume("Target")
-    segmentation = nodes.segmentation(reference, REFERENCE)
-    own = nodes.segmentation(target, {"mine": REFERENCE["Milz"]}, "Own")
+    reference, segmentation, target = load_case()
+    own = nodes.segmentation(target, {"mine": MILZ}, "Own")
 
     assert logic.transfer(reference, segmentation, target, output_node=own) is own
     assert own.GetSegmentation().GetNumberOfSegments() == 3
 
 
 def test_a_script_gets_an_exception_it_can_read(logic, scripted, scene):
-    reference, target = nodes.volume("Reference"), nodes.volume("Target")
-    segmentation = nodes.segmentation(reference, REFERENCE)
+    reference, segmentation, target = load_case()
 
     with pytest.raises(RAUSlicerError, match="no structure named 'kidney'"):
         logic.transfer(reference, segmentation, target, structures=["kidney"])

@@ -1,7 +1,7 @@
 """Many structures in the results table stand under headings of anatomy."""
 
 import pytest
-import qt
+from clicks import click_item
 from host import modules
 
 from RAUSlicerLib.scene.record import Row
@@ -12,15 +12,7 @@ NAMES = (*ORGANS, "right adrenal gland", *VESSELS, "duodenum", "left lung", "rig
 
 
 def row(name, number):
-    return Row(
-        key=f"key {name}",
-        name=name,
-        color=(1.0, 0.5, 0.0),
-        status="found",
-        confidence=0.8,
-        volume_ml=float(number),
-        reference_volume_ml=1.0,
-    )
+    return Row(f"key {name}", name, (1.0, 0.5, 0.0), "found", 0.8, float(number), 1.0)
 
 
 @pytest.fixture
@@ -39,8 +31,7 @@ def texts(panel):
 def click_heading(panel, title):
     widget = panel.ui.resultsTable
     line = next(line for line in range(widget.rowCount) if title in widget.item(line, 0).text())
-    widget.scrollToItem(widget.item(line, 0))
-    qt.QTest.mouseClick(widget.viewport(), qt.Qt.LeftButton, qt.Qt.NoModifier, widget.visualItemRect(widget.item(line, 0)).center())
+    click_item(widget, widget.item(line, 0))
 
 
 def test_every_structure_stands_once_under_a_heading_that_counts_them(panel, table):

@@ -4,55 +4,24 @@ import nodes
 import numpy as np
 import pytest
 import slicer
-from clicks import click, click_row
+from clicks import LIVER, MILZ, click, click_row, load_case, paint, voxels
 from host import modules
 
 from RAUSlicerLib.scene import record
-from RAUSlicerLib.scene.geometry import array_of
-
-LIVER, MILZ = nodes.box((1, 4), (2, 6), (3, 7)), nodes.box((4, 6), (0, 2), (0, 3))
 
 
 @pytest.fixture
-def reviewed(panel, scripted, wait_until, scene):
-    """The panel after a run with two drafts; called with a model's name, it runs that."""
+def reviewed(panel, run):
+    """The panel after a run with two drafts; called, it runs."""
 
-    def run(model="copy", transform=False):
-        reference = nodes.volume("Reference CT")
-        nodes.segmentation(reference, {"Liver": LIVER, "Milz": MILZ})
-        target = nodes.volume("Target CT")
+    def load_and_run(transform=False):
+        *_, target = load_case()
         if transform:
             target.SetAndObserveTransformNodeID(nodes.transform().GetID())
-        modules.settle()
-        panel.parameters.model = model
-        click(panel.ui.transferButton)
-        wait_until(lambda: panel.ui.transferButton.visible)
+        run("copy")
         return panel.parameters.resultSegmentation, target
 
-    return run
-
-
-def voxels(node, key, target):
-    return slicer.util.arrayFromSegmentBinaryLabelmap(node, key, target) > 0
-
-
-def paint(node, key, target, mask):
-    """What a stroke of the Segment Editor does, by its own logic."""
-    logic = slicer.vtkSlicerSegmentEditorLogic()
-    editor = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
-    editor.SetOverwriteMode(editor.OverwriteNone)
-    logic.SetMRMLScene(slicer.mrmlScene)
-    logic.SetSegmentEditorNode(editor)
-    logic.SetSegmentationNode(node)
-    logic.SetSourceVolumeNode(target)
-    logic.SetCurrentSegmentID(key)
-    logic.ResetModifierLabelmapToDefault()
-    modifier = logic.GetModifierLabelmap()
-    array_of(modifier)[:] = mask
-    modifier.Modified()
-    logic.ModifySegmentByLabelmap(node, key, modifier, logic.ModificationModeAdd, False, True)
-    slicer.mrmlScene.RemoveNode(editor)
-    modules.settle(500)
+    return load_and_run
 
 
 def test_a_click_shows_the_structure_in_the_views(panel, reviewed, scene):
@@ -107,20 +76,20 @@ def test_an_undo_leaves_what_was_painted_on_other_segments(panel, reviewed):
     np.testing.assert_array_equal(voxels(node, "Milz", target), MILZ | stroke)
 
 
-def test_redo_replaces_one_structure_and_no_other(panel, reviewed, wait_until):
+def test_redo_replaces_one_structure_and_no_other(panel, reviewed, idle):
     node, target = reviewed()
     paint(node, "Liver", target, nodes.box((0, 1), (0, 7), (0, 8)))
     paint(node, "Milz", target, nodes.box((0, 1), (0, 1), (0, 1)))
     click_row(panel, "Liver")
 
     click(panel.ui.redoButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    idle()
 
     np.testing.assert_array_equal(voxels(node, "Liver", target), LIVER)
     np.testing.assert_array_equal(voxels(node, "Milz", target), MILZ | nodes.box((0, 1), (0, 1), (0, 1)))
 
 
-def test_a_painted_slice_is_offered_for_an_update_and_sent(panel, reviewed, wait_until):
+def test_a_painted_slice_is_offered_for_an_update_and_sent(panel, reviewed, idle):
     node, target = reviewed(transform=True)
     click_row(panel, "Liver")
     click(panel.ui.editButton)
@@ -132,7 +101,7 @@ def test_a_painted_slice_is_offered_for_an_update_and_sent(panel, reviewed, wait
 
     assert panel.ui.updateButton.text == "Update from 1 painted slice"
     click(panel.ui.updateButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    idle()
     assert not panel.ui.messageBox.visible, panel.ui.problemLabel.text
     # The scripted pipeline answers with the mask it was sent, and a confidence of its own.
     np.testing.assert_array_equal(voxels(node, "Liver", target), LIVER | stroke)
@@ -144,7 +113,7 @@ def test_a_painted_slice_is_offered_for_an_update_and_sent(panel, reviewed, wait
     assert panel.ui.updateButton.text == "Update from 1 painted slice"
 
 
-def test_an_update_that_had_to_match_again_says_so_once(panel, reviewed, wait_until):
+def test_an_update_that_had_to_match_again_says_so_once(panel, reviewed, idle):
     node, target = reviewed()
     click_row(panel, "Liver")
     click(panel.ui.editButton)
@@ -153,14 +122,14 @@ def test_an_update_that_had_to_match_again_says_so_once(panel, reviewed, wait_un
     for stroke, said in ((nodes.box((2, 3), (0, 7), (0, 3)), True), (nodes.box((3, 4), (0, 7), (0, 3)), False)):
         paint(node, "Liver", target, stroke)
         click(panel.ui.updateButton)
-        wait_until(lambda: panel.ui.transferButton.visible)
+        idle()
 
         assert panel.ui.messageBox.visible is said, panel.ui.problemLabel.text
         assert "had to be matched again" in panel.ui.explanationLabel.text
         assert voxels(node, "Liver", target)[stroke].all()
 
 
-def test_a_moved_box_is_offered_for_an_update_and_sent(panel, reviewed, wait_until):
+def test_a_moved_box_is_offered_for_an_update_and_sent(panel, reviewed, idle):
     node, _target = reviewed(transform=True)
     click_row(panel, "Liver")
     click(panel.ui.boxesButton)
@@ -174,7 +143,7 @@ def test_a_moved_box_is_offered_for_an_update_and_sent(panel, reviewed, wait_unt
 
     assert panel.ui.updateButton.text == "Update from the moved box"
     click(panel.ui.updateButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    idle()
     assert not panel.ui.messageBox.visible, panel.ui.problemLabel.text
     np.testing.assert_allclose(record.rows_of(node)[0].box_mm, ((-7, 1, 2), (-4, 4, 5)), atol=1e-3)
 
@@ -193,7 +162,7 @@ def test_boxes_lie_where_the_run_looked_and_go_again(panel, reviewed, scene):
     assert slicer.util.getNodesByClass("vtkMRMLMarkupsROINode") == []
 
 
-def test_surfaces_are_shown_stay_over_a_redo_and_are_removed(panel, reviewed, wait_until):
+def test_surfaces_are_shown_stay_over_a_redo_and_are_removed(panel, reviewed, idle):
     node, target = reviewed()
 
     click(panel.ui.show3DButton)
@@ -203,7 +172,7 @@ def test_surfaces_are_shown_stay_over_a_redo_and_are_removed(panel, reviewed, wa
     paint(node, "Liver", target, nodes.box((0, 1), (0, 7), (0, 8)))
     click_row(panel, "Liver")
     click(panel.ui.redoButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    idle()
     assert node.GetSegmentation().GetSegment("Liver").GetRepresentation("Closed surface") is not None
     click(panel.ui.show3DButton)
     assert not node.GetSegmentation().ContainsRepresentation("Closed surface")
@@ -279,12 +248,11 @@ def test_a_result_survives_saving_and_loading_the_scene(panel, reviewed, scene, 
     assert panel.ui.redoButton.enabled
 
 
-def test_a_second_run_makes_a_second_result_and_both_can_be_looked_at(panel, reviewed, wait_until):
+def test_a_second_run_makes_a_second_result_of_another_name_and_both_can_be_looked_at(panel, reviewed, run):
     first, _target = reviewed()
-    click(panel.ui.transferButton)
-    wait_until(lambda: panel.ui.transferButton.visible)
+    run()
 
-    assert panel.parameters.resultSegmentation is not first
+    assert [node.GetName() for node in (first, panel.parameters.resultSegmentation)] == ["Target CT RAUSlicer", "Target CT RAUSlicer_1"]
     assert panel.ui.resultSelector.visible
     panel.ui.resultSelector.setCurrentNode(first)
     assert panel._results.node is first

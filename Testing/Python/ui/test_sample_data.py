@@ -1,6 +1,7 @@
 import pytest
 import qt
 import slicer
+from clicks import click, results_of, voxels
 from host import modules
 
 from RAUSlicerLib.scene.record import rows_of
@@ -22,32 +23,30 @@ def sample():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("localizer", ["vlm"])
-def test_the_embedded_pair_runs_by_one_click(panel, sample, scene, wait_until, localizer):
+def test_the_embedded_pair_runs_by_one_click(panel, sample, idle):
     reference, segmentation, target = sample
     assert (panel.parameters.referenceVolume, panel.parameters.targetVolume) == (reference, target)
-    panel.parameters.localizer = localizer
     panel.parameters.device = "cpu"
     items = [panel.ui.structuresList.item(index) for index in range(panel.ui.structuresList.count)]
     wanted = [item.text() for item in items if any(name in item.text().lower() for name in STRUCTURES)]
-    qt.QTest.mouseClick(panel.ui.noStructuresButton, qt.Qt.LeftButton)
+    click(panel.ui.noStructuresButton)
     for item in [panel.ui.structuresList.item(index) for index in range(panel.ui.structuresList.count)]:
         if item.text() in wanted:
             item.setCheckState(qt.Qt.Checked)
     assert panel.ui.transferButton.text == f"Transfer {len(wanted)} structures to ICBM152"
 
-    qt.QTest.mouseClick(panel.ui.transferButton, qt.Qt.LeftButton)
-    wait_until(lambda: panel.ui.transferButton.visible, seconds=300)
+    click(panel.ui.transferButton)
+    idle(300)
 
     assert panel.ui.resultsSection.visible, panel.ui.problemLabel.text
     table = panel.ui.resultsTable
     assert {table.item(row, 0).text().split("\n")[0] for row in range(table.rowCount)} == set(wanted)
     # How good the model is is the benchmark's business; here, what the table says and what the scene holds must agree.
-    (written,) = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
+    (written,) = results_of(segmentation)
     rows = rows_of(written)
     assert {row.name for row in rows} == set(wanted)
     segments = written.GetSegmentation()
     names = [segments.GetNthSegment(index).GetName() for index in range(segments.GetNumberOfSegments())]
     assert sorted(names) == sorted(row.name for row in rows if row.present)
     for id_ in segments.GetSegmentIDs():
-        assert slicer.util.arrayFromSegmentBinaryLabelmap(written, id_, target).any()
+        assert voxels(written, id_, target).any()

@@ -28,14 +28,12 @@ class Projection:
     spacing: float
 
 
-def project(
-    volume: sitk.Image, labels: sitk.Image | None = None, *, turn: float = 0.0, tilt: float = 0.0, spacing: float = 2.5
-) -> Projection:
+def project(volume: sitk.Image, labels: sitk.Image, *, turn: float = 0.0, tilt: float = 0.0, spacing: float = 2.5) -> Projection:
     """Project a CT from front to back with parallel rays.
 
     Args:
         volume: CT in HU.
-        labels: Label map on the same grid, or none.
+        labels: Label map on the same grid.
         turn: Degrees around the axis from foot to head.
         tilt: Degrees around the axis from right to left.
         spacing: Of the projection, in mm.
@@ -51,13 +49,10 @@ def project(
     hu = sitk.GetArrayFromImage(sitk.Resample(ct, grid, transform, sitk.sitkLinear, FLOOR, sitk.sitkFloat32))
     # (z, y, x) to (rows from the head down, columns from the patient's right to left): x grows to the left in LPS already.
     image = np.clip(hu - FLOOR, 0, CEILING - FLOOR).mean(1)[::-1]
-    masks: dict[int, np.ndarray] = {}
-    if labels is None:
-        return Projection(np.ascontiguousarray(image), masks, spacing)
     known = sitk.GetArrayFromImage(sitk.Resample(canonical(labels), grid, transform, sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8))
-    for label in np.unique(known):
-        if label:
-            masks[int(label)] = np.ascontiguousarray(((known == label).sum(1) * spacing >= LEAST_PATH)[::-1])
+    masks = {
+        int(label): np.ascontiguousarray(((known == label).sum(1) * spacing >= LEAST_PATH)[::-1]) for label in np.unique(known) if label
+    }
     return Projection(np.ascontiguousarray(image), masks, spacing)
 
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ...anatomy.graph import Node
 from ...anatomy.terms import load_graph
 from ...errors import InputError
 from ..evidence import Score
 from .network import RegionNet, Regions, Seen
-from .phrases import Finding, load_knowledge, names_of
+from .phrases import Finding, load_knowledge
 from .pictures import Letterbox, prepare
 from .text import encode, negation
 
 REGION_MODEL = "regions"
 PART = "region"
-# What a score of the whole picture has in the place of a region.
-WHOLE = "whole picture"
 # Pixels that a picture has at least along each side.
 LEAST_SIDE = 16
 
@@ -93,24 +88,6 @@ class RegionModel:
         """Names (``graph/id``) of all nodes that have a query."""
         return tuple(name for name, _ in self.net.config.nodes)
 
-    @cached_property
-    def _words(self) -> frozenset[str]:
-        said: list[str] = []
-        for graph in sorted({name.split("/")[0] for name in self.regions}):
-            for finding in load_knowledge(graph).findings.values():
-                if finding.trained:
-                    said += [*finding.present, *finding.absent, finding.located]
-            said += [name for node in self._nodes(graph) for name in names_of(load_graph(graph), node)]
-        return frozenset(re.findall(r"[a-z0-9]+", " ".join(said).lower()))
-
-    def _nodes(self, graph: str) -> list[Node]:
-        return [load_graph(graph).nodes[name.split("/")[1]] for name in self.regions if name.startswith(f"{graph}/")]
-
-    def is_familiar(self, phrase: str) -> bool:
-        """Whether all words of a phrase were among those it was trained on; what it says of others is guessing."""
-        words = re.findall(r"[a-z0-9]+", phrase.lower())
-        return bool(words) and all(word in self._words or f"{word}s" in self._words for word in words)
-
     def look(self, picture: np.ndarray) -> Look:
         """See a gray picture (rows, columns), the patient's right on its left, bright where much is absorbed.
 
@@ -143,7 +120,7 @@ class RegionModel:
 
         Args:
             look: The picture.
-            phrases: Any phrases in English; `is_familiar` says whether a phrase is made of words the model knows.
+            phrases: Any phrases in English.
             regions: Names (``graph/id``), all that it was trained on by default; a score carries the region's name in words.
 
         Raises:
@@ -156,15 +133,6 @@ class RegionModel:
             values = torch.sigmoid((embeddings @ (said - denied).t()) * self.net.log_scale[0].clamp(max=4.0).exp())
         words = [self.spoken(name) for name in chosen]
         return tuple(Score(p, float(values[r, k]), words[r]) for r in range(len(chosen)) for k, p in enumerate(phrases))
-
-    def image_scores(self, look: Look, phrases: Sequence[str]) -> tuple[Score, ...]:
-        """The same of the picture as a whole."""
-        with torch.inference_mode():
-            said, denied = self._sides(phrases)
-            scale = self.net.log_scale[1].clamp(max=4.0).exp()
-            pairs = zip(self.net.image_scores(look.seen, said), self.net.image_scores(look.seen, denied), strict=True)
-            values = torch.sigmoid(torch.stack([a - b for a, b in pairs]).mean(0)[0] * scale)
-        return tuple(Score(phrase, float(value), WHOLE) for phrase, value in zip(phrases, values, strict=True))
 
     def ground(self, look: Look, phrase: str) -> np.ndarray:
         """Where in the picture a phrase fits: (rows, columns) on the picture's own pixels, 0 to 1 at the best place.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ... import NOTICE, __version__
 from ...errors import InputError
 from ...results import Status
-from ...support import strict_json
 from ..evidence import Comparison, Measurement, Quantity, Report, Score, Section, Sentence, SentenceKind, StructureFindings
 
 SCHEMA = "rauslicer-report"
@@ -22,19 +22,6 @@ def render(report: Report) -> str:
     return json.dumps(to_values(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def parse(text: str) -> Report:
-    """The report in a JSON text.
-
-    Raises:
-        InputError: it is no JSON, no report, or one of a later schema.
-    """
-    try:
-        values = strict_json.loads(text)
-    except ValueError as error:
-        raise _refused("It is no JSON.") from error
-    return from_values(values)
-
-
 def to_values(report: Report) -> dict[str, Any]:
     """The report as plain values. Units are UCUM; an unknown confidence is None."""
     return {
@@ -43,16 +30,8 @@ def to_values(report: Report) -> dict[str, Any]:
         "rauslicer": __version__,
         "notice": NOTICE,
         "source": dict(report.source),
-        "sections": [
-            {
-                "title": section.title,
-                "node": section.node,
-                "sentences": [sentence_values(sentence) for sentence in section.sentences],
-                "details": [sentence_values(sentence) for sentence in section.details],
-            }
-            for section in report.sections
-        ],
-        "findings": [findings_values(found) for found in report.findings],
+        "sections": [asdict(section) for section in report.sections],
+        "findings": [_findings_values(found) for found in report.findings],
     }
 
 
@@ -77,21 +56,14 @@ def from_values(values: Mapping[str, Any]) -> Report:
             for section in values["sections"]
         )
         source = {str(heading): str(text) for heading, text in values["source"].items()}
-        return Report(sections, source, tuple(findings_of(found) for found in values["findings"]))
+        return Report(sections, source, tuple(_findings_of(found) for found in values["findings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _refused("A part of it is missing or of the wrong kind.") from error
 
 
 def sentence_values(sentence: Sentence) -> dict[str, Any]:
     """A sentence with its evidence as plain values."""
-    return {
-        "text": sentence.text,
-        "kind": str(sentence.kind),
-        "structures": list(sentence.structures),
-        "measurements": [_measurement_values(measurement) for measurement in sentence.measurements],
-        "scores": [{"phrase": score.phrase, "value": score.value, "region": score.region} for score in sentence.scores],
-        "confidence": sentence.confidence,
-    }
+    return asdict(sentence)
 
 
 def sentence_of(values: Mapping[str, Any]) -> Sentence:
@@ -101,26 +73,16 @@ def sentence_of(values: Mapping[str, Any]) -> Sentence:
         SentenceKind(values["kind"]),
         tuple(values["structures"]),
         tuple(_measurement_of(measurement) for measurement in values["measurements"]),
-        tuple(Score(str(score["phrase"]), float(score["value"]), str(score["region"])) for score in values["scores"]),
-        _number_or_none(values["confidence"]),
+        tuple(Score(**score) for score in values["scores"]),
+        values["confidence"],
     )
 
 
-def findings_values(found: StructureFindings) -> dict[str, Any]:
-    """A structure's findings as plain values."""
-    return {
-        "name": found.name,
-        "status": str(found.status),
-        "confidence": None if math.isnan(found.confidence) else found.confidence,
-        "graph": found.graph,
-        "node": found.node,
-        "warnings": list(found.warnings),
-        "measurements": [_measurement_values(measurement) for measurement in found.measurements],
-    }
+def _findings_values(found: StructureFindings) -> dict[str, Any]:
+    return {**asdict(found), "confidence": None if math.isnan(found.confidence) else found.confidence}
 
 
-def findings_of(values: Mapping[str, Any]) -> StructureFindings:
-    """The findings that ``findings_values`` made the values of."""
+def _findings_of(values: Mapping[str, Any]) -> StructureFindings:
     confidence = values["confidence"]
     return StructureFindings(
         str(values["name"]),
@@ -133,40 +95,15 @@ def findings_of(values: Mapping[str, Any]) -> StructureFindings:
     )
 
 
-def _measurement_values(measurement: Measurement) -> dict[str, Any]:
-    comparison = measurement.comparison
-    return {
-        "quantity": str(measurement.quantity),
-        "value": measurement.value,
-        "unit": measurement.unit,
-        "structures": list(measurement.structures),
-        "is_cut": measurement.is_cut,
-        "comparison": {
-            "reference": comparison.reference,
-            "mean": comparison.mean,
-            "spread": comparison.spread,
-            "z_score": comparison.z_score,
-            "n": comparison.n,
-        },
-    }
-
-
 def _measurement_of(values: Mapping[str, Any]) -> Measurement:
-    beside = values["comparison"]
-    reference, mean, spread, z_score = (_number_or_none(beside[key]) for key in ("reference", "mean", "spread", "z_score"))
-    comparison = Comparison(reference, mean, spread, z_score, int(beside["n"]))
     return Measurement(
         Quantity(values["quantity"]),
         float(values["value"]),
         str(values["unit"]),
         tuple(values["structures"]),
-        comparison,
+        Comparison(**values["comparison"]),
         bool(values["is_cut"]),
     )
-
-
-def _number_or_none(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _refused(explanation: str) -> InputError:

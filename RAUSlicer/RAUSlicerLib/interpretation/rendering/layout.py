@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -82,9 +82,9 @@ def table(section: Section, report: Report) -> Table | None:
     columns = {
         "Structure": [found.name for found in described],
         "Volume (mL)": [_volume(found) for found in described],
-        "Reference (mL)": [_reference(found) for found in described],
-        "Difference": [_difference(found) for found in described],
-        "z (cases)": [_z_score(found) for found in described],
+        "Reference (mL)": [_of_volume(found, _shown_reference) for found in described],
+        "Difference": [_of_volume(found, _shown_difference) for found in described],
+        "z (cases)": [_of_volume(found, _shown_z_score) for found in described],
         "Confidence": [_confidence(found) for found in described],
     }
     kept = [heading for heading, cells in columns.items() if any(cells)]
@@ -120,20 +120,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _volume(found: StructureFindings) -> str:
+    return str(found.status) if found.status is Status.NOT_FOUND else _of_volume(found, _shown)
+
+
+def _of_volume(found: StructureFindings, shown: Callable[[Measurement], str]) -> str:
     volume = found.measured(Quantity.VOLUME)
-    if found.status is Status.NOT_FOUND or volume is None:
-        return str(Status.NOT_FOUND) if found.status is Status.NOT_FOUND else ""
-    return _shown(volume)
-
-
-def _reference(found: StructureFindings) -> str:
-    volume = found.measured(Quantity.VOLUME)
-    return "" if volume is None else _shown_reference(volume)
-
-
-def _difference(found: StructureFindings) -> str:
-    volume = found.measured(Quantity.VOLUME)
-    return "" if volume is None else _shown_difference(volume)
+    return "" if volume is None else shown(volume)
 
 
 def _shown(volume: Measurement) -> str:
@@ -151,9 +143,8 @@ def _shown_difference(volume: Measurement) -> str:
     return f"{'+' * (percent > 0)}{number(percent, '%')} %"
 
 
-def _z_score(found: StructureFindings) -> str:
-    volume = found.measured(Quantity.VOLUME)
-    if volume is None or volume.is_cut or volume.comparison.z_score is None:
+def _shown_z_score(volume: Measurement) -> str:
+    if volume.is_cut or volume.comparison.z_score is None:
         return ""
     return f"{volume.comparison.z_score:+.1f} ({volume.comparison.n})".replace("-", "−")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ... import NOTICE
 from ..evidence import Report, Sentence, StructureFindings
@@ -32,7 +32,7 @@ def render(report: Report) -> str:
 def _sentences(sentences: Sequence[Sentence], by_name: Mapping[str, StructureFindings]) -> list[str]:
     lines = []
     for paragraph in paragraphs(sentences):
-        texts = _joined(_escaped(body(sentence) if paragraph.structure else sentence.text) for sentence in paragraph.sentences)
+        texts = " ".join(_escaped(body(sentence) if paragraph.structure else sentence.text) for sentence in paragraph.sentences)
         if paragraph.structure is not None:
             found = by_name.get(paragraph.structure)
             lines.append(f"- **{_escaped(paragraph.structure)}**{'' if found is None else f' ({state(found)})'}. {texts}")
@@ -47,10 +47,6 @@ def _table(rows: Table | None) -> list[str]:
         return []
     rules = ["---", *["---:"] * (len(rows.header) - 1)]
     return ["", *(f"| {' | '.join(cells)} |" for cells in (rows.header, rules, *(map(_escaped, row) for row in rows.rows)))]
-
-
-def _joined(texts: Iterable[str]) -> str:
-    return " ".join(texts)
 
 
 def _escaped(text: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from ...anatomy.shapes import label_boxes
 from ...imaging.segmentation import Segmentation, Structure
 from ...pictures.slices import AXIAL, CORONAL, SAGITTAL, Oriented, PicturePlane
-from ...pictures.style import MUTED, TEXT, new_figure, structure_color
+from ...pictures.style import MUTED, TEXT, new_figure, show_slice, structure_color
 
 _SIDE = 2.6
 _DPI = 100
@@ -98,14 +98,9 @@ def _draw(
     others = tuple(axis for axis in range(3) if axis != plane.axis)
     mask = side.layers[structure.layer][box] == structure.label
     index = box[plane.axis].start + int(np.argmax(mask.sum(axis=others)))
-    image = side.cut(side.volume, plane, index)
     cut = side.cut(side.layers[structure.layer], plane, index) == structure.label
     width, height = side.extent(plane)
-    rows, columns = image.shape
-    axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0), interpolation="bilinear")
-    # Pixel centres, with one more pixel all round so that outlines close at the edge of the picture.
-    x = (np.arange(columns + 2) - 0.5) * width / columns
-    y = (np.arange(rows + 2) - 0.5) * height / rows
+    x, y = show_slice(axes, side.cut(side.volume, plane, index), (width, height), window, "bilinear")
     outline = np.pad(cut.astype(np.float32), 1)
     # A dark rim, so that an outline is seen on tissue as bright as itself.
     axes.contour(x, y, outline, levels=(0.5,), colors=["black"], linewidths=2.6, alpha=0.6)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
-from .evidence import CENTRE, Measurement, Quantity, Report, Sentence, SentenceKind, StructureFindings
+from RAUSlicerLib.interpretation.evidence import CENTRE, Measurement, Quantity, Sentence, SentenceKind, StructureFindings
 
 _UNITS = {"mL": "mL", "mm": "mm", "%": "%", "HU": "[hnsf'U]"}
 _ASKED = (Quantity.DISTANCE, Quantity.SHARE)
@@ -84,51 +83,21 @@ _DIRECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Factuality:
-    """How many measured sentences say exactly what their evidence says; ``problems`` are sentences with what is wrong with them."""
+def check(sentences: Iterable[Sentence], findings: Sequence[StructureFindings] | None = None) -> list[str]:
+    """What sentences of a report or an answer say that their evidence does not; empty where all of it is right.
 
-    checked: int
-    right: int
-    problems: tuple[tuple[Sentence, tuple[str, ...]], ...]
-
-    @property
-    def share(self) -> float:
-        """Of the measured sentences, 0 to 1; 1 where there are none."""
-        return self.right / self.checked if self.checked else 1.0
-
-
-def check_report(report: Report, findings: Sequence[StructureFindings] | None = None) -> Factuality:
-    """Read all sentences of a report; numbers of those that are not measured may only be their confidence, scores or counts.
+    Numbers of sentences that are not measured may only be their confidence, scores or counts.
 
     Args:
-        report: As written, or read from a file.
+        sentences: As written, or read from a file.
         findings: What was measured; with it, evidence that is neither among it nor a sum of it is a problem too.
     """
-    return check_sentences(report.sentences, findings)
-
-
-def check_sentences(sentences: Iterable[Sentence], findings: Sequence[StructureFindings] | None = None) -> Factuality:
-    """Read sentences of a report or an answer; see ``check_report``."""
-    checked = right = 0
-    problems = []
+    problems: list[str] = []
     for sentence in sentences:
-        found = check_sentence(sentence)
-        if findings is not None:
-            found += _unmeasured(sentence, findings)
-        if sentence.kind is SentenceKind.MEASURED:
-            checked += 1
-            right += not found
-        if found:
-            problems.append((sentence, found))
-    return Factuality(checked, right, tuple(problems))
-
-
-def check_sentence(sentence: Sentence) -> tuple[str, ...]:
-    """What a sentence says that its evidence does not; empty where all of it is right."""
-    if sentence.kind is not SentenceKind.MEASURED:
-        return _check_plain(sentence)
-    return tuple(_Reader(sentence).problems())
+        found = _Reader(sentence).problems() if sentence.kind is SentenceKind.MEASURED else _check_plain(sentence)
+        found += [] if findings is None else _unmeasured(sentence, findings)
+        problems += [f"{sentence.text} {problem}" for problem in found]
+    return problems
 
 
 class _Reader:
@@ -341,7 +310,7 @@ def _rounds_to(said: str, value: float) -> bool:
     return abs(float(said.replace("−", "-")) - value) <= 0.5 * 10**-decimals + _ALMOST * max(abs(value), 1.0)
 
 
-def _check_plain(sentence: Sentence) -> tuple[str, ...]:
+def _check_plain(sentence: Sentence) -> list[str]:
     """Numbers of a sentence that rests on no measurement: its confidence, scores, or how many structures it speaks of."""
     text, names = _masked(sentence.text, sentence.structures)
     for score in sentence.scores:
@@ -355,14 +324,14 @@ def _check_plain(sentence: Sentence) -> tuple[str, ...]:
     wrong = [
         number for number in said if not (("." not in number and int(number.replace("−", "-")) in counts) or _any_rounds(number, known))
     ]
-    return tuple(f"{number!r} is not what the evidence says" for number in wrong)
+    return [f"{number!r} is not what the evidence says" for number in wrong]
 
 
 def _any_rounds(number: str, values: Sequence[float]) -> bool:
     return "." in number and any(_rounds_to(number, value) for value in values)
 
 
-def _unmeasured(sentence: Sentence, findings: Sequence[StructureFindings]) -> tuple[str, ...]:
+def _unmeasured(sentence: Sentence, findings: Sequence[StructureFindings]) -> list[str]:
     """Evidence that was not measured: neither a finding, nor a sum of findings' volumes."""
     by_name = {found.name: found for found in findings}
     measured = {id(m): m for found in findings for m in found.measurements}
@@ -384,4 +353,4 @@ def _unmeasured(sentence: Sentence, findings: Sequence[StructureFindings]) -> tu
         )
         if not is_sum:
             problems.append(f"the evidence {measurement.quantity} {measurement.value:g} was not measured")
-    return tuple(problems)
+    return problems
