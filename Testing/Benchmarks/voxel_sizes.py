@@ -26,7 +26,7 @@ from RAUSlicerLib.support.settings import settings_from
 from RAUSlicerLib.training.calibration import pairs
 from RAUSlicerLib.training.cases import annotated
 from RAUSlicerLib.training.datasets import shipped
-from RAUSlicerLib.training.settings import CalibrationSettings
+from RAUSlicerLib.training.settings import CalibrationTraining
 
 
 def mean_dice(result: Transfer, truth: Reference) -> float:
@@ -56,7 +56,7 @@ def main() -> None:
     ways = {text: settings(text) for text in options.ways}
     scores: dict[str, list[tuple[float, float]]] = {text: [] for text in ways}
     datasets = shipped(options.data)
-    for pair in pairs(datasets, CalibrationSettings(pairs=options.pairs, wrong=0, changed=0), options.seed):
+    for pair in pairs(datasets, CalibrationTraining(pairs=options.pairs, wrong=0, changed=0), options.seed):
         if pair.domain != options.domain:
             continue
         source, goal = (annotated(datasets[options.domain], case) for case in (pair.reference, pair.target))

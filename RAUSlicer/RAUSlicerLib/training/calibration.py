@@ -29,7 +29,7 @@ from ..support import strict_json
 from .cases import annotated
 from .config import TrainConfig
 from .datasets import Datasets
-from .settings import CalibrationSettings
+from .settings import CalibrationTraining
 
 FITTED = "calibration.json"
 # What claims too much costs so many times as much as what claims too little: a wrong structure that is called found is not looked at again.
@@ -58,7 +58,7 @@ class Pair(NamedTuple):
         return self.source != self.domain
 
 
-def pairs(datasets: Datasets, settings: CalibrationSettings, seed: int) -> Iterator[Pair]:
+def pairs(datasets: Datasets, settings: CalibrationTraining, seed: int) -> Iterator[Pair]:
     """Pairs of train cases of different people: as they are, across data sets, and with targets that are not whole."""
     domains = [name for name in datasets.shares("calibration") if _people(datasets, name) > 1]
     rng = np.random.default_rng(seed)

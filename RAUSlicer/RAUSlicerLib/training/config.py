@@ -9,7 +9,7 @@ from typing import Any
 from .datasets import SHIPPED, Datasets, load, parse
 from .forms import filled, read_yaml, require_known, unusable
 from .loop import Settings
-from .settings import CalibrationSettings, MatchingSettings, RauSettings, RefinerSettings, RegionSettings, Schedule
+from .settings import CalibrationTraining, MatchingTraining, RauTraining, RefinerTraining, RegionTraining, Schedule
 
 _DATASET_KEYS = ("label_sets", "invented")
 
@@ -34,11 +34,11 @@ class TrainConfig:
     licence: str = ""
     scores: str = ""
     bits: int | None = None
-    matching: MatchingSettings = field(default_factory=MatchingSettings)
-    refiner: RefinerSettings = field(default_factory=RefinerSettings)
-    rau: RauSettings = field(default_factory=RauSettings)
-    regions: RegionSettings = field(default_factory=RegionSettings)
-    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    matching: MatchingTraining = field(default_factory=MatchingTraining)
+    refiner: RefinerTraining = field(default_factory=RefinerTraining)
+    rau: RauTraining = field(default_factory=RauTraining)
+    regions: RegionTraining = field(default_factory=RegionTraining)
+    calibration: CalibrationTraining = field(default_factory=CalibrationTraining)
 
     def settings(self, folder: str, schedule: Schedule, start: str | None = None) -> Settings:
         """How a stage with a schedule trains into a folder of the output."""

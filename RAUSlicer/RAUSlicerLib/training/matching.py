@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .datasets import IGNORE, Datasets, span
 from .invented import DOMAIN, invented_pair, tissue
 from .loop import train
-from .settings import MatchingSettings
+from .settings import MatchingTraining
 
 # The most that temperatures may be.
 SHARPEST = 80.0
@@ -37,9 +37,9 @@ _SLACK = 20.0
 class Trainee(nn.Module):
     """The network and what only training needs: classifiers and temperatures."""
 
-    def __init__(self, config: MatchingConfig, datasets: Datasets, settings: MatchingSettings | None = None) -> None:
+    def __init__(self, config: MatchingConfig, datasets: Datasets, settings: MatchingTraining | None = None) -> None:
         super().__init__()
-        self.datasets, self.settings = datasets, settings or MatchingSettings()
+        self.datasets, self.settings = datasets, settings or MatchingTraining()
         self.net = MatchingNet(config)
         sets = datasets.label_sets
         self.coarse_classes = nn.ParameterDict({d: nn.Parameter(torch.randn(n, config.coarse_dim)) for d, n in sets.items()})
@@ -54,7 +54,7 @@ class Trainee(nn.Module):
 
 
 def sample_pair(
-    cases: list[TrainingCase], datasets: Datasets, settings: MatchingSettings, rng: np.random.Generator
+    cases: list[TrainingCase], datasets: Datasets, settings: MatchingTraining, rng: np.random.Generator
 ) -> tuple[Patch, Patch, str, bool]:
     """Target and reference patch around the same anatomy; the flag says that all places of one are known in the other."""
     shares = datasets.shares("matching") | {DOMAIN: datasets.invented_share}

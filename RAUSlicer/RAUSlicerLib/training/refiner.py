@@ -27,7 +27,7 @@ from .datasets import Datasets
 from .loop import train
 from .metrics import dice
 from .priors import Prior, make_priors
-from .settings import RefinerSettings
+from .settings import RefinerTraining
 
 WEIGHTS = {"first_cross_entropy": 1.0, "first_dice": 1.0, "cross_entropy": 1.0, "dice": 1.0}
 _PLACES = 300
@@ -81,7 +81,7 @@ def _dice_loss(share: Tensor, truth: Tensor) -> Tensor:
 class Sampler:
     """Draws patches of matched pairs."""
 
-    def __init__(self, pairs: list[Prior], datasets: Datasets, settings: RefinerSettings) -> None:
+    def __init__(self, pairs: list[Prior], datasets: Datasets, settings: RefinerTraining) -> None:
         self._settings = settings
         self._pools: dict[str, list[_Pool]] = {}
         for seed, pair in enumerate(pairs):
@@ -107,7 +107,7 @@ class Sampler:
 class _Pool:
     """A matched pair and, for each structure, some of the voxels where it is or was carried to."""
 
-    def __init__(self, pair: Prior, datasets: Datasets, settings: RefinerSettings, seed: int) -> None:
+    def __init__(self, pair: Prior, datasets: Datasets, settings: RefinerTraining, seed: int) -> None:
         self._pair, self._settings = pair, settings
         rng = np.random.default_rng(seed)
         self._places: dict[int, np.ndarray] = {}
@@ -132,7 +132,7 @@ class _Pool:
 
 
 def patch(
-    pair: Prior, number: int, place: np.ndarray, size: int, settings: RefinerSettings, rng: np.random.Generator
+    pair: Prior, number: int, place: np.ndarray, size: int, settings: RefinerTraining, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """What the passes see around a voxel of a structure and the structure's mask, as for `Trainee`; None outside of the volume."""
     chosen, centre, far = [number], place.astype(np.float64), settings.far
@@ -178,7 +178,7 @@ def patch(
     return torch.cat([target[None], reference[None], carried[1:], known[None]]), looks, (inside > 0.5).float()
 
 
-def _shrunk(where: Tensor, carried: Tensor, corner: Tensor, settings: RefinerSettings, rng: np.random.Generator) -> Tensor:
+def _shrunk(where: Tensor, carried: Tensor, corner: Tensor, settings: RefinerTraining, rng: np.random.Generator) -> Tensor:
     """Voxel positions (d, h, w, 3) from which a carried structure is read to come out smaller and beside where it was."""
     places = (carried > 0.5).nonzero().float()
     centre = (places.mean(0) if len(places) else torch.tensor(carried.shape) / 2) + corner

@@ -25,7 +25,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingSettings(Schedule):
+class MatchingTraining(Schedule):
     """The matching network.
 
     ``same`` is the share of pairs of the same volume; ``bent`` and ``same_bent`` are the shares bent by a smooth field where a pair is of
@@ -51,7 +51,7 @@ class MatchingSettings(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinerSettings(Schedule):
+class RefinerTraining(Schedule):
     """The mask refiner.
 
     ``references`` are matched to each target. The first pass sees patches of ``far`` voxels; ``sizes`` are sides of what the second pass
@@ -83,7 +83,7 @@ class RefinerSettings(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RauSettings(Schedule):
+class RauTraining(Schedule):
     """SAM2 and the vision-language model: ``batch`` pairs of slices a step."""
 
     steps: Count = 650
@@ -102,7 +102,7 @@ class RegionStage(Schedule):
 
 
 @dataclass(frozen=True)
-class RegionSettings:
+class RegionTraining:
     """The region model: its stages in their order, of which each goes on from the one before; 0 steps leave one out."""
 
     batch: int = 8
@@ -114,7 +114,7 @@ class RegionSettings:
 
 
 @dataclass(frozen=True)
-class CalibrationSettings:
+class CalibrationTraining:
     """Pairs that the confidence is fitted on: ``pairs`` a data set as they are, ``wrong`` across sets, ``changed`` a set whose target
     misses something or is mirrored.
     """

@@ -11,7 +11,7 @@ from RAUSlicerLib.imaging.frame import from_array
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.training.calibration import Pair, changed_target, fit, held_out, pairs
 from RAUSlicerLib.training.datasets import Datasets, parse
-from RAUSlicerLib.training.settings import CalibrationSettings
+from RAUSlicerLib.training.settings import CalibrationTraining
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def sets(tmp_path: Path) -> Datasets:
 
 
 def test_right_wrong_and_changed_pairs_are_drawn_as_often_as_asked_and_never_from_val(sets: Datasets) -> None:
-    asked = CalibrationSettings(pairs=2, wrong=4, changed=4)
+    asked = CalibrationTraining(pairs=2, wrong=4, changed=4)
     drawn = list(pairs(sets, asked, seed=3))
     right = [pair for pair in drawn if not pair.wrong and pair.change == "natural"]
     assert [(pair.source, pair.domain) for pair in right] == [("belly", "belly")] * 2 + [("head", "head")] * 2

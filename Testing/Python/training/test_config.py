@@ -8,7 +8,7 @@ import yaml
 from RAUSlicerLib.errors import InputError
 from RAUSlicerLib.training.config import TrainConfig, read_config
 from RAUSlicerLib.training.datasets import SHIPPED
-from RAUSlicerLib.training.settings import MatchingSettings
+from RAUSlicerLib.training.settings import MatchingTraining
 
 
 def read(tmp_path: Path, values: dict) -> TrainConfig:
@@ -18,7 +18,7 @@ def read(tmp_path: Path, values: dict) -> TrainConfig:
 
 def test_what_a_file_does_not_say_is_the_recipe_of_the_embedded_weights(tmp_path: Path) -> None:
     config = read(tmp_path, {"matching": {"steps": 5}, "refiner": {"sizes": [[24, 2]]}})
-    assert config.matching == MatchingSettings(steps=5) and config.refiner.sizes == ((24, 2),) and config.refiner.far == 80
+    assert config.matching == MatchingTraining(steps=5) and config.refiner.sizes == ((24, 2),) and config.refiner.far == 80
     assert next(iter(config.datasets.sets)) == "brain_t1" and config.regions.frozen.batches == 40
     how = config.settings("matching", config.matching)
     assert (how.output, how.steps, how.rate, how.ema, how.start) == (Path("out/matching"), 5, 1.5e-3, 0.998, "")

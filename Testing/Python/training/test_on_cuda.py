@@ -24,7 +24,7 @@ from RAUSlicerLib.training.recipe_samples import make_sample
 from RAUSlicerLib.training.recipe_stages import WEIGHTS, Trainee
 from RAUSlicerLib.training.regions_batches import assemble
 from RAUSlicerLib.training.regions_cases import RegionCase
-from RAUSlicerLib.training.settings import MatchingSettings
+from RAUSlicerLib.training.settings import MatchingTraining
 from RAUSlicerLib.training.tiny_backbone import make_tiny_backbone
 
 DEVICE = torch.device("cuda")
@@ -40,7 +40,7 @@ def summed(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> f
 
 @pytest.mark.parametrize("same", [False, True])
 def test_matching(cuda: Any, heart_sets: Datasets, rng: np.random.Generator, same: bool) -> None:
-    settings = MatchingSettings()
+    settings = MatchingTraining()
     cases = load_cases(heart_sets, ("heart_mr",))
     while (drawn := matching.sample_pair(cases, heart_sets, settings, rng))[3] is not same:
         pass

@@ -26,7 +26,7 @@ from RAUSlicerLib.training.regions_batches import (
     sampling_grid,
 )
 from RAUSlicerLib.training.regions_cases import RegionCase, is_held_out, load_radiographs, model_nodes, thirds
-from RAUSlicerLib.training.settings import RegionSettings, RegionStage
+from RAUSlicerLib.training.settings import RegionStage, RegionTraining
 
 SIDE = 48
 NODES = (
@@ -196,11 +196,11 @@ def config(cases: list[RegionCase], heart_sets: Datasets, tmp_path: Path, monkey
     monkeypatch.setattr(region_scores, "DRAWS", 20)
     stages = {stage: RegionStage(steps=2, rate=2e-3, save_every=1, batches=2) for stage in regions.STAGES}
     where = {"data": tmp_path, "output": tmp_path / "out", "source": Path("mine.yaml"), "device": "cpu", "threads": 1}
-    return TrainConfig(**where, datasets=heart_sets, regions=RegionSettings(batch=4, **stages))
+    return TrainConfig(**where, datasets=heart_sets, regions=RegionTraining(batch=4, **stages))
 
 
 def test_stages_follow_each_other_resume_and_leave_a_model_with_figures(config: TrainConfig) -> None:
-    first = RegionSettings(batch=4, **{s: replace(getattr(config.regions, s), steps=int(s == "consistency")) for s in regions.STAGES})
+    first = RegionTraining(batch=4, **{s: replace(getattr(config.regions, s), steps=int(s == "consistency")) for s in regions.STAGES})
     regions.run(replace(config, regions=first))
     regions.run(config)
     states = {stage: torch.load(config.output / "regions" / stage / "state.pt", weights_only=True) for stage in regions.STAGES}

@@ -15,10 +15,10 @@ from RAUSlicerLib.training import export, matching, rau, refiner
 from RAUSlicerLib.training.augment import Patch
 from RAUSlicerLib.training.config import TrainConfig
 from RAUSlicerLib.training.datasets import IGNORE, Datasets
-from RAUSlicerLib.training.settings import MatchingSettings, RauSettings, RefinerSettings
+from RAUSlicerLib.training.settings import MatchingTraining, RauTraining, RefinerTraining
 
 STAGES = ("matching", "rau", "refiner")
-REFINER = RefinerSettings()
+REFINER = RefinerTraining()
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def config(heart_sets: Datasets, tmp_path_factory: pytest.TempPathFactory) -> Tr
         device="cpu",
         threads=1,
         scores="Dice .5 on one heart.",
-        matching=MatchingSettings(**short),
-        rau=RauSettings(**short, batch=1),
-        refiner=RefinerSettings(**short, references=1, far=48, sizes=((24, 2),)),
+        matching=MatchingTraining(**short),
+        rau=RauTraining(**short, batch=1),
+        refiner=RefinerTraining(**short, references=1, far=48, sizes=((24, 2),)),
     )
 
 
