@@ -5,7 +5,7 @@ Each file holds one pair: both volumes on the target's fine grid, the carried st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..loading import load_model
 from ..matching.label_posteriors import LabelEvidence
 from ..matching.matcher import Matcher
 from ..progress import CancelToken, ignore
-from ..refinement.refiner import Cells, MatchedPlanes, Window, overlay
+from ..refinement.refiner import Cells, Corner, MatchedPlanes, Window, overlay
 from .cases import annotated
 from .config import TrainConfig
 from .datasets import Datasets
@@ -31,7 +31,6 @@ from .matching import trained_network
 
 # Structures with fewer voxels teach nothing.
 _FEWEST = 50
-Boxes = Mapping[Structure, tuple[np.ndarray, tuple[int, int, int]]]
 _ARRAYS = ("target", "reference", "warped")
 
 
@@ -51,8 +50,10 @@ class Prior:
         assert seen.labels is not None
         arrays = {name: getattr(seen, name) for name in _ARRAYS} | {"truth": self.truth, "domain": np.array(self.domain)}
         arrays["labels"] = np.array([structure.label for structure in seen.attended], np.int32)
-        arrays |= _packed("attended", {one: (values, _corner(where)) for one, (values, where) in seen.attended.items()})
-        arrays |= _packed("globally_attended", seen.globally_attended)
+        for number, ((values, where), (looks, start)) in enumerate(
+            zip(seen.attended.values(), seen.globally_attended.values(), strict=True)
+        ):
+            arrays |= {f"attended_{number}": values, f"starts_{number}": np.array([_corner(where), start]), f"looks_{number}": looks}
         for name, cells in (("cell", seen.cells), ("known", seen.working)):
             arrays |= {f"{name}_first": cells.first, f"{name}_step": cells.step}
         arrays |= {f"known_{name}": getattr(seen.labels, name).numpy() for name in ("index", "share", "ratio")}
@@ -65,11 +66,16 @@ class Prior:
         """Read what `save` has written."""
         with np.load(path, allow_pickle=False) as kept:
             structures = [Structure(int(label), f"label {label}") for label in kept["labels"]]
-            attended, globally_attended = (_unpacked(name, kept, structures) for name in ("attended", "globally_attended"))
+            attended, looks = {}, {}
+            for number, structure in enumerate(structures):
+                own, corner = (_whole(start) for start in kept[f"starts_{number}"])
+                values = kept[f"attended_{number}"]
+                attended[structure] = values, _window(own, values.shape)
+                looks[structure] = kept[f"looks_{number}"], corner
             planes = MatchedPlanes(
                 **{name: kept[name] for name in _ARRAYS},
-                attended={one: (values, _window(start, values.shape)) for one, (values, start) in attended.items()},
-                globally_attended=globally_attended,
+                attended=attended,
+                globally_attended=looks,
                 cells=Cells(kept["cell_first"], kept["cell_step"]),
                 labels=LabelEvidence(*(torch.from_numpy(kept[f"known_{name}"]) for name in ("index", "share", "ratio"))),
                 working=Cells(kept["known_first"], kept["known_step"]),
@@ -77,27 +83,16 @@ class Prior:
             return cls(str(kept["domain"]), planes, kept["truth"])
 
 
-def _packed(name: str, boxes: Boxes) -> dict[str, np.ndarray]:
-    return {
-        f"{name}_starts": np.array([start for _, start in boxes.values()], np.int32),
-        f"{name}_shapes": np.array([values.shape for values, _ in boxes.values()], np.int32),
-        f"{name}_values": np.concatenate([values.ravel() for values, _ in boxes.values()]),
-    }
+def _corner(window: Window) -> Corner:
+    return _whole(side.start for side in window)
 
 
-def _unpacked(name: str, kept: Mapping[str, np.ndarray], structures: list[Structure]) -> Boxes:
-    shapes = kept[f"{name}_shapes"]
-    parts = np.split(kept[f"{name}_values"], np.cumsum(shapes.prod(1))[:-1])
-    corners = [(int(z), int(y), int(x)) for z, y, x in kept[f"{name}_starts"]]
-    return {one: (part.reshape(shape), start) for one, part, shape, start in zip(structures, parts, shapes, corners, strict=True)}
-
-
-def _corner(window: Window) -> tuple[int, int, int]:
-    z, y, x = (side.start for side in window)
+def _whole(numbers: Iterable[int]) -> Corner:
+    z, y, x = (int(one) for one in numbers)
     return z, y, x
 
 
-def _window(start: tuple[int, int, int], shape: tuple[int, ...]) -> Window:
+def _window(start: Corner, shape: tuple[int, ...]) -> Window:
     z, y, x = (slice(first, first + extent) for first, extent in zip(start, shape, strict=True))
     return z, y, x
 

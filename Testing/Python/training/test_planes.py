@@ -8,7 +8,7 @@ from RAUSlicerLib.training.planes import PairSampler
 
 @pytest.fixture(scope="module")
 def sampler(heart_sets) -> PairSampler:
-    return PairSampler(load_cases(heart_sets, ("heart_mr",)), {"heart_mr": 1.0}, 48)
+    return PairSampler(load_cases(heart_sets, ("heart_mr",)), {"heart_mr": 2.0}, 48)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])

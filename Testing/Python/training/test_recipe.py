@@ -403,7 +403,7 @@ BASE = {"model": "m", "data": "d", "output": "o", "domains": {"heart_mr": 1, "ab
 
 def test_a_configuration_has_the_papers_defaults() -> None:
     config = recipe_of(BASE, Path("c.yaml"))
-    assert config.lora == Lora(8, 16, 0.01) and config.domains == {"heart_mr": 0.25, "abdomen_ct": 0.75}
+    assert config.lora == Lora(8, 16, 0.01) and config.domains == {"heart_mr": 1, "abdomen_ct": 3}
     assert list(config.stages) == [Stage.SFT, Stage.SEGMENTATION, Stage.GRPO]
     changed = recipe_of(BASE | {"stages": {"sft": {"steps": 5}, "grpo": {"steps": 0}}, "lora": {"r": 4}}, Path("c.yaml"))
     assert changed.stages[Stage.SFT].steps == 5 and changed.stages[Stage.SFT].rate == config.stages[Stage.SFT].rate
