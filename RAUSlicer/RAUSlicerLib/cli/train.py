@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,8 @@ def run_train(options: argparse.Namespace) -> int:
     """Run an action; return the exit code."""
     if options.action is None:
         options.usage_error(f"say what to train: {', '.join(_ACTIONS)}; for a large backbone `rauslicer train recipe --config FILE`")
-    try:
-        import accelerate  # noqa: F401
-    except ImportError as error:
-        raise ResourceError(
-            "The package 'accelerate' is missing.", "Training runs on it.", "Install it: pip install 'rauslicer[train]'."
-        ) from error
+    if find_spec("accelerate") is None:
+        raise ResourceError("The package 'accelerate' is missing.", "Training runs on it.", "Install it: pip install 'rauslicer[train]'.")
     if options.action == "recipe":
         from ..training.recipe import run_recipe
         from ..training.recipe_config import read_recipe
