@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .confidence.calibration import Calibration
-from .matching.network import MatchingNet
+from .matching.network import EmbeddingNet
 from .models.checkpoint import load_config
 from .models.opening import PRECISION_VARIABLE, Opening, load_part
 from .models.store import EMBEDDED, resolve
@@ -27,7 +27,7 @@ class RauModel:
     """
 
     name: str
-    matching: MatchingNet
+    matching: EmbeddingNet
     vlm: SliceReader
     segmenter: MemorySegmenter
     refiner: RefinerNet | None
@@ -54,7 +54,7 @@ def load_model(name: str, device: torch.device | None = None, precision: str | N
     matched = folder if "matching" in folder.parts or not folder.runs else resolve(EMBEDDED)
     refined = folder if "refiner" in folder.parts else matched
     calibration = Calibration.from_dict(load_config(matched.part("matching")).get("calibration", {}))
-    matching = load_part(matched, "matching", MatchingNet)
+    matching = load_part(matched, "matching", EmbeddingNet)
     segmenter = load_part(folder, "sam2", MemorySegmenter)
     vlm = load_part(folder, "vlm", StructureHeads, opening)
     assert isinstance(vlm, SliceReader)

@@ -35,7 +35,7 @@ from .correspondence import (
 from .demons import refine
 from .global_attention import global_attention
 from .label_posteriors import LabelEvidence, LabelHead, label_evidence
-from .network import MatchingNet
+from .network import EmbeddingNet
 from .settings import DEFAULT, Level, MatchingSettings
 from .transforms import field_transform
 from .warping import warp_structures
@@ -134,9 +134,9 @@ class Matcher:
 
     refined = True
 
-    def __init__(self, net: MatchingNet, device: torch.device) -> None:
-        self._net: MatchingNet = net.to(device).eval()
-        self.settings = net.config.settings
+    def __init__(self, net: EmbeddingNet, device: torch.device) -> None:
+        self._net: EmbeddingNet = net.to(device).eval()
+        self.settings = net.settings
         if device.type == "cpu":
             self._net.to(memory_format=torch.channels_last_3d)
         self._device = device

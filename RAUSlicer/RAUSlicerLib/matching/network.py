@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..models.blocks import Block, Up, fast_layout, gelu, one_channel, padded_to
 from ..support.settings import changed, settings_from
 from .label_posteriors import LabelHead
-from .settings import MatchingSettings
+from .settings import DEFAULT, MatchingSettings
 
 # Half width in voxels of the neighbourhood that the fine embedding reads directly.
 _DETAIL = 2
@@ -55,7 +55,33 @@ def _gather(features: Tensor, at: Tensor) -> Tensor:
     return rows.index_select(0, ((at[:, 0] * depth + at[:, 1]) * height + at[:, 2]) * width + at[:, 3])
 
 
-class MatchingNet(nn.Module):
+class EmbeddingNet(nn.Module):
+    """What matching needs of a network, whichever it is. Another one derives from this class and gets a line in `models.opening`."""
+
+    @property
+    def settings(self) -> MatchingSettings:
+        """The parameters of matching with it."""
+        return DEFAULT
+
+    @property
+    def label_head(self) -> LabelHead | None:
+        """The classifier over the labels that it was trained with, on the network's device; None if it has none."""
+        return None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed an image (B, 1, D, H, W) in 0 to 1.
+
+        Returns:
+            Unit embeddings in float32, fine (B, C, D, H, W) and coarse (B, C', D/4, H/4, W/4) with extents rounded up, and what `read` gives.
+        """
+        raise NotImplementedError
+
+    def read(self, image: Tensor) -> Tensor:
+        """What ``label_head`` reads of every voxel (B, C'', D, H, W), any float type; no channels where there is no classifier."""
+        return image[:, :0]
+
+
+class MatchingNet(EmbeddingNet):
     """A 3D U-Net that works at half resolution and less, with two embedding heads.
 
     At full resolution there is only a linear map of the finest features and of the voxel's neighbourhood: convolutions there took three
@@ -81,8 +107,11 @@ class MatchingNet(nn.Module):
             self.labels = nn.Linear(hidden, sum(self.config.labels))
 
     @property
+    def settings(self) -> MatchingSettings:
+        return self.config.settings
+
+    @property
     def label_head(self) -> LabelHead | None:
-        """The classifier over the labels that it was trained with, on the network's device; None if it has none."""
         if not self.config.labels:
             return None
         weight, bias = (tensor.detach().float().split(self.config.labels) for tensor in (self.labels.weight, self.labels.bias))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..device import autocast
+from ..errors import ModelError
 from ..loading import load_model
 from ..matching.network import MatchingConfig, MatchingNet
 from .augment import Patch, cut, degrade, drop_field_of_view, patch_transform, random_affine, random_shift, recolor, synthesize
@@ -279,6 +280,12 @@ def trainee_of(config: TrainConfig) -> Trainee:
     """The network that a configuration trains, as it starts."""
     torch.manual_seed(config.seed)
     start = load_model(config.start).matching if config.start else None
+    if start is not None and not isinstance(start, MatchingNet):
+        raise ModelError(
+            f"The matching network of {config.start!r} can't be trained on.",
+            f"It is a {type(start).__name__}; this training knows MatchingNet only.",
+            "Set start to another model, or leave it out to begin from random weights.",
+        )
     datasets = config.datasets.continuing(start.config.labels if start is not None else ())
     made = replace(start.config if start is not None else MatchingConfig(), labels=tuple(datasets.label_sets.values()))
     trainee = Trainee(made, datasets, config.matching)

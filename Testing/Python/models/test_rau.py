@@ -4,18 +4,62 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from RAUSlicerLib.errors import ModelError
+from RAUSlicerLib.imaging.grids import same_grid
 from RAUSlicerLib.loading import load_model
-from RAUSlicerLib.matching.network import MatchingConfig, MatchingNet
+from RAUSlicerLib.matching import network
+from RAUSlicerLib.matching.network import EmbeddingNet, MatchingConfig, MatchingNet
+from RAUSlicerLib.models import opening
+from RAUSlicerLib.models.checkpoint import save_checkpoint
+from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.rau.network import MatchEvidence, RauVlm, VlmConfig
 from RAUSlicerLib.rau.sam2 import MemorySegmenter, Sam2Config
+from RAUSlicerLib.training import matching as training_matching
+from RAUSlicerLib.training.config import TrainConfig
 
 
 def test_a_model_opens_with_its_parts_and_calibration(tiny_model):
     model = load_model(str(tiny_model))
     assert (model.name, model.calibration.intercept, dict(model.calibration.weights)) == ("tiny", -2.0, {"round_trip_dice": 4.0})
     assert not any(network.training for network in (model.matching, model.vlm, model.segmenter))
+
+
+def test_another_class_can_be_the_matching_network(tiny_model, case, coarse, tmp_path, monkeypatch) -> None:
+    class SmallConfig:
+        @classmethod
+        def from_dict(cls, values: dict) -> int:
+            return values["width"]
+
+    class SmallNet(EmbeddingNet):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.convolution = nn.Conv3d(1, width, 3, padding=1)
+
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            fine = self.convolution(image).float()
+            coarse = F.avg_pool3d(fine, 4, ceil_mode=True)
+            return F.normalize(fine, dim=1), F.normalize(coarse, dim=1), self.read(image)
+
+    monkeypatch.setattr(network, "SmallNet", SmallNet, raising=False)
+    monkeypatch.setattr(network, "SmallConfig", SmallConfig, raising=False)
+    monkeypatch.setitem(opening._NETWORKS, "small", ("matching.network", "SmallNet", "SmallConfig"))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    torch.manual_seed(0)
+    config, state = {"model_type": "small", "width": 16}, SmallNet(16).state_dict()
+    save_checkpoint(tmp_path / "model" / "matching", config, state, "For tests.", name="small", kind="small", licence="none")
+
+    pipeline = Pipeline(str(tmp_path / "model"), device="cpu")
+    assert isinstance(pipeline.model.matching, SmallNet)
+    result = pipeline.transfer(case, case.volume)
+
+    assert same_grid(result.segmentation.labelmap, case.volume)
+    for structure in case.segmentation.structures:
+        truth, found = case.segmentation.array(structure), result.segmentation.array(structure)
+        assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.8, structure.name
+    with pytest.raises(ModelError, match="can't be trained on"):
+        training_matching.trainee_of(TrainConfig(start=str(tmp_path / "model")))
 
 
 def test_opening_a_model_leaves_the_random_numbers_alone(tiny_model):
