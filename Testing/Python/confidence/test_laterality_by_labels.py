@@ -12,7 +12,7 @@ from RAUSlicerLib.imaging.frame import canonical, from_array, normalized
 from RAUSlicerLib.imaging.segmentation import Reference, Segmentation, Structure
 from RAUSlicerLib.matching.label_posteriors import LabelHead
 from RAUSlicerLib.matching.matcher import Matcher
-from RAUSlicerLib.matching.network import MatchingConfig
+from RAUSlicerLib.matching.settings import MatchingSettings
 from RAUSlicerLib.progress import CancelToken
 
 BODY, ORGAN = 100.0, 200.0
@@ -21,7 +21,7 @@ BODY, ORGAN = 100.0, 200.0
 class LeftLivers(nn.Module):
     """Embeds bright voxels as an organ: clearly on the left, between organ and background on the right."""
 
-    config = MatchingConfig()
+    settings = MatchingSettings()
     label_head: LabelHead | None = LabelHead((20 * torch.eye(3)[:1].repeat(2, 1), 20 * torch.eye(3)[:2]), (torch.zeros(2),) * 2)
 
     def __init__(self) -> None:
