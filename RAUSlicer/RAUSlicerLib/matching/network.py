@@ -72,8 +72,7 @@ class EmbeddingNet(nn.Module):
         """Embed an image (B, 1, D, H, W) in 0 to 1.
 
         Returns:
-            Unit embeddings in float32, fine (B, C, D, H, W) and coarse (B, C', D/4, H/4, W/4) with extents rounded up, and what `read`
-            gives.
+            Unit embeddings in float32, fine (B, C, D, H, W) and coarse (B, C', D/4, H/4, W/4), extents rounded up, and what `read` gives.
         """
         raise NotImplementedError
 
