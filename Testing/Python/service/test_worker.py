@@ -67,6 +67,8 @@ def test_a_run_after_a_cancelled_one_is_not_cancelled(scripted, case):
 
 def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(scripted, case):
     first = transfer(scripted, case, "wait")
+    wait_for(scripted, liver_is_done)
+
     second = transfer(scripted, case)
 
     assert answer(scripted, second)["code"] == "busy"
