@@ -17,6 +17,7 @@ from RAUSlicerLib.imaging.segmentation import Reference
 from RAUSlicerLib.matching.matcher import Match, Matcher, View, correspond
 from RAUSlicerLib.pipeline import Pipeline
 from RAUSlicerLib.progress import CancelToken, ignore
+from RAUSlicerLib.rau.settings import PropagationSettings
 from RAUSlicerLib.results import Transfer
 
 pytestmark = [pytest.mark.usefixtures("coarse"), pytest.mark.slow]
@@ -75,7 +76,7 @@ def test_a_correction_runs_on_it(cuda_for_all, first, pipeline, case, way, monke
     else:
         correction = Correction(structure.name, box_mm=((-40.0, 40.0, 310.0), (20.0, 100.0, 350.0)))
     # Every slice is asked for: the tiny model's first guess is sure of them all.
-    monkeypatch.setattr("RAUSlicerLib.rau.propagation._DOUBT", 0.0)
+    monkeypatch.setattr(pipeline.propagator, "settings", PropagationSettings(doubt=0.0))
     before = dict(cuda_for_all.calls)
     corrected = pipeline.correct(correction)
     for function in ("propagation.py:_decode", "propagation.py:_memorize", "sam2.py:decode"):

@@ -57,7 +57,7 @@ def test_tensors_that_fell_short_without_a_word_are_noticed(tmp_path, monkeypatc
 def test_adding_to_a_full_disk_is_told_and_leaves_nothing(disk, tmp_path, monkeypatch):
     save(tmp_path / "source" / "sam2", size=100_000)
     monkeypatch.setenv(FOLDER_VARIABLE, str(disk.path))
-    monkeypatch.setattr(adding, "_check_space", lambda *_arguments: None)
+    monkeypatch.setattr(adding, "require_space", lambda *_arguments: None)
     disk.fill(50_000)
     with pytest.raises(OutputError, match="can't be copied"):
         adding.add(tmp_path / "source")
